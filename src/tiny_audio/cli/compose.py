@@ -1,0 +1,204 @@
+"""From the settings that were typed to a validated `Config`: Hydra composes, its complaints take one line."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import Config, build_config
+from ..config_errors import did_you_mean, explain, unknown_setting
+from ..errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+# As it is typed -> the folder of configs/ with the choices.
+GROUPS = {"experiment": "experiments", "data": "data", "training": "training"}
+PRESETS = ("data", "training")  # chosen by experiments too; those that are typed win
+
+
+def shipped_folder() -> Path:
+    """Return `configs/`: inside the installed package, or at the root of the repository it runs from."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "configs", package.parents[1] / "configs"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UserError("the configuration files of Tiny Audio are missing; install it again.")
+
+
+def choices(group: str, folders: Sequence[Path]) -> dict[str, str]:
+    """Return what a group offers in these folders: name -> the first sentence of the file."""
+    found: dict[str, str] = {}
+    for path in sorted(file for folder in folders for file in (folder / group).glob("*.yaml")):
+        comments = re.findall(r"^# (?!@package)(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        found.setdefault(path.stem, comments[0] if comments else "")
+    return found
+
+
+def shadowed(own: Sequence[Path]) -> list[Path]:
+    """Return the files of one's own folders that are not read, since a shipped one has their name."""
+    shipped = shipped_folder()
+    names = [file.relative_to(shipped) for file in sorted(shipped.rglob("*.yaml"))]
+    return [folder / name for folder in own for name in names if (folder / name).is_file()]
+
+
+def to_overrides(typed: Sequence[str], own: Sequence[Path] = ()) -> list[str]:
+    """Turn settings as people type them into Hydra overrides.
+
+    `experiment=X` chooses from the folder `experiments/`. A preset that is typed is applied once more after
+    the experiment, whose own values would beat it otherwise; the interpolation keeps that right in every job
+    of a sweep over presets.
+    """
+    overrides = [re.sub(r"^(\+{0,2}|~)experiment(?=[=@]|$)", r"\1experiments", token) for token in typed]
+    for group in PRESETS:
+        if any(re.match(rf"{group}=[^{{]", token) for token in overrides):
+            overrides.append(f"+typed_{group}=${{{group}}}")
+    if own:
+        folders = ",".join(f'"file://{folder.resolve().as_posix()}"' for folder in own)
+        overrides.append(f"hydra.searchpath=[{folders}]")
+    return overrides
+
+
+def register(own: Sequence[Path] = ()) -> None:
+    """Tell Hydra of the schema, and of a second way to every preset, for `to_overrides`."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for group in PRESETS:
+        for name in choices(group, [shipped_folder(), *own]):
+            node = {"defaults": [f"/{group}/{name}@{group}"]}
+            store.store(group=f"typed_{group}", name=name, node=node, package="_global_")
+
+
+def compose(overrides: Sequence[str], config_name: str = "config") -> tuple[Config, DictConfig]:
+    """Compose and validate.
+
+    Returns:
+        The settings, and Hydra's own (`cfg.hydra`).
+
+    Raises:
+        ConfigError: what was typed, or a file that it names, is wrong.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    with one_line_errors(), hydra.initialize_config_dir(str(shipped_folder()), version_base="1.3"):
+        composed = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(composed)  # `experiment` is read from it
+    if composed.hydra.runtime.choices.get("experiments") is None:
+        raise ConfigError("experiment must be the name of one experiment; `ta train --help` lists them.")
+    settings = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    return build_config(settings), composed.hydra
+
+
+def sweep_values(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Yield overrides in which every value of every sweep occurs, for checking a sweep before it starts."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ValueType
+
+    fixed, sweeps = [], []
+    with one_line_errors():
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            if not override.is_sweep_override():
+                fixed.append(str(override.input_line))
+            elif override.is_discrete_sweep() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+                key = override.get_key_element()
+                sweeps.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+    first = [sweep[0] for sweep in sweeps]
+    yield fixed + first
+    for i, sweep in enumerate(sweeps):
+        yield from (fixed + first[:i] + [value] + first[i + 1 :] for value in sweep[1:])
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what Hydra or OmegaConf refuse into a `ConfigError` of one line; other exceptions pass."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if message := translate(error):
+            raise ConfigError(message) from error
+        raise
+
+
+def translate(error: Exception) -> str | None:
+    """Say in one line what Hydra or OmegaConf refused; nothing for any other exception."""
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    text = str(error)
+    file = re.match(r"In '([\w./-]+)': ", text)
+    where = f"{file[1]}.yaml: " if file and file[1] not in ("config", "hydra/config") else ""
+    if isinstance(error, MissingConfigException):
+        return where + _missing(error.missing_cfg_file or "", list(error.options or []))
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if cause := _omegaconf_error(error):
+        if str(cause.full_key).split(".")[0] == "experiments":
+            return f"{where}the first line of an experiment must be `# @package _global_`."
+        return where + explain(cause, Config)
+    if several := re.match(r"Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires", text):
+        return _several(several[1] or several[2])
+    if again := re.match(r"Could not append to config. An item is already at '(.+)'", text):
+        return f"{again[1]} exists already: leave out the + before it."
+    if unknown := re.search(r"Could not override '([^']+)'", text):
+        return unknown_setting(unknown[1], Config)
+    if isinstance(error, YAMLError):
+        return "cannot read a configuration file: " + " ".join(text.split())
+    if "Config group override must be" in text:
+        return "experiment, data and training take a name, as in training=fast; `ta train --help` lists them."
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return " ".join(text.split())
+    return None
+
+
+def _omegaconf_error(error: BaseException | None) -> OmegaConfBaseException | None:
+    from omegaconf.errors import OmegaConfBaseException
+
+    while error is not None:
+        if isinstance(error, OmegaConfBaseException) and error.full_key is not None:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _missing(path: str, known: list[str]) -> str:
+    group, _, name = path.rpartition("/")
+    if path.startswith("hydra/launcher/submitit"):
+        return f"hydra/launcher={name} needs a plugin: pip install 'tiny-audio[slurm]'"
+    if not known:
+        return f"there is no configuration file {path}.yaml."
+    typed = {folder: key for key, folder in GROUPS.items()}.get(group, group)
+    return f"{typed}={name} does not exist.{did_you_mean(name, known)} There are {', '.join(known)}."
+
+
+def _quoted(key: str, value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
+
+
+def _unreadable(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override} is not a setting; settings are written key=value."
+    if value.lstrip()[:1] in ("[", "{"):
+        return f"{override} cannot be read; a list is written [a,b], with quotes around it for the shell."
+    return f"{override} cannot be read; quote the value: {_quoted(key, value)}"
+
+
+def _several(override: str) -> str:
+    key, _, value = override.partition("=")
+    return (
+        f"{override} is several values: add -m to run them one after the other, "
+        f"write {key}=[{value}] for a list, or {_quoted(key, value)} for one text."
+    )

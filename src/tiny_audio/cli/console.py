@@ -1,0 +1,60 @@
+"""What the terminal sees: one line a message, and an exit status that scripts can rely on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from ..errors import UserError
+
+LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}  # the others as they are: INFO, ERROR, DEBUG
+USAGE_ERROR = 2  # what argparse exits with, too
+INTERRUPTED = 128 + 2  # killed by SIGINT, as shells report it
+
+
+class _Stderr(logging.Handler):
+    """Writes to whatever `sys.stderr` is when the message comes, so that a progress bar can step aside."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING and not record.name.startswith("tiny_audio"):
+            return
+        level = LEVELS.get(record.levelname, record.levelname)
+        print(f"[{level}] {self.format(record)}", file=sys.stderr)
+
+
+def configure_logging() -> None:
+    """Print this package's messages from INFO on, and everybody else's warnings, as `[INFO] message`."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Stderr) for handler in root.handlers):
+        root.addHandler(_Stderr())
+    logging.getLogger("tiny_audio").setLevel(logging.DEBUG if debugging() else logging.INFO)
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted for the user's own mistakes too."""
+    return os.environ.get("TA_DEBUG", os.environ.get("HYDRA_FULL_ERROR")) == "1"
+
+
+def run_command(name: str, command: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Run a command and return its exit status: 2 with one line on stderr where the user erred.
+
+    Any other exception is a bug of ours, and goes on to a traceback.
+    """
+    configure_logging()
+    try:
+        return command(argv)
+    except UserError as error:
+        if debugging():
+            raise
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        if debugging():
+            raise
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `ta train --cfg job | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains on exit
+        return 1

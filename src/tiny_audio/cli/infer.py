@@ -1,0 +1,137 @@
+"""`ta infer checkpoint=PATH audio=FILE`: transcripts on standard output, failures on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ..config import check_device
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..inference.transcribe import Transcription
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au")
+EPILOG = """\
+examples:
+  ta infer checkpoint=outputs/transcription/checkpoints/final.pt audio=test.wav
+  ta infer checkpoint=final.pt audio=a.wav,b.flac
+  ta infer checkpoint=final.pt recordings/ *.mp3 format=json output=transcripts.jsonl
+
+One recording: its transcript. Several, or a folder: a line each, PATH<tab>TRANSCRIPT. Options may be written
+with dashes too: --checkpoint PATH. The exit status is 1 where a recording could not be transcribed."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `ta infer --help` says more.")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read options in both spellings, `key=value` and `--key value`, and recordings among them."""
+    parser = _Parser(
+        prog="ta infer",
+        usage="ta infer checkpoint=PATH audio=FILE[,FILE ...] [FILE ...] [device=...] [batch_size=N] ...",
+        description="Transcribe recordings (wav, flac, mp3, ogg, opus) with a checkpoint.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="recordings and folders of recordings")
+    parser.add_argument("--checkpoint", help="checkpoint of a run: outputs/.../checkpoints/final.pt")
+    parser.add_argument("--audio", action="append", default=[], help="recordings or folders, with commas between")
+    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1, mps, cpu (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="recordings at once (default: %(default)s)")
+    parser.add_argument("--format", choices=["text", "json"], default="text", help="json: an object a line")
+    parser.add_argument("--output", type=Path, help="write to this file instead of standard output")
+    option = re.compile(r"(?:--)?(checkpoint|audio|device|batch[_-]size|format|output)=")
+    return parser.parse_intermixed_args([option.sub(_dashed, token) for token in argv])
+
+
+def _dashed(option: re.Match[str]) -> str:
+    # Only at the start: a path may hold `audio=` further on.
+    return f"--{option[1].replace('_', '-')}=" if option.start() == 0 else option[0]
+
+
+def run(argv: list[str]) -> int:
+    """Run `ta infer` with these arguments and return the exit status: 1 if a recording failed.
+
+    Raises:
+        UserError: one line for the person who typed them.
+    """
+    args = parse(argv)
+    if not args.checkpoint:
+        raise UserError("name a checkpoint: ta infer checkpoint=outputs/.../final.pt audio=test.wav")
+    named = [path for group in args.audio for path in split_paths(group)] + args.files
+    if not named:
+        raise UserError(f"name a recording: ta infer checkpoint={args.checkpoint} audio=test.wav")
+    if args.batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {args.batch_size}.")
+    check_device("device", args.device)
+    check_checkpoint(args.checkpoint)
+    paths = expand(named)
+    from ..inference.transcribe import transcribe_files
+
+    transcriptions = transcribe_files(args.checkpoint, paths, device=args.device, batch_size=args.batch_size)
+    return write(transcriptions, args.format, args.output, alone=paths == named and len(paths) == 1)
+
+
+def check_checkpoint(path: str) -> None:
+    """Refuse the path of a checkpoint that is not there, naming those beside it."""
+    if Path(path).suffix != ".pt" or Path(path).is_file():
+        return
+    beside = sorted(file.name for file in Path(path).parent.glob("*.pt"))
+    hint = f" Beside it: {', '.join(beside)}." if beside else ""
+    raise UserError(f"there is no checkpoint {path}.{hint}")
+
+
+def split_paths(value: str) -> list[str]:
+    """Split `a.wav,b.wav`; a comma in the name of a file that exists stays."""
+    return [value] if Path(value).exists() else [path for path in value.split(",") if path]
+
+
+def expand(named: Sequence[str]) -> list[str]:
+    """Replace every folder by the recordings below it, in the order of their paths.
+
+    Raises:
+        UserError: a file that is not there, a folder without recordings.
+    """
+    if missing := [path for path in named if not Path(path).exists()]:
+        raise UserError(f"there is no file {', '.join(missing)}.")
+    paths: list[str] = []
+    for path in named:
+        if Path(path).is_dir():
+            found = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+            if not found:
+                raise UserError(f"there are no recordings ({', '.join(AUDIO_SUFFIXES)}) in the folder {path}.")
+            paths += found
+        else:
+            paths.append(path)
+    return paths
+
+
+def write(transcriptions: Iterable[Transcription], form: str, output: Path | None, alone: bool) -> int:
+    """Write each transcript as it comes, and return 1 if one failed, else 0."""
+    failed = False
+    try:
+        target = output.open("w", encoding="utf-8") if output else nullcontext(sys.stdout)
+    except OSError as error:
+        raise UserError(f"output: cannot write {output}: {error.strerror}.") from None
+    with target as out:
+        for item in transcriptions:
+            if item.error is not None:
+                failed = True
+                print(f"ta infer: error: {item.path}: {item.error}", file=sys.stderr)
+            text = " ".join((item.text or "").split())
+            if form == "json":
+                row = {"path": item.path, "text": item.text, "seconds": item.seconds, "error": item.error}
+                print(json.dumps(row, ensure_ascii=False), file=out, flush=True)
+            elif item.error is None:
+                print(text if alone else f"{item.path}\t{text}", file=out, flush=True)
+    return int(failed)

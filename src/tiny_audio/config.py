@@ -1,0 +1,339 @@
+"""The settings of a run: typed schemas of `configs/`, validated once, at the door. Imports no torch.
+
+Every field is what a person may choose; what is known only at run time (the device, the encoder's width) is
+passed beside these objects and never stored in them. Ranges and choices are checked in `__post_init__`, with
+the setting named as it is typed on the command line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .config_errors import did_you_mean, explain
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+PROJECTOR_TYPES = ("mlp", "mosa", "moe", "qformer")
+PRECISIONS = ("auto", "bf16", "fp16", "no")
+SCHEDULES = ("cosine", "linear", "constant")
+METRICS = ("wer", "cer", "loss")
+TEXT_CASES = ("lower", "keep")
+DEVICES = ("auto", "cuda", "mps", "cpu")
+
+
+def _at_least(key: str, value: float | None, low: float) -> None:
+    if value is not None and not low <= value < math.inf:  # NaN is refused too
+        raise ConfigError(f"{key} must be at least {low:g}, got {value:g}.")
+
+
+def _above(key: str, value: float | None, low: float) -> None:
+    if value is not None and not low < value < math.inf:
+        raise ConfigError(f"{key} must be greater than {low:g}, got {value:g}.")
+
+
+def _fraction(key: str, value: float | None) -> None:
+    if value is not None and not 0 <= value < 1:
+        raise ConfigError(f"{key} must be at least 0 and below 1, got {value:g}.")
+
+
+def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        hint = did_you_mean(value, allowed)
+        raise ConfigError(f"{key} must be one of {', '.join(allowed)}, got {value}.{hint}")
+
+
+def check_device(key: str, device: str) -> None:
+    """Refuse what is not the name of a device: auto, cuda, cuda:N, mps, cpu.
+
+    Raises:
+        ConfigError: naming `key`, the setting or option that was typed.
+    """
+    if not re.fullmatch(r"cuda:\d+", device):
+        _choice(key, device, DEVICES)
+
+
+@dataclass
+class ProjectorConfig:
+    """Widths of the projector; `null` takes the value from the models or the projector's own default."""
+
+    input_dim: int | None = None  # encoder width; a value that disagrees with the encoder is an error
+    output_dim: int | None = None  # decoder width; likewise
+    hidden_dim: int = 2048
+    frame_stack: int = 4  # encoder frames an audio token: 4 x 20 ms
+    dropout: float = 0.1
+    num_experts: int | None = None  # mosa: 4, moe: 8
+    num_experts_per_token: int = 2  # moe
+    expert_dim: int = 512  # mosa, moe
+    load_balancing_loss_weight: float = 0.01  # moe
+    num_queries: int = 32  # qformer: queries a window
+    window_frames: int = 128  # qformer: encoder frames a window
+    num_layers: int = 2  # qformer
+    num_heads: int = 8  # qformer
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("input_dim", "output_dim", "hidden_dim", "frame_stack", "num_experts", "num_experts_per_token"),
+            *("expert_dim", "num_queries", "window_frames", "num_layers", "num_heads"),
+        ):
+            _at_least(f"model.projector_config.{name}", getattr(self, name), 1)
+        _fraction("model.projector_config.dropout", self.dropout)
+        _at_least("model.projector_config.load_balancing_loss_weight", self.load_balancing_loss_weight, 0)
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters on the decoder (arXiv 2106.09685)."""
+
+    r: int = 16
+    lora_alpha: float = 32
+    lora_dropout: float = 0.05
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj", "o_proj"])
+
+    def __post_init__(self) -> None:
+        _at_least("model.lora_config.r", self.r, 1)
+        _above("model.lora_config.lora_alpha", self.lora_alpha, 0)
+        _fraction("model.lora_config.lora_dropout", self.lora_dropout)
+
+
+@dataclass
+class ModelConfig:
+    """Which models, and what of them trains. Encoder and decoder: a hub id, a local folder, or `pocket`."""
+
+    encoder: str = "zai-org/GLM-ASR-Nano-2512"
+    encoder_revision: str | None = None
+    decoder: str = "Qwen/Qwen3-0.6B"
+    decoder_revision: str | None = None
+    prompt: str = "Transcribe the speech to text."  # the instruction in the user's turn, after the audio
+    projector_type: str = "mlp"
+    projector_config: ProjectorConfig = field(default_factory=ProjectorConfig)
+    projector_checkpoint: str | None = None  # start the projector from this checkpoint
+    checkpoint: str | None = None  # start projector and LoRA from this checkpoint
+    freeze_projector: bool = False
+    freeze_lora: bool = False
+    use_lora: bool = False
+    lora_config: LoraConfig = field(default_factory=LoraConfig)
+
+    def __post_init__(self) -> None:
+        _choice("model.projector_type", self.projector_type, PROJECTOR_TYPES)
+        if self.encoder == "THUDM/glm-asr-large":
+            raise ConfigError(
+                "model.encoder=THUDM/glm-asr-large does not exist; the published model is zai-org/GLM-ASR-Nano-2512."
+            )
+        if not self.prompt.strip():
+            raise ConfigError("model.prompt must not be empty.")
+        experts, active = self.projector_config.num_experts or 8, self.projector_config.num_experts_per_token
+        if self.projector_type == "moe" and active > experts:
+            raise ConfigError(
+                "model.projector_config.num_experts_per_token must be at most num_experts, which is "
+                f"{experts}, got {active}."
+            )
+        if self.freeze_projector and (self.freeze_lora or not (self.use_lora or self.checkpoint)):
+            raise ConfigError(
+                "model.freeze_projector=true leaves nothing to train; train LoRA with model.use_lora=true "
+                "model.freeze_lora=false, or the projector with model.freeze_projector=false."
+            )
+
+
+@dataclass
+class TrainingConfig:
+    """The optimisation. A step is an optimizer step; batch_size is clips a step, process and accumulation."""
+
+    max_steps: int = 50_000
+    batch_size: int = 16
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 5e-4
+    min_learning_rate_ratio: float = 0.0  # the schedule ends at this share of learning_rate
+    lr_schedule: str = "cosine"
+    warmup_steps: int = 1000
+    weight_decay: float = 0.01
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    gradient_clip_norm: float | None = 1.0
+    eval_at_start: bool = False  # also before the first step, to see where training starts from
+    eval_steps: int = 500
+    eval_batch_size: int = 16
+    max_new_tokens: int = 200  # of a transcript, at evaluation
+    save_steps: int = 5000
+    save_total_limit: int | None = 5  # the newest and the best are never deleted
+    save_best_only: bool = False
+    metric_for_best: str = "wer"
+    greater_is_better: bool = False
+    resume_from_checkpoint: str | None = None  # null: the newest in the output folder, if any
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("max_steps", "batch_size", "gradient_accumulation_steps", "eval_steps", "eval_batch_size"),
+            *("max_new_tokens", "save_steps", "save_total_limit"),
+        ):
+            _at_least(f"training.{name}", getattr(self, name), 1)
+        for name in ("warmup_steps", "weight_decay", "seed"):
+            _at_least(f"training.{name}", getattr(self, name), 0)
+        _above("training.learning_rate", self.learning_rate, 0)
+        if self.learning_rate > 1:
+            raise ConfigError(f"training.learning_rate must be at most 1, got {self.learning_rate:g}.")
+        _above("training.gradient_clip_norm", self.gradient_clip_norm, 0)
+        _fraction("training.adam_beta1", self.adam_beta1)
+        _fraction("training.adam_beta2", self.adam_beta2)
+        if not 0 <= self.min_learning_rate_ratio <= 1:
+            ratio = self.min_learning_rate_ratio
+            raise ConfigError(f"training.min_learning_rate_ratio must be between 0 and 1, got {ratio:g}.")
+        _choice("training.lr_schedule", self.lr_schedule, SCHEDULES)
+        _choice("training.metric_for_best", self.metric_for_best, METRICS)
+
+
+@dataclass
+class DatasetConfig:
+    """One corpus of a mixture. A known `name` brings its hub id, columns and cleaner along.
+
+    `path` is one's own: a manifest (.jsonl, .csv), a folder with `metadata.jsonl|csv` or `manifest.jsonl`,
+    or a hub id.
+    """
+
+    name: str = "custom"
+    path: str | None = None
+    split: str | None = None
+    subset: str | None = None
+    language: str | None = None
+    release: int | None = None
+    revision: str | None = None
+    weight: float = 1.0
+    audio_column: str | None = None
+    text_column: str | None = None
+
+    def __post_init__(self) -> None:
+        _above(f"data.datasets: weight of {self.name}", self.weight, 0)
+        if self.name == "custom" and not self.path:
+            raise ConfigError(
+                "data=custom needs your recordings for training and for evaluation, each a manifest "
+                "(.jsonl, .csv), a folder or a Hub id: "
+                "data.train_path=my/train.jsonl data.eval_path=my/dev.jsonl"
+            )
+
+
+@dataclass
+class DataConfig:
+    """What is drawn, in what proportion, and what is left out."""
+
+    name: str = "custom"
+    train_path: str | None = None  # data=custom: the one corpus of `datasets`
+    eval_path: str | None = None  # data=custom: the one corpus of `eval_datasets`
+    datasets: list[DatasetConfig] = field(default_factory=list)
+    eval_datasets: list[DatasetConfig] = field(default_factory=list)
+    sample_rate: int = 16_000
+    max_audio_length: float = 30.0  # seconds
+    min_audio_length: float = 0.1  # seconds
+    max_samples: int | None = None  # a seeded subset of the training clips, in proportion to the weights
+    max_eval_samples: int | None = 500  # likewise of the evaluation clips; null: all
+    max_skipped_share: float = 0.2  # the run stops when more than this share of the draws had to be skipped
+    text_case: str = "lower"  # lower | keep
+    keep_punctuation: bool = False
+    num_workers: int = 4
+    prefetch_factor: int = 2
+
+    def __post_init__(self) -> None:
+        if self.sample_rate != 16_000:
+            raise ConfigError(
+                "data.sample_rate must be 16000, which the encoders were trained at, got "
+                f"{self.sample_rate}; recordings of any rate are resampled on reading."
+            )
+        _above("data.min_audio_length", self.min_audio_length, 0)
+        _above("data.max_audio_length", self.max_audio_length, self.min_audio_length)
+        if self.max_audio_length > 30:
+            seconds = self.max_audio_length
+            raise ConfigError(f"data.max_audio_length must be at most 30 seconds, got {seconds:g}.")
+        _at_least("data.max_samples", self.max_samples, 1)
+        _at_least("data.max_eval_samples", self.max_eval_samples, 1)
+        _at_least("data.num_workers", self.num_workers, 0)
+        _at_least("data.prefetch_factor", self.prefetch_factor, 1)
+        _fraction("data.max_skipped_share", self.max_skipped_share)
+        _choice("data.text_case", self.text_case, TEXT_CASES)
+        for key, entries in (("train_path", self.datasets), ("eval_path", self.eval_datasets)):
+            path = getattr(self, key)
+            if path is not None and all(entry.path != path for entry in entries):
+                raise ConfigError(f"data.{key}={path} is read by data=custom only; add data=custom.")
+
+
+@dataclass
+class LoggingConfig:
+    """Where the numbers go. `metrics.jsonl` in the output folder is always written."""
+
+    use_wandb: bool = True
+    project_name: str = "tiny-audio"
+    entity: str | None = None
+    run_name: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    log_steps: int = 100
+
+    def __post_init__(self) -> None:
+        _at_least("logging.log_steps", self.log_steps, 1)
+
+
+@dataclass
+class HardwareConfig:
+    """`device`: auto (CUDA, else Apple's MPS, else CPU), cuda, cuda:N, mps, cpu."""
+
+    device: str = "auto"
+    mixed_precision: str = "auto"  # auto: bf16 where the device has it, else fp32
+    compile: bool = False
+    num_threads: int | None = None  # CPU threads of the model; null: torch's own choice
+
+    def __post_init__(self) -> None:
+        check_device("hardware.device", self.device)
+        if self.mixed_precision == "False":  # `no` in a YAML file is a boolean
+            self.mixed_precision = "no"
+        _choice("hardware.mixed_precision", self.mixed_precision, PRECISIONS)
+        _at_least("hardware.num_threads", self.num_threads, 1)
+
+
+@dataclass
+class PathsConfig:
+    """Folders, relative to where the command is run."""
+
+    output_dir: str = "./outputs"  # a run writes to output_dir/<experiment>
+    cache_dir: str = "./cache"
+    data_dir: str = "./data"
+
+
+@dataclass
+class Config:
+    """All settings of a run."""
+
+    experiment: str = "transcription"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested dicts and lists, as they are written to `config.yaml` and into checkpoints."""
+        return asdict(self)
+
+
+def build_config(values: DictConfig | Mapping[str, Any]) -> Config:
+    """Turn composed YAML, or the dict that `Config.to_dict` returned, into validated settings.
+
+    Raises:
+        ConfigError: a setting that does not exist; a value of the wrong type, out of range, or not a choice.
+    """
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        # Through plain values: what `+key=value` forced into a composed config is then refused like any typo.
+        composed = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
+        plain = OmegaConf.to_container(composed, resolve=True)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, Config)) from None
+    assert isinstance(config, Config)
+    return config

@@ -1,0 +1,1 @@
+"""The data pipeline: sources, the sampling plan, and the loader."""

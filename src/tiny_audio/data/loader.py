@@ -1,0 +1,215 @@
+"""Draws to batches: clips are decoded and checked in worker processes, and what cannot be used is reported.
+
+Dimensions: B clips, S samples of the longest clip, rounded up to 1280 (80 ms).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..audio import AudioError, check_waveform, is_cut_short, pad_waveforms
+from ..config import DataConfig
+from ..lengths import SAMPLE_RATE
+from .plan import Draw, PlanSampler, SamplingPlan
+from .skips import Skip
+from .sources import Source
+
+
+@dataclass
+class Batch:
+    """What leaves the loader. B counts the clips that could be read: it may be 0, and is less than the draws
+    wherever `skipped` is not empty.
+    """
+
+    waveforms: Tensor  # (B, S) float32, 16 kHz, zero beyond each clip's end; (0, 0) if B is 0
+    num_samples: Tensor  # (B,) int64, each clip's own length rounded up to a multiple of 1280
+    target_ids: list[Tensor]  # B tensors (number of tokens,) int64: what `tokenize` made of the transcript
+    transcripts: list[str]  # B cleaned transcripts
+    names: list[str]  # B clip names, as in the source
+    sources: list[int]  # B indices into the list of sources
+    draws: list[int]  # B draw numbers
+    skipped: list[Skip] = field(default_factory=list)  # draws that could not be read, each with its reason
+    audio_seconds: float = 0.0  # speech in the batch, without padding
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def pin_memory(self) -> Batch:
+        """Copy the tensors to page-locked memory; the loader calls this where it was asked to pin."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its tensors on `device`, without waiting for pinned ones to arrive."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(
+            self,
+            waveforms=function(self.waveforms),
+            num_samples=function(self.num_samples),
+            target_ids=[function(ids) for ids in self.target_ids],
+        )
+
+    # Workers hand tensors over as open files, one each: B more of them a batch would run into the limit of
+    # 1,024.
+    def __getstate__(self) -> dict[str, Any]:
+        state = {f.name: getattr(self, f.name) for f in fields(self)}
+        state["target_ids"] = (
+            torch.cat(self.target_ids) if self.target_ids else torch.zeros(0, dtype=torch.int64),
+            [len(ids) for ids in self.target_ids],
+        )
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tokens, lengths = state["target_ids"]
+        self.__dict__.update(state, target_ids=list(tokens.split(lengths)) if lengths else [])
+
+
+class ClipDataset(Dataset[Batch]):
+    """Turns lists of draws into batches.
+
+    Args:
+        sources: what `Draw.source` counts.
+        tokenize: transcript to the target tokens, the end-of-turn token included.
+        data: the limits on length.
+    """
+
+    def __init__(self, sources: Sequence[Source], tokenize: Callable[[str], list[int]], data: DataConfig) -> None:
+        self.sources = list(sources)
+        self.tokenize = tokenize
+        self.data = data
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        """Read a batch. Recordings that cannot be used become skips; any other error is a bug and rises."""
+        waveforms: list[np.ndarray] = []
+        read: list[Draw] = []
+        skipped: list[Skip] = []
+        for draw in draws:
+            try:
+                waveforms.append(self._read(draw))
+                read.append(draw)
+            except AudioError as error:
+                source = self.sources[draw.source]
+                skipped.append(Skip(source.name, source.names[draw.row], error.reason, str(error)))
+        padded, num_samples = pad_waveforms(waveforms)
+        transcripts = [self.sources[draw.source].texts[draw.row] for draw in read]
+        return Batch(
+            waveforms=padded,
+            num_samples=num_samples,
+            target_ids=[torch.tensor(self.tokenize(text), dtype=torch.int64) for text in transcripts],
+            transcripts=transcripts,
+            names=[self.sources[draw.source].names[draw.row] for draw in read],
+            sources=[draw.source for draw in read],
+            draws=[draw.number for draw in read],
+            skipped=skipped,
+            audio_seconds=sum(len(waveform) for waveform in waveforms) / SAMPLE_RATE,
+        )
+
+    def _read(self, draw: Draw) -> np.ndarray:
+        """Decode and check one clip.
+
+        Raises:
+            AudioError: it cannot be decoded or used, or is much shorter than it was said to be: files cut
+                short decode without a word, and their transcript would teach the model to invent what is
+                missing.
+        """
+        source = self.sources[draw.source]
+        waveform = source.read(draw.row)
+        expected = float(source.durations[draw.row])
+        seconds = len(waveform) / SAMPLE_RATE
+        if is_cut_short(seconds, expected):
+            raise AudioError("duration_mismatch", f"holds {seconds:.2f} s, not the expected {expected:.2f} s")
+        check_waveform(waveform, self.data.min_audio_length, self.data.max_audio_length)
+        return waveform
+
+
+class _LengthSampler:
+    """Each clip once, longest first: a batch that does not fit into memory fails at once, not in the end."""
+
+    def __init__(self, sources: Sequence[Source], batch_size: int, process_index: int, num_processes: int) -> None:
+        rows = [(k, row) for k, source in enumerate(sources) for row in range(len(source))]
+        seconds = np.concatenate([np.asarray(source.durations) for source in sources])
+        order = np.argsort(-seconds, kind="stable")
+        draws = [Draw(number, *rows[i]) for number, i in enumerate(order.tolist())]
+        batches = [draws[i : i + batch_size] for i in range(0, len(draws), batch_size)]
+        self.batches = batches[process_index::num_processes]
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def train_loader(
+    plan: SamplingPlan,
+    dataset: ClipDataset,
+    *,
+    start_batch: int = 0,
+    stop_batch: int | None = None,
+    process_index: int = 0,
+    num_processes: int = 1,
+    num_workers: int = 0,
+    prefetch_factor: int = 2,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """The batches of one process from the global batch `start_batch` on: see `PlanSampler`."""
+    sampler = PlanSampler(plan, start_batch, process_index, num_processes, stop_batch)
+    return _loader(dataset, sampler, num_workers, prefetch_factor, pin_memory)
+
+
+def eval_loader(
+    dataset: ClipDataset,
+    batch_size: int,
+    *,
+    process_index: int = 0,
+    num_processes: int = 1,
+    num_workers: int = 0,
+    prefetch_factor: int = 2,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """Every clip once, longest first, always in the same batches; process r of R takes every R-th."""
+    sampler = _LengthSampler(dataset.sources, batch_size, process_index, num_processes)
+    return _loader(dataset, sampler, num_workers, prefetch_factor, pin_memory)
+
+
+def _loader(
+    dataset: ClipDataset, sampler: Any, num_workers: int, prefetch_factor: int, pin_memory: bool
+) -> DataLoader[Batch]:
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        prefetch_factor=prefetch_factor if num_workers else None,
+        persistent_workers=num_workers > 0,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=_worker_context() if num_workers else None,
+        generator=torch.Generator().manual_seed(0),  # else the loader draws from the global one to seed its workers
+    )
+
+
+def _worker_context() -> multiprocessing.context.BaseContext:
+    """Forked workers share the index without a copy and start at once; they never touch the accelerator."""
+    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(worker_id: int) -> None:
+    """Leave Ctrl+C to the main process, which then ends its workers, and the cores to the other workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

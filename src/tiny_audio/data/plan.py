@@ -1,0 +1,200 @@
+"""The sampling plan: which clip is drawn when, and which clips make up a batch, as a pure function.
+
+The training data is an endless stream of draws, numbered from 0; there are no epochs to begin or end. Draw n
+
+1. picks its source by a golden-ratio sequence, which visits the sources in proportion to their weights with
+the
+   least possible wandering: after any number of draws, every source's count is within a few of its exact
+   share;
+2. takes the next clip of that source's current shuffle. A source is reshuffled when all its clips have been
+drawn,
+   so a small corpus with a large weight comes round often, and none of its clips before all the others.
+
+Draws are batched window by window: a window's draws are sorted by duration, cut into batches, and the batches
+shuffled. That leaves hardly any padding and, over a window, the mixture exactly as it was drawn.
+
+Nothing here depends on the past, on the number of processes, or on worker processes, so the position in the
+data is one number: how many batches have been trained on. K sources, N_k clips in source k.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+#: 2^64 divided by the golden ratio, odd: multiples of it, modulo 2^64, fill the circle as evenly as can be.
+GOLDEN_STEP = np.uint64(0x9E3779B97F4A7C15)
+WINDOW_BATCHES = 64  # 1024 draws at batch 16: padding of about 1 %, and a shuffle that still mixes widely
+GROUP_BATCHES = 8  # neighbours by duration stay together, so the processes of one step get similar lengths
+JITTER_SECONDS = 0.1  # which clips of almost the same duration share a batch is left to chance
+BLOCK_DRAWS = 1 << 20  # draws counted at once when a run resumes: 16 MB, 10 ms
+
+
+class Draw(NamedTuple):
+    """One clip of the stream: its number in the stream, its source, and its row in that source."""
+
+    number: int
+    source: int
+    row: int
+
+
+class SamplingPlan:
+    """What is drawn, in what order.
+
+    Args:
+        durations: seconds of every clip, an array (N_k,) for each of K sources; none of them empty.
+        weights: K positive numbers, normalised here: the sources' shares of the draws.
+        batch_size: clips a batch.
+        seed: of all choices.
+        temperature: shares are proportional to weight^(1/temperature); above 1 they move towards equality.
+    """
+
+    def __init__(
+        self,
+        durations: Sequence[np.ndarray],
+        weights: Sequence[float],
+        batch_size: int,
+        seed: int,
+        temperature: float = 1.0,
+    ) -> None:
+        assert len(durations) == len(weights) > 0, "one weight a source"
+        assert all(len(d) for d in durations)
+        assert min(weights) > 0
+        assert batch_size >= 1
+        assert temperature > 0
+        self.durations = [np.asarray(d, dtype=np.float32) for d in durations]
+        self.sizes = np.array([len(d) for d in durations], dtype=np.int64)
+        self.batch_size = batch_size
+        self.seed = seed
+        tempered = np.asarray(weights, dtype=np.float64) ** (1 / temperature)
+        self.shares: np.ndarray = tempered / tempered.sum()
+        self.window_batches = self._choose_window()
+        self.window = self.window_batches * batch_size
+
+        # Points of the circle [0, 2^64) up to which each source but the last reaches.
+        reach = self.shares.cumsum()[:-1].clip(0, 1 - 2**-53)
+        self._bounds = np.array([int(share * 2.0**64) for share in reach], np.uint64)
+        self._start = np.random.default_rng([seed, 0]).integers(2**64, dtype=np.uint64)
+        self._counted = (0, np.zeros_like(self.sizes))  # a number of draws, and each source's part of them
+        self._shuffles: dict[int, tuple[int, np.ndarray]] = {}  # source: its current pass and order
+        self._cached: tuple[int, list[list[Draw]]] = (-1, [])  # the current window and its batches
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of all sources together."""
+        return int(self.sizes.sum())
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the stream depends on: two plans that share it draw the same batches."""
+        settings = (self.seed, self.batch_size, self.window, self.shares.tolist())
+        digest = hashlib.sha256(repr(settings).encode())
+        for durations in self.durations:
+            digest.update(len(durations).to_bytes(8, "little"))
+            digest.update(durations.tobytes())
+        return digest.hexdigest()[:16]
+
+    def epoch(self, draws: int) -> float:
+        """Passes over the data that `draws` draws amount to: draws divided by clips."""
+        return draws / self.num_clips
+
+    def batch(self, number: int) -> list[Draw]:
+        """Return the draws of the global batch `number`."""
+        window, position = divmod(number, self.window_batches)
+        if self._cached[0] != window:
+            self._cached = (window, self._window(window))
+        return self._cached[1][position]
+
+    def _choose_window(self) -> int:
+        """Batches a window: as many as keep a clip from coming twice in it, at least one."""
+        fewest = (self.sizes / self.shares).min()  # draws after which the first source begins anew
+        return int(min(WINDOW_BATCHES, max(1, fewest // self.batch_size)))
+
+    def _sources(self, start: int, stop: int) -> np.ndarray:
+        """The sources (stop - start,) of the draws start to stop."""
+        # Unsigned numbers wrap around at 2^64, which closes the circle.
+        points = np.arange(start, stop, dtype=np.uint64) * GOLDEN_STEP + self._start
+        return np.searchsorted(self._bounds, points, side="right")
+
+    def _counts_before(self, number: int) -> np.ndarray:
+        """How many of the draws before `number` fell to each source (K,)."""
+        done, counts = self._counted if self._counted[0] <= number else (0, np.zeros_like(self.sizes))
+        counts = counts.copy()
+        for start in range(done, number, BLOCK_DRAWS):
+            block = self._sources(start, min(start + BLOCK_DRAWS, number))
+            counts += np.bincount(block, minlength=len(counts))
+        self._counted = (number, counts)
+        return counts
+
+    def _rows(self, source: int, first: int, count: int) -> np.ndarray:
+        """Rows (count,) of one source's draws from its `first` on, counted within that source."""
+        size = int(self.sizes[source])
+        parts = []
+        while count:
+            turn, offset = divmod(first, size)
+            if self._shuffles.get(source, (-1,))[0] != turn:
+                order = np.random.default_rng([self.seed, 1, source, turn]).permutation(size)
+                self._shuffles[source] = (turn, order)
+            parts.append(self._shuffles[source][1][offset : offset + count])
+            first, count = first + len(parts[-1]), count - len(parts[-1])
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+    def _window(self, window: int) -> list[list[Draw]]:
+        """The batches of a window, in the order in which they are trained on."""
+        start = window * self.window
+        sources = self._sources(start, start + self.window)
+        rows = np.empty(self.window, dtype=np.int64)
+        seconds = np.empty(self.window, dtype=np.float32)
+        for source, before in enumerate(self._counts_before(start)):
+            here = np.flatnonzero(sources == source)
+            rows[here] = self._rows(source, int(before), len(here))
+            seconds[here] = self.durations[source][rows[here]]
+
+        rng = np.random.default_rng([self.seed, 2, window])
+        by_length = np.argsort(seconds + rng.random(self.window) * JITTER_SECONDS, kind="stable")
+        batches = by_length.reshape(self.window_batches, self.batch_size)
+        group = GROUP_BATCHES if self.window_batches >= 2 * GROUP_BATCHES else 1
+        groups = [rng.permutation(batches[i : i + group]) for i in range(0, len(batches), group)]
+        ordered = [batch for i in rng.permutation(len(groups)) for batch in groups[i]]
+        return [[Draw(start + int(i), int(sources[i]), int(rows[i])) for i in batch] for batch in ordered]
+
+
+class PlanSampler:
+    """The batches of one of R processes, for `DataLoader(batch_sampler=...)`.
+
+    Process r takes the global batches start + r, start + R + r, and so on: a step of R processes always
+    trains on the same R batches, whichever process takes which. A loader prefetches, so a sampler has
+    always run ahead of the training; the position is counted by the training loop and given to a new
+    sampler as `start_batch`.
+
+    Args:
+        plan: what is drawn.
+        start_batch: the first global batch of all processes.
+        process_index: r.
+        num_processes: R.
+        stop_batch: the global batch before which the stream ends; never, if left out.
+    """
+
+    def __init__(
+        self,
+        plan: SamplingPlan,
+        start_batch: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+        stop_batch: int | None = None,
+    ) -> None:
+        assert 0 <= process_index < num_processes
+        self.plan = plan
+        self.start_batch = start_batch
+        self.process_index = process_index
+        self.num_processes = num_processes
+        self.stop_batch = stop_batch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        number = self.start_batch + self.process_index
+        while self.stop_batch is None or number < self.stop_batch:
+            yield self.plan.batch(number)
+            number += self.num_processes

@@ -1,0 +1,146 @@
+"""Clips that cannot be used: each is named, counted by source and reason, and written down."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from .sources import Source
+
+REASONS = (
+    "missing",
+    "decode_error",
+    "non_finite",
+    "silent",
+    "too_short",
+    "too_long",
+    "duration_mismatch",
+    "empty_text",
+)
+
+#: Draws before the share of skipped ones is judged; fewer where there are fewer clips.
+MIN_DRAWS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A clip that was left out: its source's name, its own, one of `REASONS`, and what exactly was wrong."""
+
+    source: str
+    name: str
+    reason: str
+    detail: str
+
+    def __post_init__(self) -> None:
+        assert self.reason in REASONS, self.reason
+
+
+class SkipLog:
+    """The skips of a run, kept in `skipped.jsonl` (a line each, each clip once, also over a resume).
+
+    Args:
+        path: the file; what an earlier part of the run wrote there is kept and counted.
+        sources: those of the plan, in its order, then any others; what they left out when they were indexed
+            is written at once.
+        max_skipped_share: `data.max_skipped_share`, of the draws made since this log was opened.
+        write: whether this process writes the file; of several, one does.
+    """
+
+    def __init__(self, path: Path, sources: Sequence[Source], max_skipped_share: float, *, write: bool = True) -> None:
+        self.path = path
+        self.write = write
+        self.max_skipped_share = max_skipped_share
+        self.names = [source.name for source in sources]
+        self.sizes: dict[str, int] = {}
+        for source in sources:
+            self.sizes.setdefault(source.name, len(source))  # evaluation may repeat names, after training
+        self.counts: Counter[tuple[str, str]] = Counter()  # clips by (source, reason)
+        self._known: set[tuple[str, str]] = set()
+        self._draws: Counter[str] = Counter()
+        self._skipped_draws: Counter[tuple[str, str]] = Counter()
+        for skip in self._read():
+            self._remember(skip)
+        self.note(skip for source in sources for skip in source.skipped)
+
+    def add(self, skipped: Iterable[Skip], sources: Iterable[int]) -> None:
+        """Take note of a batch, or of the batches of all processes: `batch.skipped` and `batch.sources`."""
+        skipped = list(skipped)
+        self._draws.update(self.names[index] for index in sources)
+        self._draws.update(skip.source for skip in skipped)
+        self._skipped_draws.update((skip.source, skip.reason) for skip in skipped)
+        self.note(skipped)
+
+    def check(self) -> None:
+        """Stop a run whose data is not what it should be.
+
+        Raises:
+            UserError: more than `max_skipped_share` of the draws were skipped, or every draw of a source was;
+                judged from 50 draws on, or once there were as many draws as clips.
+        """
+        skipped_by_source: Counter[str] = Counter()
+        for (name, _), count in self._skipped_draws.items():
+            skipped_by_source[name] += count
+        for name, count in skipped_by_source.items():
+            if count == self._draws[name] >= min(MIN_DRAWS, self.sizes[name]):
+                raise UserError(
+                    f"data: none of the {count:,} clips drawn from {name} could be used "
+                    f"({self._reasons(name)}); see {self.path}."
+                )
+        draws, skipped = self._draws.total(), skipped_by_source.total()
+        if draws >= min(MIN_DRAWS, sum(self.sizes.values())) and skipped > self.max_skipped_share * draws:
+            raise UserError(
+                f"data: {skipped:,} of {draws:,} drawn clips had to be skipped ({self._reasons()}), more "
+                f"than data.max_skipped_share={self.max_skipped_share:g} allows; see {self.path}."
+            )
+
+    def summary(self) -> str:
+        """One line, such as `3 clips skipped: librispeech 2 too_long, 1 silent`; empty if there are none."""
+        if not self.counts:
+            return ""
+        by_source = [
+            f"{name} " + ", ".join(f"{self.counts[key]:,} {key[1]}" for key in sorted(self.counts) if key[0] == name)
+            for name in sorted({name for name, _ in self.counts})
+        ]
+        total = self.counts.total()
+        return f"{total:,} clip{'s' if total > 1 else ''} skipped: " + "; ".join(by_source)
+
+    def _reasons(self, name: str | None = None) -> str:
+        """The reasons of the skipped draws, the most frequent first."""
+        reasons: Counter[str] = Counter()
+        for (source, reason), count in self._skipped_draws.items():
+            if name in (None, source):
+                reasons[reason] += count
+        return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+
+    def _read(self) -> list[Skip]:
+        """What the file holds; a last line that a crash cut short is dropped, its clip will be met again."""
+        if not self.path.is_file():
+            return []
+        lines = self.path.read_text(encoding="utf-8").split("\n")
+        if lines[-1] and self.write:
+            self.path.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
+        return [Skip(**json.loads(line)) for line in lines[:-1]]
+
+    def note(self, skipped: Iterable[Skip]) -> None:
+        """Count and write down clips that were no draws: those of an evaluation, or left out when indexing."""
+        new = [skip for skip in skipped if self._remember(skip)]
+        if new and self.write:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(skip), ensure_ascii=False) + "\n" for skip in new)
+
+    def _remember(self, skip: Skip) -> bool:
+        """Count a clip the first time it is skipped; return whether it is the first."""
+        key = (skip.source, skip.name)
+        if key in self._known:
+            return False
+        self._known.add(key)
+        self.counts[skip.source, skip.reason] += 1
+        return True

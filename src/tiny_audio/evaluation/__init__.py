@@ -1,0 +1,1 @@
+"""Scoring: error rates, and decoding a set."""

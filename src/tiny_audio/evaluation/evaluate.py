@@ -1,0 +1,109 @@
+"""Evaluation by real generation: every clip of a set is decoded, and scored against what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from ..data.loader import Batch
+from ..data.skips import Skip
+from ..model.speech_llm import SpeechLLM
+from .wer import ErrorCounts, count_errors
+
+
+@dataclass
+class Evaluation:
+    """What came out of one pass over a set.
+
+    Attributes:
+        loss: mean cross-entropy of a target token, teacher-forced.
+        words, characters: error counts.
+        transcripts: (name, reference, hypothesis) of each clip that was decoded by this process.
+        skipped: clips that could not be read. What was said in them counts as deleted: a set does not become easier
+            by losing clips.
+    """
+
+    loss: float = 0.0
+    words: ErrorCounts = field(default_factory=ErrorCounts)
+    characters: ErrorCounts = field(default_factory=ErrorCounts)
+    transcripts: list[tuple[str, str, str]] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures by the names of `training.metric_for_best`."""
+        return {"loss": self.loss, "wer": self.words.rate, "cer": self.characters.rate}
+
+
+class Interrupted(Exception):
+    """The evaluation was left because the run is to stop."""
+
+
+@torch.no_grad()
+def evaluate(
+    model: SpeechLLM,
+    batches: Iterable[Batch],
+    references: list[str],
+    accelerator: Accelerator,
+    max_new_tokens: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Decode and score a set.
+
+    Args:
+        model: not wrapped; its mode is restored afterwards.
+        batches: this process's share of the set.
+        references: the transcripts of the **whole** set, so that clips that could not be read can be counted.
+        accelerator: for mixed precision, and to add up the counts of all processes.
+        max_new_tokens: of a transcript.
+        should_stop: asked between batches.
+
+    Raises:
+        Interrupted: `should_stop` said so.
+    """
+    training = model.training
+    model.eval()
+    result = Evaluation()
+    loss, num_tokens = 0.0, 0
+    try:
+        for batch in batches:
+            if should_stop():
+                raise Interrupted
+            result.skipped += batch.skipped
+            if not len(batch):
+                continue
+            waveforms = batch.waveforms.to(model.device, non_blocking=True)
+            with accelerator.autocast():
+                loss += float(model(waveforms, batch.num_samples, batch.target_ids)[0])
+                written = model.transcribe(waveforms, batch.num_samples, max_new_tokens)
+            num_tokens += sum(len(ids) for ids in batch.target_ids)
+            result.transcripts += zip(batch.names, batch.transcripts, written, strict=True)
+    finally:
+        model.train(training)
+    result.words, result.characters = count_errors(
+        [reference for _, reference, _ in result.transcripts], [written for _, _, written in result.transcripts]
+    )
+    if accelerator.num_processes > 1:
+        shares = gather_object([(loss, num_tokens, result.words, result.characters, result.skipped)])
+        loss, num_tokens = sum(share[0] for share in shares), sum(share[1] for share in shares)
+        others = [share for i, share in enumerate(shares) if i != accelerator.process_index]
+        result.words.merge([share[2] for share in others])
+        result.characters.merge([share[3] for share in others])
+        result.skipped = [skip for share in shares for skip in share[4]]
+    if result.skipped:
+        _count_unheard(result, references)
+    result.loss = loss / max(num_tokens, 1)
+    return result
+
+
+def _count_unheard(result: Evaluation, references: list[str]) -> None:
+    """Count what was said in clips that could not be read as deleted."""
+    whole_set = count_errors(references, [""] * len(references))
+    for counts, whole in zip((result.words, result.characters), whole_set, strict=True):
+        unheard = whole.length - counts.length
+        counts.deletions += unheard
+        counts.length += unheard

@@ -1,0 +1,10 @@
+"""Transcribing with a checkpoint.
+
+from tiny_audio.inference import Recogniser
+recogniser = Recogniser("outputs/quickstart/checkpoints/final.pt")
+print(recogniser.transcribe("test.wav"))
+"""
+
+from .transcribe import Recogniser, Transcription, transcribe_files
+
+__all__ = ["Recogniser", "Transcription", "transcribe_files"]

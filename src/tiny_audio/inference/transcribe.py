@@ -1,0 +1,135 @@
+"""Recordings to text with a trained checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..audio import AudioError, check_waveform, load_audio, pad_waveforms
+from ..lengths import SAMPLE_RATE
+from ..model.checkpointed import rebuild
+from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
+from ..training.checkpoint import load_checkpoint
+
+MAX_SECONDS = 30.0  # of what the model reads at once
+SEARCH_SECONDS = 10.0  # a longer recording is cut at the quietest place in the last 10 s before the limit
+MIN_SECONDS = 0.02  # half an alignment unit holds no speech
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """What was written down for one recording.
+
+    Attributes:
+        path: the file.
+        text: the transcript; empty for silence, and where `error` says why there is none.
+        seconds: of audio.
+        error: one line, or None.
+    """
+
+    path: str
+    text: str
+    seconds: float
+    error: str | None = None
+
+
+class Recogniser:
+    """A trained checkpoint with the models that it belongs to.
+
+    Args:
+        checkpoint: a file that `ta train` wrote; it names its models, which are loaded too.
+        device: auto, cuda, cuda:N, mps or cpu.
+
+    Raises:
+        UserError: the checkpoint or its models cannot be read.
+    """
+
+    def __init__(self, checkpoint: str | Path, device: str = "auto") -> None:
+        where = choose_device(device)
+        dtype = FROZEN_DTYPES[choose_precision("auto", where)]
+        self._dtype = dtype
+        self.model, self.config = rebuild(load_checkpoint(checkpoint), str(checkpoint), dtype)
+        self.model.to(where)
+
+    def transcribe(self, audio: str | Path | np.ndarray, max_new_tokens: int = 400) -> str:
+        """Write down one recording, of any length.
+
+        Args:
+            audio: a file, or float samples (S,), mono, 16 kHz.
+            max_new_tokens: of each piece of at most 30 s.
+
+        Raises:
+            AudioError: it cannot be decoded, or is shorter than 20 ms.
+        """
+        waveform = audio if isinstance(audio, np.ndarray) else load_audio(audio)
+        return self.transcribe_batch([waveform], max_new_tokens)[0]
+
+    @torch.inference_mode()
+    def transcribe_batch(self, waveforms: Sequence[np.ndarray], max_new_tokens: int = 400) -> list[str]:
+        """Write down several recordings at once; each result is the one it has alone.
+
+        Args:
+            waveforms: float samples (S_i,), mono, 16 kHz.
+            max_new_tokens: of each piece of at most 30 s.
+        """
+        pieces = [(i, piece) for i, waveform in enumerate(waveforms) for piece in split_long(waveform)]
+        heard = [(i, piece.astype(np.float32)) for i, piece in pieces if np.abs(piece).max(initial=0) > 1e-5]
+        texts: list[list[str]] = [[] for _ in waveforms]
+        if heard:
+            batch, num_samples = pad_waveforms([piece for _, piece in heard])
+            device = self.model.device
+            with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
+                written = self.model.transcribe(batch.to(device), num_samples, max_new_tokens)
+            for (i, _), text in zip(heard, written, strict=True):
+                texts[i].append(text)
+        return [" ".join(filter(None, parts)) for parts in texts]
+
+
+def split_long(waveform: np.ndarray) -> list[np.ndarray]:
+    """Cut (S,) samples into pieces of at most 30 s, each at the quietest 0.1 s near its end."""
+    limit, search, frame = (int(seconds * SAMPLE_RATE) for seconds in (MAX_SECONDS, SEARCH_SECONDS, 0.1))
+    pieces = []
+    while len(waveform) > limit:
+        tail = waveform[limit - search : limit]
+        energy = np.square(tail, dtype=np.float64).reshape(-1, frame).sum(axis=1)
+        cut = limit - search + int(energy.argmin()) * frame + frame // 2
+        pieces.append(waveform[:cut])
+        waveform = waveform[cut:]
+    return [*pieces, waveform]
+
+
+def transcribe_files(
+    checkpoint: str, paths: Sequence[str], device: str = "auto", batch_size: int = 8
+) -> Iterator[Transcription]:
+    """Transcribe files, in order, `batch_size` of them at a time.
+
+    Yields:
+        A `Transcription` for each file; one that cannot be used has an `error`, and the others go on.
+
+    Raises:
+        UserError: the checkpoint or its models cannot be read.
+    """
+    recogniser = Recogniser(checkpoint, device)
+    for start in range(0, len(paths), batch_size):
+        read = [_read(path) for path in paths[start : start + batch_size]]
+        texts = iter(recogniser.transcribe_batch([waveform for waveform in read if isinstance(waveform, np.ndarray)]))
+        for path, waveform in zip(paths[start : start + batch_size], read, strict=True):
+            if isinstance(waveform, str):
+                yield Transcription(path, "", 0.0, waveform)
+            else:
+                yield Transcription(path, next(texts), len(waveform) / SAMPLE_RATE)
+
+
+def _read(path: str) -> np.ndarray | str:
+    """Return a recording's samples, or why it cannot be used."""
+    try:
+        waveform = load_audio(path)
+        check_waveform(waveform, MIN_SECONDS, float("inf"))
+    except AudioError as error:
+        if error.reason != "silent":  # silence has a transcript: nothing was said
+            return str(error)
+    return waveform

@@ -1,0 +1,34 @@
+"""Lengths along the way, each derived from the last: samples, mel frames, encoder frames, audio tokens."""
+
+SAMPLE_RATE = 16_000  # Hz, of every waveform inside the toolkit
+HOP_LENGTH = 160  # samples a mel frame: 10 ms
+N_FFT = 400  # samples in an analysis window: 25 ms
+CONV_STRIDE = 2  # mel frames an encoder frame (the encoder's second convolution): 20 ms
+ALIGNMENT_FRAMES = 4  # encoder frames that a clip is a multiple of: 80 ms
+ALIGNMENT_SAMPLES = ALIGNMENT_FRAMES * CONV_STRIDE * HOP_LENGTH  # 1280 samples
+
+assert ALIGNMENT_SAMPLES == 1280
+
+
+def align_samples(num_samples: int) -> int:
+    """Return the length of a clip once zero-padded to whole alignment units (1280 samples, 80 ms).
+
+    An odd number of mel frames would let the bias of the encoder's first convolution leak over a clip's end,
+    and the last mel frame depends on what follows it; whole units make a clip alone and a clip in a batch equal.
+    """
+    return -(-num_samples // ALIGNMENT_SAMPLES) * ALIGNMENT_SAMPLES
+
+
+def num_mel_frames(num_samples: int) -> int:
+    """Mel frames of a waveform: one a hop, the trailing partial frame dropped as in Whisper's extractor."""
+    return num_samples // HOP_LENGTH
+
+
+def num_encoder_frames(mel_frames: int) -> int:
+    """Encoder frames of `mel_frames`: a kernel of 3, padding 1, stride 2."""
+    return (mel_frames - 1) // CONV_STRIDE + 1
+
+
+def num_stacked_tokens(encoder_frames: int, frame_stack: int) -> int:
+    """Audio tokens of a projector that stacks `frame_stack` encoder frames and drops an incomplete stack."""
+    return encoder_frames // frame_stack

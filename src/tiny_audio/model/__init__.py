@@ -1,0 +1,1 @@
+"""Encoder, projectors, decoder, and their composition."""

@@ -1,0 +1,133 @@
+"""The frozen language model that writes the transcript: any `AutoModelForCausalLM` with a chat template.
+
+Dimensions: N positions of all clips together, K target positions, V vocabulary, W decoder width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from ..prompt import Prompt
+from .packing import PACKED_ATTENTION, PackedLayout, unused_mask
+from .weights import hub_arguments, loading, quiet_transformers, resolve
+
+logger = logging.getLogger(__name__)
+
+
+class Decoder(nn.Module):
+    """A frozen causal language model and its prompt.
+
+    Attributes:
+        decoder_dim: width of its embeddings.
+        name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
+    """
+
+    def __init__(self, module: Any, prompt: Prompt, name: str) -> None:
+        super().__init__()
+        self.module = module.eval().requires_grad_(False)
+        self.prompt = prompt
+        self.name = name
+        self.revision: str | None = getattr(module.config, "_commit_hash", None)
+        self.decoder_dim = int(module.get_input_embeddings().weight.shape[1])
+        self.end_ids = {prompt.eos_id, *_as_list(module.generation_config.eos_token_id)}
+        # The model's own settings (sampling, repetition penalties) would be mixed into every call.
+        module.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=sorted(self.end_ids), pad_token_id=prompt.pad_id
+        )
+
+    def train(self, mode: bool = True) -> Decoder:
+        """Stay in evaluation mode, whatever `mode`: the decoder is frozen."""
+        return super().train(False)
+
+    @property
+    def embedding_rms(self) -> float:
+        """Root mean square of the token embeddings: the scale that an audio token should have."""
+        return float(self.module.get_input_embeddings().weight.float().square().mean().sqrt())
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Embed (N,) token ids into (N, W)."""
+        return self.module.get_input_embeddings()(token_ids)
+
+    def logits(self, embeddings: Tensor, lengths: list[int], positions: Tensor) -> Tensor:
+        """Read packed clips, and write logits where they are wanted only.
+
+        At a vocabulary of 150,000 the head of all positions would cost more memory than the rest of the step.
+
+        Args:
+            embeddings: (N, W), the clips one after another.
+            lengths: positions of each clip, summing to N.
+            positions: (K,) int64, where in the row logits are wanted.
+
+        Returns:
+            (K, V) logits.
+        """
+        layout = PackedLayout.of(lengths, embeddings.device)
+        output = self.module(
+            inputs_embeds=embeddings[None],
+            position_ids=layout.position_ids,
+            attention_mask=unused_mask(embeddings.device),
+            packed_layout=layout,
+            logits_to_keep=positions,
+            use_cache=False,
+        )
+        return output.logits[0]
+
+    @torch.no_grad()
+    def generate(self, clips: Sequence[Tensor], max_new_tokens: Sequence[int]) -> list[list[int]]:
+        """Write greedily after each clip's embeddings.
+
+        Args:
+            clips: embeddings (N_i, W) of each clip.
+            max_new_tokens: at most this many tokens for each clip. The limit is the clip's own, so that what is
+                written after one clip does not depend on which others it is decoded with.
+
+        Returns:
+            The new tokens of each clip, up to and without the end of the turn.
+        """
+        reverse = pad_sequence([clip.flip(0) for clip in clips], batch_first=True)
+        mask = pad_sequence([torch.ones(len(clip), dtype=torch.long) for clip in clips], batch_first=True)
+        written = self.module.generate(
+            inputs_embeds=reverse.flip(1),  # padded on the left
+            attention_mask=mask.flip(1).to(reverse.device),
+            max_new_tokens=max(max_new_tokens),
+        ).tolist()
+        return [_until(row[:limit], self.end_ids) for row, limit in zip(written, max_new_tokens, strict=True)]
+
+
+def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch.dtype) -> Decoder:
+    """Load a frozen decoder with its tokenizer.
+
+    Args:
+        name: a Hub id, a folder or `pocket`.
+        revision: commit, tag or branch on the Hub.
+        instruction: what the prompt asks for.
+        dtype: precision of the weights.
+
+    Raises:
+        UserError: it cannot be fetched or read, or has no chat template.
+    """
+    source = resolve("decoder", name)
+    with loading("decoder", name), quiet_transformers():
+        where = hub_arguments(source, revision)
+        config = AutoConfig.from_pretrained(source, **where)
+        logger.info("Loading %s decoder (%s)...", config.model_type.capitalize(), name)
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        module = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=dtype, attn_implementation=PACKED_ATTENTION, **where
+        )
+    return Decoder(module, Prompt(tokenizer, instruction), name)
+
+
+def _as_list(ids: int | list[int] | None) -> list[int]:
+    return [] if ids is None else [ids] if isinstance(ids, int) else ids
+
+
+def _until(ids: list[int], ends: set[int]) -> list[int]:
+    return next((ids[:i] for i, token in enumerate(ids) if token in ends), ids)

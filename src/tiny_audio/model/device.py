@@ -1,0 +1,49 @@
+"""Which device a run uses, and in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import ConfigError
+
+FROZEN_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of `hardware.device`; `auto` is CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ConfigError: the device that was asked for is not there.
+    """
+    if name == "auto":
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(found)
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"hardware.device={name}: no CUDA device can be used here; hardware.device=auto takes what there is."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"hardware.device={name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0."
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("hardware.device=mps: there is no Apple GPU that can be used here.")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return `bf16`, `fp16` or `no` for `hardware.mixed_precision`; `auto` is bf16 where a GPU has it, else fp32.
+
+    Weights that train are fp32 in any case.
+
+    Raises:
+        ConfigError: the device does not have the precision that was asked for.
+    """
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError("hardware.mixed_precision=fp16 needs a GPU; use bf16 or no on the CPU.")
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError("hardware.mixed_precision=bf16: this GPU does not have bf16; use fp16 or no.")
+    return name

@@ -1,0 +1,81 @@
+"""What every projector is.
+
+Dimensions: N encoder frames of all clips together, T audio tokens of all clips together, D encoder width,
+W decoder width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ...config import ProjectorConfig
+
+
+class Projector(nn.Module, ABC):
+    """Maps packed encoder frames to packed audio tokens; padding never enters it.
+
+    Args:
+        config: what a person chooses.
+        encoder_dim: D.
+        decoder_dim: W.
+    """
+
+    def __init__(self, config: ProjectorConfig, encoder_dim: int, decoder_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder_dim = encoder_dim
+        self.decoder_dim = decoder_dim
+
+    @abstractmethod
+    def num_tokens(self, num_frames: int) -> int:
+        """Return how many audio tokens a clip of `num_frames` encoder frames becomes."""
+
+    @abstractmethod
+    def forward(self, frames: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+        """Project.
+
+        Args:
+            frames: (N, D), the clips one after another.
+            lengths: frames of each clip, summing to N.
+
+        Returns:
+            tokens (T, W), the clips one after another, and a scalar auxiliary loss (0 where there is none).
+        """
+
+    @abstractmethod
+    def scale_output(self, gain: float) -> None:
+        """Multiply all future outputs by `gain`, by scaling the last layer's weights."""
+
+    @torch.no_grad()
+    def calibrate(self, frames: Tensor, lengths: list[int], target_rms: float) -> None:
+        """Bring the output for these frames to the root mean square of the decoder's embeddings.
+
+        A frozen decoder reads what looks like its own embeddings; folding the gain into the weights needs no norm
+        layer, which the native GLM-ASR projector does not have.
+        """
+        training = self.training
+        self.eval()
+        rms = self(frames, lengths)[0].float().square().mean().sqrt()
+        self.train(training)
+        self.scale_output(target_rms / max(float(rms), 1e-12))
+
+
+def stack_frames(frames: Tensor, lengths: list[int], factor: int) -> Tensor:
+    """Concatenate each `factor` consecutive frames of a clip, dropping an incomplete stack at its end.
+
+    Args:
+        frames: (N, D), the clips one after another.
+        lengths: frames of each clip.
+        factor: frames a stack.
+
+    Returns:
+        (sum of lengths[i] // factor, factor * D).
+    """
+    if any(n % factor for n in lengths):
+        starts = torch.tensor([0, *lengths]).cumsum(0)[:-1].tolist()
+        kept = [torch.arange(s, s + n // factor * factor) for s, n in zip(starts, lengths, strict=True)]
+        frames = frames.index_select(0, torch.cat(kept).to(frames.device))
+    return frames.reshape(-1, factor * frames.shape[1])

@@ -1,0 +1,115 @@
+"""Finding pretrained models: a Hub id, a local folder, or `pocket`; and saying in one line why one cannot be had."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from ..errors import UserError
+from ..pocket import DECODER_DIR, ENCODER_DIR
+
+POCKET = {"encoder": ENCODER_DIR, "decoder": DECODER_DIR}
+
+
+def resolve(part: str, name: str) -> str:
+    """Return what `from_pretrained` takes for `model.<part>=name`: a folder that exists, or a Hub id.
+
+    Raises:
+        UserError: `name` looks like a path, or is a folder without `config.json`.
+    """
+    if name == "pocket":
+        return str(POCKET[part])
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"model.{part}={name}: the folder has no config.json; it does not hold a saved model.")
+        return str(path)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"model.{part}={name}: there is no such folder.")
+    return name
+
+
+@cache
+def hub_reachable() -> bool:
+    """Whether the Hub (`HF_ENDPOINT`) answers; asked once, since the client itself retries for half a minute.
+
+    Where it does not, models are read from the cache alone. Behind a proxy the answer is taken to be yes.
+    """
+    if HF_HUB_OFFLINE:
+        return False
+    if getproxies().get("https") or getproxies().get("http"):
+        return True
+    address = urlsplit(ENDPOINT)
+    try:
+        with socket.create_connection((address.hostname, address.port or 443), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def hub_arguments(name: str, revision: str | None) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that say where to look."""
+    local = Path(name).is_dir()
+    return {} if local else {"revision": revision, "local_files_only": not hub_reachable()}
+
+
+@contextmanager
+def loading(part: str, name: str) -> Iterator[None]:
+    """Turn what goes wrong while a model is fetched or read into one line that says what to do."""
+    what = f"model.{part}={name}"
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        causes = _causes(error)
+        if Path(name).is_dir() or name == "pocket":
+            reason = f"cannot be read: {_first_line(error)}"
+        elif any(isinstance(cause, GatedRepoError) for cause in causes):
+            reason = f"is gated: accept its terms at {ENDPOINT}/{name} and log in with `hf auth login`."
+        elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+            reason = "is neither a model on the Hub (or it is private) nor a folder here."
+        elif not hub_reachable():
+            why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"{ENDPOINT} cannot be reached"
+            reason = (
+                f"could not be fetched: {why} and the model is not in the cache. "
+                "Give a local folder, or try experiment=quickstart, which needs no download."
+            )
+        else:
+            reason = f"could not be loaded: {_first_line(error)}"
+        raise UserError(f"{what} {reason}") from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep the loading report (the weights that were left out on purpose) and progress bars off the console."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return chain
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

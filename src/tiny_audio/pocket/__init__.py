@@ -1,0 +1,8 @@
+"""Where the bundled pocket pair lies: a small speech encoder, a small decoder, and synthetic speech."""
+
+from pathlib import Path
+
+POCKET_DIR = Path(__file__).parent
+ENCODER_DIR = POCKET_DIR / "encoder"
+DECODER_DIR = POCKET_DIR / "decoder"
+SPEECH_DIR = POCKET_DIR / "speech"

@@ -1,0 +1,1 @@
+"""The life of a run: composition, steps, checkpoints, resuming, figures."""

@@ -1,0 +1,146 @@
+"""Checkpoints: one file each, written so that an interruption at any moment leaves the last one whole.
+
+`checkpoint-step-N.pt` holds all that a run needs to go on exactly; `final.pt` is the last of them under a fixed name.
+They are read with `weights_only=True`: a file from a stranger can hold numbers, but run no code.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "tiny-audio-checkpoint"
+VERSION = 1
+STATE_FILE = "training_state.json"
+CONFIG_FILE = "config.yaml"
+FINAL_FILE = "final.pt"
+_NAME = re.compile(r"checkpoint-step-(\d+)\.pt")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary name, sync, rename: `path` is either as it was or whole.
+
+    Raises:
+        OSError: such as a full disk; `path` is as it was, and nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint; raises `OSError` and changes nothing where that is impossible."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
+    write_atomically(path, buffer.getbuffer())  # type: ignore[arg-type]
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        UserError: there is none at `path`, it is damaged, or it is not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
+        raise UserError(f"checkpoint {path} {kind}.{_suggest(path)}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or foreign file makes the reader say
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise UserError(f"checkpoint {path} is damaged or not a checkpoint ({reason}).") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this toolkit.")
+    if content["version"] > VERSION:
+        raise UserError(
+            f"checkpoint {path} has format version {content['version']}, newer than this toolkit's "
+            f"{VERSION}; upgrade it."
+        )
+    return content
+
+
+def _suggest(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
+    found = CheckpointFolder(folder).steps() or CheckpointFolder(folder / "checkpoints").steps()
+    where = folder if CheckpointFolder(folder).steps() else folder / "checkpoints"
+    return f" There is {where / f'checkpoint-step-{found[-1]}.pt'}." if found else ""
+
+
+class CheckpointFolder:
+    """The checkpoints of a run, and which of them are kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def file(self, step: int) -> Path:
+        """Path of the checkpoint of a step."""
+        return self.path / f"checkpoint-step-{step}.pt"
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, in order."""
+        if not self.path.is_dir():
+            return []
+        names = (_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
+        return sorted(int(match[1]) for match in names if match)
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return the newest checkpoint that can be read; what cannot is named and passed over."""
+        for step in reversed(self.steps()):
+            try:
+                return self.file(step), load_checkpoint(self.file(step))
+            except UserError as error:
+                logger.warning("%s Trying the one before.", error)
+        return None
+
+    def prune(self, keep: int | None, best_step: int | None) -> None:
+        """Delete the oldest beyond `keep`; never the newest, never the best."""
+        steps = self.steps()
+        for step in steps[:-keep] if keep else []:
+            if step not in (best_step, steps[-1]):
+                self.file(step).unlink(missing_ok=True)
+
+    def sweep_temporaries(self) -> None:
+        """Delete what a killed process left half-written."""
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+    def finish(self, step: int) -> Path:
+        """Give the checkpoint of the last step its fixed name, without a second copy where the disk allows it."""
+        final, temporary = self.path / FINAL_FILE, self.path / f".{FINAL_FILE}.tmp"
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(self.file(step), temporary)
+        except OSError:
+            shutil.copyfile(self.file(step), temporary)
+        temporary.replace(final)
+        return final
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Write `training_state.json`, the human's index of the folder."""
+        write_atomically(self.path / STATE_FILE, (json.dumps(state, indent=2) + "\n").encode())

@@ -1,0 +1,102 @@
+"""What a run prints: lines that read well in a terminal, in a log file and in CI.
+
+In a terminal one live bar stays below the lines. Anywhere else there are only whole lines, no carriage returns.
+Everything goes to stderr; stdout is left for data.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from typing import Any
+
+
+def format_rate(value: float) -> str:
+    """Write a learning rate shortly: 5e-4, 1.25e-4."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def format_count(value: float) -> str:
+    """Write a count shortly: 12.6M, 1.2B."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= size:
+            return f"{value / size:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def format_time(seconds: float) -> str:
+    """Write a duration: 45s, 4m 32s, 23h 45m."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
+
+
+def format_metric(name: str, value: float) -> str:
+    """Write a metric's value: error rates as percentages."""
+    return f"{value:.1%}" if name in ("wer", "cer") else f"{value:.3f}"
+
+
+def is_terminal() -> bool:
+    """Whether a live bar can be drawn."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+
+
+class Console:
+    """Prints the progress of a run.
+
+    Args:
+        max_steps: steps of the whole run.
+        step: the step that it starts from.
+        quiet: print nothing (other processes than the first).
+    """
+
+    def __init__(self, max_steps: int, step: int, quiet: bool) -> None:
+        self.max_steps, self.quiet = max_steps, quiet
+        self._recent: deque[tuple[float, int]] = deque(maxlen=50)  # speed of late, not the mean since the start
+        self._bar: Any = None
+        if not quiet and is_terminal():
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(None),
+                TextColumn("{task.completed}/{task.total} {task.fields[info]}"),
+            )
+            self._bar = Progress(*columns, console=RichConsole(stderr=True), redirect_stderr=True, expand=True)
+            self._task = self._bar.add_task("Epoch 1", total=max_steps, completed=step, info="")
+            self._bar.start()
+
+    def line(self, text: str) -> None:
+        """Print one line."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def progress(self, step: int, epoch: float) -> None:
+        """Move the bar."""
+        self._recent.append((time.monotonic(), step))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=f"Epoch {int(epoch) + 1}", info=self.speed())
+
+    def speed(self) -> str:
+        """Steps a second of late and the time that is left, or nothing before the second step."""
+        if len(self._recent) < 2:
+            return ""
+        (start, first), (now, last) = self._recent[0], self._recent[-1]
+        rate = (last - first) / max(now - start, 1e-9)
+        per_step = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/step"
+        return f"{per_step}, {format_time((self.max_steps - last) / max(rate, 1e-9))} left"
+
+    def step(self, step: int, values: dict[str, str]) -> None:
+        """Print the line of a step, such as `Step 5/10: loss=0.128, lr=5e-4`."""
+        self.line(f"Step {step}/{self.max_steps}: " + ", ".join(f"{key}={value}" for key, value in values.items()))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()

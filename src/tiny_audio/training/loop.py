@@ -1,0 +1,307 @@
+"""The training loop: batch, forward, loss, backward, clip, step, log; then evaluate, save."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from ..config import Config
+from ..data.loader import Batch
+from ..data.plan import SamplingPlan
+from ..data.skips import SkipLog
+from ..errors import UserError
+from ..evaluation.evaluate import Evaluation, Interrupted
+from ..model.speech_llm import SpeechLLM
+from . import metrics
+from .checkpoint import CheckpointFolder, save_checkpoint
+from .console import Console, format_metric, format_rate
+from .interrupt import StopRequest
+from .schedule import learning_rate
+from .state import RunState, rng_state, seed_step
+from .tracking import Trackers
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Runs the steps from `state.step` to `training.max_steps`.
+
+    Args:
+        config: the run's settings.
+        accelerator: device, mixed precision, processes.
+        model: as `accelerator.prepare` returned it; its forward is `SpeechLLM.forward`.
+        optimizer: likewise, over the weights that train.
+        batches: this process's batches from `state.batches` on.
+        plan: what they are drawn from.
+        evaluate: decodes the evaluation set, given a function that says whether to stop; None where there is no set.
+        folder: where checkpoints go.
+        description: what a checkpoint says of the models and the configuration.
+        skips: clips that could not be used.
+        trackers, console: where figures go.
+        state: where the run stands; changed in place.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Any,
+        batches: Iterator[Batch],
+        plan: SamplingPlan,
+        evaluate: Callable[[Callable[[], bool]], Evaluation] | None,
+        folder: CheckpointFolder,
+        description: dict[str, Any],
+        skips: SkipLog,
+        trackers: Trackers,
+        console: Console,
+        state: RunState,
+    ) -> None:
+        self.config, self.training = config, config.training
+        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
+        self.speech_llm: SpeechLLM = accelerator.unwrap_model(model)
+        self.weights = [p for p in self.speech_llm.parameters() if p.requires_grad]
+        self.batches, self.plan, self.evaluate = batches, plan, evaluate
+        self.folder, self.description, self.skips = folder, description, skips
+        self.trackers, self.console, self.state = trackers, console, state
+        self.log_steps = min(config.logging.log_steps, max(1, self.training.max_steps // 10))
+        self.stop = StopRequest()
+        self._clock = time.monotonic()
+        self._logged = (self._clock, state.draws, state.audio_seconds)
+        self._skips_told = 0
+        # Summed on the device: reading it at every step would make the host wait for the GPU.
+        carried = state.loss_sum if accelerator.is_main_process else 0.0
+        self._loss_sum = torch.tensor(carried, dtype=torch.float32, device=accelerator.device)
+
+    def run(self) -> bool:
+        """Train to the end; return False where a signal stopped the run before it, its state saved."""
+        with self.stop:
+            try:
+                if self._evaluation_due():  # before the first step, or where a stopped run did not come to it
+                    self.finish_step({})
+                while self.state.step < self.training.max_steps and not self._must_stop():
+                    grad_norm = self.train_step([next(self.batches) for _ in range(self._accumulation)])
+                    self.finish_step(self.log(grad_norm) if self._log_due() else {})
+            except Interrupted:
+                logger.warning("The evaluation at step %d was left; it is made up for on resuming.", self.state.step)
+            finished = self.state.step >= self.training.max_steps and not self._evaluation_due()
+            if not finished:
+                self.save()
+            return finished
+
+    @property
+    def _accumulation(self) -> int:
+        return self.training.gradient_accumulation_steps
+
+    def train_step(self, micro_batches: list[Batch]) -> float:
+        """Make one optimizer step on this process's batches; return the gradient norm before clipping."""
+        state, accelerator = self.state, self.accelerator
+        self.model.train()
+        seed_step(self.training.seed, state.step, accelerator.process_index)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(state.step, self.training)
+        num_tokens = self._sum_over_processes(sum(len(t) for batch in micro_batches for t in batch.target_ids))
+
+        for i, batch in enumerate(micro_batches):
+            last = i == len(micro_batches) - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                waveforms = batch.waveforms.to(accelerator.device, non_blocking=True)
+                with accelerator.autocast():
+                    loss_sum, auxiliary = self.model(waveforms, batch.num_samples, batch.target_ids)
+                # Every target token of the step weighs the same, whatever batch and process it came in.
+                share = accelerator.num_processes / max(num_tokens, 1)
+                accelerator.backward(loss_sum * share + auxiliary / len(micro_batches))
+                self._loss_sum += loss_sum.detach().to(self._loss_sum)
+
+        grad_norm = float(accelerator.clip_grad_norm_(self.weights, self.training.gradient_clip_norm or math.inf))
+        finite = math.isfinite(grad_norm)
+        if finite or accelerator.scaler is not None:  # under fp16 the scaler itself leaves the step out and adapts
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        state.step += 1
+        state.batches += len(micro_batches) * accelerator.num_processes
+        state.draws = state.batches * self.training.batch_size
+        state.loss_tokens += num_tokens
+        if not finite:
+            state.nonfinite_steps += 1
+            logger.warning(
+                "Step %d was left out: its gradient is not finite (%d so far).", state.step, state.nonfinite_steps
+            )
+        self._note_batches(micro_batches)
+        return grad_norm
+
+    def _sum_over_processes(self, value: int) -> int:
+        return value if self.accelerator.num_processes == 1 else sum(gather_object([value]))
+
+    def _note_batches(self, micro_batches: list[Batch]) -> None:
+        """Count seconds and skipped clips, of all processes alike, so that all stop together where they must."""
+        seen = [(batch.audio_seconds, batch.skipped, batch.sources) for batch in micro_batches]
+        if self.accelerator.num_processes > 1:
+            seen = gather_object(seen)
+        for seconds, skipped, sources in seen:
+            self.state.audio_seconds += seconds
+            self.skips.add(skipped, sources)
+            for skip in skipped:
+                self._skips_told += 1
+                if self._skips_told <= 5:
+                    logger.warning("Skipped %s of %s (%s): %s", skip.name, skip.source, skip.reason, skip.detail)
+                if self._skips_told == 5:
+                    logger.warning("Further skipped clips are only written to %s.", self.skips.path)
+        self.skips.check()
+
+    def _must_stop(self) -> bool:
+        """Whether any process was asked to stop."""
+        return self._sum_over_processes(int(self.stop())) > 0
+
+    @property
+    def _last(self) -> bool:
+        return self.state.step >= self.training.max_steps
+
+    def _evaluation_due(self) -> bool:
+        step = self.state.step
+        if self.evaluate is None or self.state.evaluated_step == step:
+            return False
+        return self.training.eval_at_start if step == 0 else self._last or step % self.training.eval_steps == 0
+
+    def _log_due(self) -> bool:
+        return self._last or self.state.step % self.log_steps == 0 or self._evaluation_due()
+
+    def finish_step(self, shown: dict[str, str]) -> None:
+        """Evaluate and save what is due after a step, and print its line: `shown` and what was evaluated."""
+        self.console.progress(self.state.step, self.plan.epoch(self.state.draws))
+        improved = False
+        if self._evaluation_due():
+            evaluated, improved = self.evaluate_now()
+            shown = shown | evaluated
+        if shown:
+            self.console.step(self.state.step, shown)
+        if self.state.step and (self._last or improved or self.state.step % self.training.save_steps == 0):
+            self.save()
+
+    def log(self, grad_norm: float) -> dict[str, str]:
+        """Log the figures since the last time; return those that the console shows."""
+        state = self.state
+        loss = self._sum_loss() / max(state.loss_tokens, 1)
+        self._loss_sum.zero_()
+        state.loss_tokens = 0
+        now = time.monotonic()
+        seconds = max(now - self._logged[0], 1e-9)
+        lr = learning_rate(state.step - 1, self.training)
+        values = {
+            metrics.TRAIN_LOSS: loss,
+            metrics.TRAIN_PERPLEXITY: math.exp(min(loss, 50.0)),
+            metrics.LEARNING_RATE: lr,
+            metrics.GRAD_NORM: grad_norm,
+            metrics.EPOCH: self.plan.epoch(state.draws),
+            metrics.SAMPLES_PER_SECOND: (state.draws - self._logged[1]) / seconds,
+            metrics.AUDIO_HOURS_PER_HOUR: (state.audio_seconds - self._logged[2]) / seconds,
+            metrics.SKIPPED_CLIPS: self.skips.counts.total(),
+            metrics.NONFINITE_STEPS: state.nonfinite_steps,
+            metrics.CPU_PERCENT: psutil.cpu_percent(),
+        }
+        if self.accelerator.device.type == "cuda":
+            values[metrics.GPU_MEMORY_ALLOCATED] = torch.cuda.memory_allocated()
+            values[metrics.GPU_MEMORY_RESERVED] = torch.cuda.memory_reserved()
+        self.trackers.log(values, state.step)
+        self._logged = (now, state.draws, state.audio_seconds)
+        return {"loss": f"{loss:.3f}", "lr": format_rate(lr)}
+
+    def _sum_loss(self) -> float:
+        """Summed loss since the last logged step, over all processes."""
+        if self.accelerator.num_processes == 1:
+            return float(self._loss_sum)
+        return float(self.accelerator.reduce(self._loss_sum.clone(), "sum"))
+
+    def evaluate_now(self) -> tuple[dict[str, str], bool]:
+        """Decode the evaluation set; return the figures to show, and whether they are the best so far."""
+        assert self.evaluate is not None
+        state, name = self.state, self.training.metric_for_best
+        started = time.monotonic()
+        evaluation = self.evaluate(self.stop)
+        found = evaluation.metrics
+        state.evaluated_step = state.step
+        state.history.append({"step": state.step, **found})
+        self.trackers.log({metrics.EVAL + key: value for key, value in found.items()}, state.step)
+        sign = 1 if self.training.greater_is_better else -1
+        improved = state.best is None or sign * found[name] > sign * state.best["value"]
+        if improved:
+            state.best = {"step": state.step, "value": found[name]}
+        self._logged = (self._logged[0] + time.monotonic() - started, *self._logged[1:])  # not training time
+        for _, reference, hypothesis in evaluation.transcripts[:1]:
+            self.console.line(f"    said:  {reference}\n    wrote: {' '.join(hypothesis.split())}")
+        names = {"loss": "eval_loss"}
+        return {names.get(key, key): format_metric(key, value) for key, value in found.items()}, improved
+
+    def save(self) -> None:
+        """Write a checkpoint of this step; a full disk costs this checkpoint, not the run and not the earlier ones.
+
+        Raises:
+            UserError: it was the checkpoint that a stopping or finished run ends with.
+        """
+        state = self.state
+        now = time.monotonic()
+        state.train_seconds += now - self._clock
+        self._clock = now
+        loss_sum = self._sum_loss()
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            content = {
+                **self.description,
+                "projector": {k: v.cpu() for k, v in self.speech_llm.projector.state_dict().items()},
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": {"step": state.step, "learning_rate": learning_rate(state.step, self.training)},
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "rng": rng_state(),
+                "state": {**state.to_dict(), "loss_sum": loss_sum},
+            }
+            try:
+                save_checkpoint(self.folder.file(state.step), content)
+            except OSError as error:
+                self._report_unsaved(error)
+                return
+            self.folder.prune(1 if self.training.save_best_only else self.training.save_total_limit, self._best_step)
+            self.folder.write_state(self.summary())
+
+    def _report_unsaved(self, error: OSError) -> None:
+        steps = self.folder.steps()
+        kept = f"The newest checkpoint is {self.folder.file(steps[-1])}." if steps else "There is no checkpoint yet."
+        text = f"step {self.state.step} could not be saved in {self.folder.path} ({error.strerror or error}). {kept}"
+        if self.stop() or self.state.step == self.training.max_steps:
+            raise UserError(text)
+        logger.error("%s Training goes on; make room before the next save.", text[0].upper() + text[1:])
+
+    @property
+    def _best_step(self) -> int | None:
+        return None if self.state.best is None else int(self.state.best["step"])
+
+    def summary(self) -> dict[str, Any]:
+        """What `training_state.json` says."""
+        state = self.state
+        best = None
+        if state.best is not None:
+            name = self.folder.file(int(state.best["step"])).name
+            best = {"metric": self.training.metric_for_best, "checkpoint": name, **state.best}
+        return {
+            "experiment": self.config.experiment,
+            "step": state.step,
+            "max_steps": self.training.max_steps,
+            "finished": state.step >= self.training.max_steps,
+            "best": best,
+            "checkpoints": [self.folder.file(step).name for step in self.folder.steps()],
+            "history": state.history,
+            "hours_of_audio_seen": round(state.audio_seconds / 3600, 3),
+            "train_seconds": round(state.train_seconds, 1),
+            "skipped_clips": self.skips.counts.total(),
+            "wandb_run_id": state.wandb_run_id,
+        }

@@ -1,0 +1,16 @@
+"""Names of what is logged, in one place."""
+
+TRAIN_LOSS = "train/loss"
+TRAIN_PERPLEXITY = "train/perplexity"
+LEARNING_RATE = "train/learning_rate"
+GRAD_NORM = "train/grad_norm"
+EPOCH = "train/epoch"
+SAMPLES_PER_SECOND = "train/samples_per_second"
+AUDIO_HOURS_PER_HOUR = "train/audio_hours_per_hour"
+SKIPPED_CLIPS = "train/skipped_clips"
+NONFINITE_STEPS = "train/nonfinite_steps"
+EVAL = "eval/"  # eval/loss, eval/wer, eval/cer
+GPU_MEMORY_ALLOCATED = "system/gpu_memory_allocated"  # bytes
+GPU_MEMORY_RESERVED = "system/gpu_memory_reserved"  # bytes
+CPU_PERCENT = "system/cpu_percent"
+GLOBAL_STEP = "train/global_step"

@@ -1,0 +1,268 @@
+"""A whole run, composed in order: device, models, data, optimizer, what it goes on from; then the loop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from ..config import Config, DatasetConfig
+from ..data.loader import Batch, ClipDataset, eval_loader, train_loader
+from ..data.plan import SamplingPlan
+from ..data.skips import SkipLog
+from ..data.sources import Source, open_sources
+from ..errors import UserError
+from ..evaluation.evaluate import Evaluation, evaluate
+from ..model.checkpointed import describe_models, load_projector
+from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
+from ..model.speech_llm import SpeechLLM, build_speech_llm
+from .checkpoint import CONFIG_FILE, CheckpointFolder, load_checkpoint, write_atomically
+from .console import Console, format_count, format_metric, format_time
+from .loop import Trainer
+from .resume import find_start, restore
+from .state import RunState, seed_step
+from .tracking import Trackers
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: Config) -> float | None:
+    """Train as `config` says, from the newest checkpoint where there is one.
+
+    Returns:
+        The best value of `training.metric_for_best`, for sweeps; None without an evaluation set.
+
+    Raises:
+        UserError: something that the user can mend; the message says what.
+        KeyboardInterrupt, SystemExit: a signal stopped the run; its state is saved.
+    """
+    output = Path(config.paths.output_dir) / config.experiment
+    folder = prepare_folder(output)
+    accelerator = start_accelerator(config)
+    model = load_models(config, accelerator)
+    sources, eval_sources = load_data(config, accelerator)
+    training = config.training
+    plan = SamplingPlan(
+        [source.durations for source in sources],
+        [source.weight for source in sources],
+        training.batch_size,
+        training.seed,
+    )
+    skips = SkipLog(
+        output / "skipped.jsonl",
+        sources + eval_sources,
+        config.data.max_skipped_share,
+        write=accelerator.is_main_process,
+    )
+    if skips.counts:
+        logger.warning("%s (see %s).", skips.summary(), skips.path)
+
+    start, saved = find_start(config, folder)
+    model.to(accelerator.device)
+    dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data)
+    initialise_projector(config, model, saved, start, lambda: dataset.__getitems__(plan.batch(0)))
+    optimizer = build_optimizer(config, model, accelerator.device)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
+    if state.step >= training.max_steps:
+        logger.info(
+            "Step %d of %d: nothing is left to train. Raise training.max_steps to go on.",
+            state.step,
+            training.max_steps,
+        )
+        report(config, folder, state, skips)
+        return state.best["value"] if state.best else None
+    state.plan_fingerprint = plan.fingerprint
+
+    write_atomically(folder.path / CONFIG_FILE, yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
+    trackers = Trackers(config, output, state.step, state.wandb_run_id, accelerator.is_main_process)
+    state.wandb_run_id = trackers.run_id
+    console = Console(training.max_steps, state.step, quiet=not accelerator.is_main_process)
+    batches = train_loader(
+        plan,
+        dataset,
+        start_batch=state.batches,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        num_workers=config.data.num_workers,
+        prefetch_factor=config.data.prefetch_factor,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    logger.info("Starting training...")
+    trainer = Trainer(
+        config=config,
+        accelerator=accelerator,
+        model=prepared,
+        optimizer=optimizer,
+        batches=iter(batches),
+        plan=plan,
+        evaluate=build_evaluation(config, model, eval_sources, accelerator, skips),
+        folder=folder,
+        description={"config": config.to_dict(), "models": describe_models(model, config.model)},
+        skips=skips,
+        trackers=trackers,
+        console=console,
+        state=state,
+    )
+    try:
+        finished = trainer.run()
+    finally:
+        console.close()
+        trackers.close()
+    if not finished:
+        logger.info("Saved at step %d; the same command goes on from there.", state.step)
+        raise KeyboardInterrupt if trainer.stop.signal == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
+    if accelerator.is_main_process:
+        folder.finish(state.step)
+    report(config, folder, state, skips)
+    return state.best["value"] if state.best else None
+
+
+def prepare_folder(output: Path) -> CheckpointFolder:
+    """Make the output folder; a folder that cannot be written is found out before the models are loaded."""
+    folder = CheckpointFolder(output / "checkpoints")
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.sweep_temporaries()
+    except OSError as error:
+        raise UserError(f"paths.output_dir: {folder.path} cannot be made or written ({error.strerror}).") from None
+    return folder
+
+
+def start_accelerator(config: Config) -> Accelerator:
+    """Choose device and precision, and say so; other processes than the first then stay silent."""
+    hardware = config.hardware
+    if hardware.compile:
+        raise UserError("hardware.compile=true comes in a later version; leave it out.")
+    device = choose_device(hardware.device)
+    precision = choose_precision(hardware.mixed_precision, device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    if hardware.num_threads is not None:
+        torch.set_num_threads(hardware.num_threads)
+    AcceleratorState._reset_state()  # a second run in the same process (multirun) may differ
+    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    if not accelerator.is_main_process:
+        logging.getLogger("tiny_audio").setLevel(logging.ERROR)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    logger.info("Device: %s, precision: %s", name, "fp32" if precision == "no" else precision)
+    if precision == "fp16":
+        logger.warning(
+            "fp16: the gradient of LLMs of this family often overflows; such steps are left out. Prefer bf16."
+        )
+    return accelerator
+
+
+def load_models(config: Config, accelerator: Accelerator) -> SpeechLLM:
+    """Load the frozen models and make the projector, the same on all processes."""
+    seed_step(config.training.seed, -1, 0)
+    with accelerator.main_process_first():
+        model = build_speech_llm(config.model, FROZEN_DTYPES[accelerator.mixed_precision])
+    model.projector.requires_grad_(not config.model.freeze_projector)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    if not trainable:
+        raise UserError("Nothing would train: model.freeze_projector=true without LoRA.")
+    logger.info("Trainable parameters: %s", format_count(trainable))
+    logger.info("Frozen parameters: %s", format_count(frozen))
+    return model
+
+
+def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], list[Source]]:
+    """Open the training and the evaluation sources."""
+    data, seed = config.data, config.training.seed
+    limit = "" if data.max_samples is None else f" (max {data.max_samples} samples)"
+    logger.info("Loading dataset%s...", limit)
+
+    def open_all(entries: list[DatasetConfig], limit: int | None) -> list[Source]:
+        with accelerator.main_process_first():
+            return open_sources(entries, data, Path(config.paths.cache_dir), limit=limit, seed=seed)
+
+    sources = open_all(data.datasets, data.max_samples)
+    eval_sources = open_all(data.eval_datasets, data.max_eval_samples) if data.eval_datasets else []
+    for kind, opened in (("training", sources), ("evaluation", eval_sources)):
+        for source in opened:
+            hours = float(source.durations.sum()) / 3600
+            logger.info("%s: %s clips, %.2f h for %s", source.name, f"{len(source):,}", hours, kind)
+    return sources, eval_sources
+
+
+def initialise_projector(
+    config: Config, model: SpeechLLM, saved: dict[str, Any] | None, path: str, first_batch: Callable[[], Batch]
+) -> None:
+    """Give the projector its weights: those of the run that goes on, of a named checkpoint, or new ones.
+
+    New ones are scaled so that the first batch comes out at the size of the decoder's own embeddings.
+    """
+    given = config.model.checkpoint or config.model.projector_checkpoint
+    if saved is not None:
+        logger.info("Loading model state...")
+        load_projector(model, saved, config.model, path)
+    elif given is not None:
+        logger.info("Loading the projector of %s...", given)
+        load_projector(model, load_checkpoint(given), config.model, given)
+    elif len(batch := first_batch()):
+        frames, lengths = model.encoder(batch.waveforms.to(model.device), batch.num_samples)
+        model.projector.calibrate(frames.float(), lengths, model.decoder.embedding_rms)
+
+
+def build_optimizer(config: Config, model: SpeechLLM, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW (arXiv 1711.05101) over the weights that train; biases do not decay."""
+    training = config.training
+    weights = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in weights if p.ndim > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    betas = (training.adam_beta1, training.adam_beta2)
+    return torch.optim.AdamW(groups, training.learning_rate, betas, fused=device.type == "cuda")
+
+
+def build_evaluation(
+    config: Config, model: SpeechLLM, sources: list[Source], accelerator: Accelerator, skips: SkipLog
+) -> Callable[[Callable[[], bool]], Evaluation] | None:
+    """Return what evaluates the model as it stands, or None where there is nothing to evaluate on."""
+    if not sources:
+        logger.warning("data.eval_datasets is empty: there will be no WER, and the last checkpoint counts as the best.")
+        return None
+    batches = eval_loader(
+        ClipDataset(sources, model.decoder.prompt.target_ids, config.data),
+        config.training.eval_batch_size,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        num_workers=min(config.data.num_workers, 2),
+        prefetch_factor=config.data.prefetch_factor,
+    )
+    references = [text for source in sources for text in source.texts]
+
+    def run(should_stop: Callable[[], bool]) -> Evaluation:
+        result = evaluate(model, batches, references, accelerator, config.training.max_new_tokens, should_stop)
+        if result.skipped:
+            skips.note(result.skipped)
+            logger.warning("%d clips could not be read; what was said in them counts as wrong.", len(result.skipped))
+        return result
+
+    return run
+
+
+def report(config: Config, folder: CheckpointFolder, state: RunState, skips: SkipLog) -> None:
+    """Say what came out."""
+    logger.info("Training completed!")
+    logger.info("Total time: %s", format_time(state.train_seconds))
+    if state.history:
+        name = config.training.metric_for_best
+        logger.info("Final WER: %.1f%%", 100 * state.history[-1]["wer"])
+        if state.best is not None:
+            best = folder.file(int(state.best["step"]))
+            value = format_metric(name, state.best["value"])
+            logger.info("Best checkpoint: %s (%s: %s)", best, name.upper(), value)
+    if skips.counts:
+        logger.warning("%s (see %s).", skips.summary(), skips.path)
+    logger.info("Transcribe with: ta infer checkpoint=%s audio=FILE", folder.path / "final.pt")

@@ -1,0 +1,78 @@
+"""The state of a run in one typed object. What is neither here nor in the weights and the optimizer is not state."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass
+class RunState:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps done.
+        batches: global batches of the sampling plan that were consumed, by all processes together.
+        plan_fingerprint: of the plan that `batches` counts in.
+        evaluated_step: the last step that was evaluated; -1 before the first.
+        loss_sum, loss_tokens: since the last logged step, so that a resumed run logs the same mean.
+        draws, audio_seconds: seen so far, skipped clips excluded from the seconds.
+        nonfinite_steps: steps that were left out because their gradient was not finite.
+        train_seconds: wall time spent, evaluation included, over all parts of the run.
+        best: `{"step", "value"}` of the best evaluation, by `training.metric_for_best`.
+        history: `{"step", "loss", "wer", "cer"}` of each evaluation.
+        wandb_run_id: so that a resumed run goes on in the same W&B run.
+    """
+
+    step: int = 0
+    batches: int = 0
+    plan_fingerprint: str = ""
+    evaluated_step: int = -1
+    loss_sum: float = 0.0
+    loss_tokens: int = 0
+    draws: int = 0
+    audio_seconds: float = 0.0
+    nonfinite_steps: int = 0
+    train_seconds: float = 0.0
+    best: dict[str, float] | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    wandb_run_id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values only."""
+        return asdict(self)
+
+
+def seed_step(seed: int, step: int, process_index: int) -> None:
+    """Seed all generators of this process as a function of the step.
+
+    Dropout and the like then need nothing that could be lost: a resumed run draws the same numbers, and whatever an
+    evaluation drew in between is forgotten.
+    """
+    digest = hashlib.sha256(f"{seed} {step} {process_index}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the state of the generators, as tensors and plain values."""
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": [name, torch.from_numpy(np.array(keys, dtype=np.int64)), position, has_gauss, cached],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put the generators back; CUDA's only where there are as many devices as there were."""
+    torch.set_rng_state(state["torch"])
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,104 @@
+"""Fixtures: tiny models and speech-like recordings, made once a session."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+sys.path.insert(0, str(Path(__file__).parent))  # tiny_models
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+WORDS = ("one", "two", "three", "four", "five", "six", "seven")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+
+
+@dataclass(frozen=True)
+class TinyModels:
+    """Folders of tiny checkpoints in the hub's layout."""
+
+    glm_asr: Path
+    qwen3: Path
+    whisper: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    import tiny_models as make
+
+    root = tmp_path_factory.mktemp("models")
+    return TinyModels(
+        make.save_glm_asr(root / "glm-asr"), make.save_qwen3(root / "qwen3"), make.save_whisper(root / "whisper")
+    )
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `train.jsonl` (60 clips) and `dev.jsonl` (10): noise of 0.5 to 3 s, labelled at random."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 60), ("dev", 10)):
+        rows = []
+        for i in range(count):
+            seconds = rng.uniform(0.5, 3)
+            samples = (rng.standard_normal(int(seconds * 16_000)) * 0.1).astype(np.float32)
+            soundfile.write(folder / f"{split}{i}.flac", samples, 16_000)
+            text = " ".join(rng.choice(WORDS, rng.integers(1, 5)))
+            rows.append({"audio": f"{split}{i}.flac", "text": text, "duration": len(samples) / 16_000})
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_settings(tiny_models: TinyModels, corpus: Path) -> list[str]:
+    """Arguments of `ta train` for a run of seconds on the tiny models."""
+    return [
+        "experiment=transcription",
+        f"model.encoder={tiny_models.glm_asr}",
+        f"model.decoder={tiny_models.qwen3}",
+        "model.projector_config.hidden_dim=64",
+        f"data.datasets=[{{path: {corpus}/train.jsonl}}]",
+        f"data.eval_datasets=[{{path: {corpus}/dev.jsonl}}]",
+        "data.num_workers=0",
+        "training.batch_size=8",
+        "training.max_steps=4",
+        "training.eval_steps=4",
+        "training.warmup_steps=2",
+        "training.max_new_tokens=20",
+        "logging.log_steps=1",
+        "logging.use_wandb=false",
+        "hardware.device=cpu",
+        "hardware.num_threads=1",
+    ]
+
+
+def start_ta(arguments: list[str], folder: Path, **kwargs: object) -> subprocess.Popen[str]:
+    """Start `ta` in a process group of its own, its output in `log.txt`."""
+    command = [sys.executable, "-c", "from tiny_audio.cli import main; raise SystemExit(main())", *arguments]
+    with (folder / "log.txt").open("a") as log:
+        return subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, text=True, start_new_session=True, **kwargs
+        )
+
+
+def run_ta(arguments: list[str], folder: Path, **kwargs: object) -> tuple[int, str]:
+    """Run `ta` to its end; return the exit status and what it printed."""
+    (folder / "log.txt").unlink(missing_ok=True)
+    status = start_ta(arguments, folder, **kwargs).wait(timeout=300)
+    return status, (folder / "log.txt").read_text()

@@ -1,0 +1,129 @@
+"""The encoder: every clip as if it were alone, and nothing loaded that is not needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GlmAsrForConditionalGeneration, WhisperFeatureExtractor, WhisperModel
+
+import tiny_models as make
+from tiny_audio.audio import pad_waveforms
+from tiny_audio.errors import UserError
+from tiny_audio.lengths import num_encoder_frames, num_mel_frames
+from tiny_audio.model.encoder import load_encoder
+
+SAMPLES = (16_000, 1_281, 48_333, 160_000, 8_000)
+
+
+def noise(num_samples: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng([seed, num_samples]).standard_normal(num_samples) * 0.1).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["glm_asr", "whisper"])
+def test_a_clip_does_not_depend_on_its_batch(tiny_models, kind):
+    encoder = load_encoder(str(getattr(tiny_models, kind)), None, torch.float32)
+    waveforms, num_samples = pad_waveforms([noise(n) for n in SAMPLES])
+    frames, lengths = encoder(waveforms, num_samples)
+    assert lengths == [num_encoder_frames(num_mel_frames(n)) for n in num_samples.tolist()]
+    assert all(n % 4 == 0 for n in lengths)
+    for i, clip in enumerate(frames.split(lengths)):
+        alone, _ = encoder(waveforms[i : i + 1, : num_samples[i]], num_samples[i : i + 1])
+        torch.testing.assert_close(clip, alone, atol=1e-5, rtol=0)
+
+
+def test_packed_encoder_equals_the_stock_forward_of_one_clip(tiny_models):
+    """The reference: `transformers`' own GLM-ASR model and feature extractor on a single, aligned clip."""
+    encoder = load_encoder(str(tiny_models.glm_asr), None, torch.float32)
+    whole = GlmAsrForConditionalGeneration.from_pretrained(tiny_models.glm_asr).eval()
+    extractor = WhisperFeatureExtractor(feature_size=128)
+    waveform = noise(1280 * 17)
+    mel = extractor(waveform, sampling_rate=16_000, return_tensors="pt", padding="longest").input_features
+    with torch.no_grad():
+        expected = whole.model.audio_tower(mel).last_hidden_state[0]
+    frames, _ = encoder(*pad_waveforms([waveform]))
+    torch.testing.assert_close(frames, expected, atol=1e-5, rtol=0)
+
+
+def test_whisper_encoder_equals_the_stock_forward(tiny_models):
+    encoder = load_encoder(str(tiny_models.whisper), None, torch.float32)
+    stock = WhisperModel.from_pretrained(tiny_models.whisper).eval()
+    waveform = noise(1280 * 25)
+    mel = WhisperFeatureExtractor()(waveform, sampling_rate=16_000, return_tensors="pt").input_features
+    with torch.no_grad():
+        expected = stock.encoder(mel).last_hidden_state[0]
+    frames, lengths = encoder(*pad_waveforms([waveform]))
+    assert lengths == [100]
+    torch.testing.assert_close(frames, expected[:100], atol=1e-5, rtol=0)
+
+
+def test_encoder_stays_frozen_and_in_evaluation_mode(tiny_models):
+    encoder = load_encoder(str(tiny_models.glm_asr), None, torch.float32).train()
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_older_and_newer_key_names_are_both_read(tiny_models, tmp_path):
+    """`audio_tower.*`, as older exports of GLM-ASR name it, and `model.audio_tower.*`."""
+    encoder = load_encoder(str(tiny_models.glm_asr), None, torch.float32)
+    weights = {}
+    for shard in sorted(tiny_models.glm_asr.glob("*.safetensors")):
+        weights |= load_file(shard)
+    names = {key for key in weights if "audio_tower." in key}
+    assert names, "the checkpoint holds an audio tower"
+    for prefix in ("audio_tower.", "model.audio_tower."):
+        folder = tmp_path / prefix.replace(".", "_")
+        folder.mkdir()
+        (folder / "config.json").write_text((tiny_models.glm_asr / "config.json").read_text())
+        renamed = {prefix + key.split("audio_tower.", 1)[1]: weights[key] for key in names}
+        save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+        again = load_encoder(str(folder), None, torch.float32)
+        for ours, theirs in zip(encoder.module.parameters(), again.module.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_missing_weights_are_an_error(tiny_models, tmp_path):
+    """`from_pretrained` only warns, and goes on with random weights."""
+    (tmp_path / "config.json").write_text((tiny_models.glm_asr / "config.json").read_text())
+    save_file({"audio_tower.conv1.bias": torch.zeros(64)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"cannot be read: \d+ weights of the encoder are missing"):
+        load_encoder(str(tmp_path), None, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./nowhere", "there is no such folder"),
+        ("nobody/no-such-encoder", "could not be fetched: HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_an_encoder_that_cannot_be_had(name, message):
+    with pytest.raises(UserError, match=message):
+        load_encoder(name, None, torch.float32)
+
+
+def test_another_kind_of_model_is_refused(tiny_models):
+    with pytest.raises(UserError, match=r"is a qwen3 model; known are GLM-ASR .* and Whisper"):
+        load_encoder(str(tiny_models.qwen3), None, torch.float32)
+
+
+PEAK = """
+import resource, sys, torch
+from tiny_audio.model.encoder import load_encoder
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+load_encoder(sys.argv[1], None, torch.float32)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_the_llm_of_a_glm_asr_checkpoint_is_never_in_memory(tmp_path: Path):
+    folder = make.save_glm_asr(tmp_path, text_width=1024, text_layers=16)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 2**20
+    assert size > 900, "an LLM large enough to be noticed, MiB"
+    output = subprocess.run([sys.executable, "-c", PEAK, str(folder)], capture_output=True, text=True, check=True)
+    assert float(output.stdout) < size / 4

@@ -1,0 +1,130 @@
+"""A run that was killed goes on exactly as if it had not been: real processes, real signals, equal numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import run_ta, start_ta
+from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
+
+MAX_STEPS = 24
+
+
+def settings(run_settings: list[str], *more: str) -> list[str]:
+    return [
+        "train",
+        *run_settings,
+        "model.projector_config.dropout=0.1",
+        "training.gradient_accumulation_steps=2",
+        f"training.max_steps={MAX_STEPS}",
+        "training.save_steps=4",
+        "training.eval_steps=6",
+        "training.save_total_limit=3",
+        *more,
+    ]
+
+
+def metrics(folder: Path) -> dict[tuple[int, str], float]:
+    """All figures of a run but times and machine load; each step must stand in the file once."""
+    found: dict[tuple[int, str], float] = {}
+    for line in (folder / "outputs/transcription/metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        for key in ("train/loss", "train/grad_norm", "train/learning_rate", "train/epoch", "eval/loss", "eval/wer"):
+            if key in row:
+                assert (row["step"], key) not in found, "a step was logged twice"
+                found[row["step"], key] = row[key]
+    return found
+
+
+def steps_logged(folder: Path) -> int:
+    path = folder / "outputs/transcription/metrics.jsonl"
+    return path.read_text().count('"train/loss"') if path.is_file() else 0
+
+
+def run_until(folder: Path, arguments: list[str], step: int, number: int) -> int:
+    """Start a run, send the signal to it alone or (SIGKILL) to its whole group once `step` was logged."""
+    process = start_ta(arguments, folder)
+    deadline = time.monotonic() + 240
+    while steps_logged(folder) < step and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, (folder / "log.txt").read_text()
+    if number == signal.SIGKILL:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    return process.wait(timeout=120)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run_settings, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    status, log = run_ta(settings(run_settings, "data.num_workers=1"), folder)
+    assert status == 0, log
+    assert len([key for key in metrics(folder) if key[1] == "train/loss"]) == MAX_STEPS
+    return folder
+
+
+def test_killed_and_interrupted_run_equals_an_undisturbed_one(run_settings, undisturbed, tmp_path):
+    """SIGKILL in mid-epoch with two workers, then Ctrl+C with none, then on to the end with one."""
+    status = run_until(tmp_path, settings(run_settings, "data.num_workers=2"), 6, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    killed_at = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps()[-1]
+    assert killed_at >= 4
+
+    status = run_until(tmp_path, settings(run_settings, "data.num_workers=0"), killed_at + 5, signal.SIGINT)
+    assert status == 130, (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    assert f"Resuming from step {killed_at}..." in log
+    stopped_at = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps()[-1]
+    assert f"Saved at step {stopped_at}; the same command goes on from there." in log
+    assert stopped_at > killed_at
+
+    status, log = run_ta(settings(run_settings, "data.num_workers=1"), tmp_path)
+    assert status == 0, log
+    for part in ("model", "optimizer", "scheduler", "RNG"):
+        assert f"[INFO] Loading {part} state..." in log
+    assert "Resume successful!" in log
+
+    assert metrics(tmp_path) == metrics(undisturbed)
+    ours, theirs = (
+        load_checkpoint(folder / "outputs/transcription/checkpoints/final.pt") for folder in (tmp_path, undisturbed)
+    )
+    for name, weight in theirs["projector"].items():
+        assert torch.equal(ours["projector"][name], weight), name
+    for state in (ours["state"], theirs["state"]):
+        state.pop("train_seconds")
+    assert ours["state"] == theirs["state"]
+
+
+def test_the_run_could_have_differed(undisturbed, run_settings, tmp_path):
+    """Another seed gives other losses: the equality above is no accident of a run without randomness."""
+    status, log = run_ta(settings(run_settings, "training.seed=43", "training.max_steps=3"), tmp_path)
+    assert status == 0, log
+    assert metrics(tmp_path)[1, "train/loss"] != metrics(undisturbed)[1, "train/loss"]
+
+
+def test_what_a_finished_run_leaves(undisturbed):
+    folder = undisturbed / "outputs/transcription/checkpoints"
+    names = {entry.name for entry in folder.iterdir()}
+    assert {"final.pt", "config.yaml", "training_state.json", f"checkpoint-step-{MAX_STEPS}.pt"} <= names
+    state = json.loads((folder / "training_state.json").read_text())
+    assert state["finished"]
+    assert [row["step"] for row in state["history"]] == [6, 12, 18, 24]
+    assert state["best"]["checkpoint"] in names
+    assert len(CheckpointFolder(folder).steps()) <= 4  # three, and the best
+    assert not [name for name in names if name.endswith(".tmp")]
+
+
+def test_a_finished_run_started_again_trains_nothing(undisturbed, run_settings):
+    before = (undisturbed / "outputs/transcription/metrics.jsonl").read_text()
+    status, log = run_ta(settings(run_settings), undisturbed)
+    assert status == 0
+    assert f"Step {MAX_STEPS} of {MAX_STEPS}: nothing is left to train" in log
+    assert (undisturbed / "outputs/transcription/metrics.jsonl").read_text() == before
