@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from ..errors import UserError
 
 if TYPE_CHECKING:
     from .sources import Source
+
+logger = logging.getLogger(__name__)
 
 REASONS = (
     "missing",
@@ -27,6 +30,9 @@ REASONS = (
 
 #: Draws before the share of skipped ones is judged; fewer where there are fewer clips.
 MIN_DRAWS = 50
+
+#: Skips that the console names one by one; a corpus that moved would otherwise flood it.
+MAX_TOLD = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,8 @@ class SkipLog:
         self._skipped_draws: Counter[tuple[str, str]] = Counter()
         for skip in self._read():
             self._remember(skip)
-        self.note(skip for source in sources for skip in source.skipped)
+        self._write(skip for source in sources for skip in source.skipped)
+        self._told = 0
 
     def add(self, skipped: Iterable[Skip], sources: Iterable[int]) -> None:
         """Take note of a batch, or of the batches of all processes: `batch.skipped` and `batch.sources`."""
@@ -130,11 +137,21 @@ class SkipLog:
 
     def note(self, skipped: Iterable[Skip]) -> None:
         """Count and write down clips that were no draws: those of an evaluation, or left out when indexing."""
+        for skip in self._write(skipped):
+            self._told += 1
+            if self._told <= MAX_TOLD:
+                logger.warning("Skipped %s of %s (%s): %s", skip.name, skip.source, skip.reason, skip.detail)
+            if self._told == MAX_TOLD:
+                logger.warning("Further skipped clips are only written to %s.", self.path)
+
+    def _write(self, skipped: Iterable[Skip]) -> list[Skip]:
+        """Count and write down those that are met for the first time, and return them."""
         new = [skip for skip in skipped if self._remember(skip)]
         if new and self.write:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(skip), ensure_ascii=False) + "\n" for skip in new)
+        return new
 
     def _remember(self, skip: Skip) -> bool:
         """Count a clip the first time it is skipped; return whether it is the first."""

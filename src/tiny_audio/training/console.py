@@ -6,6 +6,7 @@ Everything goes to stderr; stdout is left for data.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -51,12 +52,13 @@ class Console:
 
     Args:
         max_steps: steps of the whole run.
+        epochs: passes over the data that those steps amount to.
         step: the step that it starts from.
         quiet: print nothing (other processes than the first).
     """
 
-    def __init__(self, max_steps: int, step: int, quiet: bool) -> None:
-        self.max_steps, self.quiet = max_steps, quiet
+    def __init__(self, max_steps: int, epochs: float, step: int, quiet: bool) -> None:
+        self.max_steps, self.epochs, self.quiet = max_steps, math.ceil(epochs), quiet
         self._recent: deque[tuple[float, int]] = deque(maxlen=50)  # speed of late, not the mean since the start
         self._bar: Any = None
         if not quiet and is_terminal():
@@ -69,7 +71,7 @@ class Console:
                 TextColumn("{task.completed}/{task.total} {task.fields[info]}"),
             )
             self._bar = Progress(*columns, console=RichConsole(stderr=True), redirect_stderr=True, expand=True)
-            self._task = self._bar.add_task("Epoch 1", total=max_steps, completed=step, info="")
+            self._task = self._bar.add_task("", total=max_steps, completed=step, info="")
             self._bar.start()
 
     def line(self, text: str) -> None:
@@ -81,7 +83,8 @@ class Console:
         """Move the bar."""
         self._recent.append((time.monotonic(), step))
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=f"Epoch {int(epoch) + 1}", info=self.speed())
+            title = f"Epoch {max(1, math.ceil(epoch))}/{self.epochs}"
+            self._bar.update(self._task, completed=step, description=title, info=self.speed())
 
     def speed(self) -> str:
         """Steps a second of late and the time that is left, or nothing before the second step."""
@@ -93,7 +96,9 @@ class Console:
         return f"{per_step}, {format_time((self.max_steps - last) / max(rate, 1e-9))} left"
 
     def step(self, step: int, values: dict[str, str]) -> None:
-        """Print the line of a step, such as `Step 5/10: loss=0.128, lr=5e-4`."""
+        """Print the line of a step, such as `Step 5/10: loss=0.128, lr=5e-4`; without a bar also how fast it goes."""
+        if self._bar is None and self.speed():
+            values = {**values, "speed": self.speed()}
         self.line(f"Step {step}/{self.max_steps}: " + ", ".join(f"{key}={value}" for key, value in values.items()))
 
     def close(self) -> None:

@@ -78,7 +78,6 @@ class Trainer:
         self.stop = StopRequest()
         self._clock = time.monotonic()
         self._logged = (self._clock, state.draws, state.audio_seconds)
-        self._skips_told = 0
         # Summed on the device: reading it at every step would make the host wait for the GPU.
         carried = state.loss_sum if accelerator.is_main_process else 0.0
         self._loss_sum = torch.tensor(carried, dtype=torch.float32, device=accelerator.device)
@@ -152,12 +151,6 @@ class Trainer:
         for seconds, skipped, sources in seen:
             self.state.audio_seconds += seconds
             self.skips.add(skipped, sources)
-            for skip in skipped:
-                self._skips_told += 1
-                if self._skips_told <= 5:
-                    logger.warning("Skipped %s of %s (%s): %s", skip.name, skip.source, skip.reason, skip.detail)
-                if self._skips_told == 5:
-                    logger.warning("Further skipped clips are only written to %s.", self.skips.path)
         self.skips.check()
 
     def _must_stop(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,9 @@ def train(config: Config) -> float | None:
     optimizer = build_optimizer(config, model, accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
-    if state.step >= training.max_steps:
+    if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
+        if folder.file(state.step).is_file():  # not where it was named from elsewhere
+            folder.finish(state.step)
         logger.info(
             "Step %d of %d: nothing is left to train. Raise training.max_steps to go on.",
             state.step,
@@ -84,14 +87,15 @@ def train(config: Config) -> float | None:
     write_atomically(folder.path / CONFIG_FILE, yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
     trackers = Trackers(config, output, state.step, state.wandb_run_id, accelerator.is_main_process)
     state.wandb_run_id = trackers.run_id
-    console = Console(training.max_steps, state.step, quiet=not accelerator.is_main_process)
+    epochs = plan.epoch(training.max_steps * draws_per_step(config, accelerator))
+    console = Console(training.max_steps, epochs, state.step, quiet=not accelerator.is_main_process)
     batches = train_loader(
         plan,
         dataset,
         start_batch=state.batches,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
-        num_workers=config.data.num_workers,
+        num_workers=usable_workers(config.data.num_workers),
         prefetch_factor=config.data.prefetch_factor,
         pin_memory=accelerator.device.type == "cuda",
     )
@@ -213,6 +217,18 @@ def initialise_projector(
         model.projector.calibrate(frames.float(), lengths, model.decoder.embedding_rms)
 
 
+def draws_per_step(config: Config, accelerator: Accelerator) -> int:
+    """Clips of one optimizer step, over all accumulated batches and processes."""
+    training = config.training
+    return training.batch_size * training.gradient_accumulation_steps * accelerator.num_processes
+
+
+def usable_workers(num_workers: int) -> int:
+    """Return `data.num_workers`, but no more than there are cores: they would only take turns."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(num_workers, cores)
+
+
 def build_optimizer(config: Config, model: SpeechLLM, device: torch.device) -> torch.optim.Optimizer:
     """AdamW (arXiv 1711.05101) over the weights that train; biases do not decay."""
     training = config.training
@@ -237,7 +253,7 @@ def build_evaluation(
         config.training.eval_batch_size,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
-        num_workers=min(config.data.num_workers, 2),
+        num_workers=min(usable_workers(config.data.num_workers), 2),
         prefetch_factor=config.data.prefetch_factor,
     )
     references = [text for source in sources for text in source.texts]

@@ -67,7 +67,7 @@ class WandbRun:
             "id": run_id,
             "resume": "allow",
         }
-        if not os.environ.get("WANDB_MODE") and not wandb.api.api_key:
+        if not os.environ.get("WANDB_MODE") and not wandb.login(prompt=False):
             arguments["mode"] = "offline"
             logger.warning("WandB: not logged in (`wandb login`); the run is kept offline in %s.", folder / "wandb")
         try:
