@@ -11,7 +11,7 @@ INDEX := $(if $(NVIDIA),,$(TORCH_CPU_INDEX))
 
 RUN := outputs/quickstart/checkpoints
 TEST := src/tiny_audio/pocket/speech
-HELD_BACK := 0001
+HELD_BACK := 0012
 
 .PHONY: setup quickstart test lint clean
 
@@ -32,9 +32,10 @@ $(VENV)/.done: pyproject.toml
 # The main job on what is bundled: train a projector, then transcribe a recording that it was never shown.
 quickstart: setup
 	$(BIN)/ta train experiment=quickstart
-	@echo
-	@printf 'said:   '; sed -n 's/.*$(HELD_BACK)\.flac.*"text": "\([^"]*\)".*/\1/p' $(TEST)/test.jsonl
-	@printf 'wrote:  '; $(BIN)/ta infer checkpoint=$(RUN)/final.pt audio=$(TEST)/audio/test/$(HELD_BACK).flac
+	@wrote=$$($(BIN)/ta infer checkpoint=$(RUN)/final.pt audio=$(TEST)/audio/test/$(HELD_BACK).flac) && \
+	  printf '\n%s\n  said:   ' 'A recording that was held back ($(TEST)/audio/test/$(HELD_BACK).flac)' && \
+	  sed -n 's/.*$(HELD_BACK)\.flac.*"text": "\([^"]*\)".*/\1/p' $(TEST)/test.jsonl && \
+	  printf '  wrote:  %s\n' "$$wrote"
 
 test: setup
 	$(BIN)/python -m pytest

@@ -66,7 +66,7 @@ def load_audio(source: str | Path | bytes) -> np.ndarray:
     file = _openable(source)
     try:
         samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, ValueError) as error:
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         raise AudioError("decode_error", f"cannot be decoded: {error}") from None
     waveform = samples.mean(axis=1)
     if not np.isfinite(waveform).all():
@@ -87,7 +87,7 @@ def header_seconds(source: str | Path | bytes) -> float:
     file = _openable(source)
     try:
         info = soundfile.info(file, verbose=True)
-    except (soundfile.SoundFileError, OSError, ValueError) as error:
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         raise AudioError("decode_error", f"cannot be decoded: {error}") from None
     if info.frames > MAX_HEADER_SECONDS * info.samplerate:  # some containers cannot say: "unknown" is a huge number
         return len(load_audio(source)) / SAMPLE_RATE

@@ -57,7 +57,5 @@ class Prompt:
         return [*self._encode(transcript), self.eos_id]
 
     def decode(self, token_ids: list[int]) -> str:
-        """Return generated tokens as text: up to the end of the turn, without special tokens."""
-        if self.eos_id in token_ids:
-            token_ids = token_ids[: token_ids.index(self.eos_id)]
+        """Return generated tokens as text, without special tokens."""
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True)).strip()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+import tiny_models as make
 from clips import write_bad_files
 from conftest import run_ta
 from tiny_audio.audio import load_audio
@@ -106,3 +108,25 @@ def test_a_checkpoint_cut_in_half_is_one_line(checkpoint, corpus, tmp_path, caps
     error = capsys.readouterr().err.strip()
     assert "is damaged or not a checkpoint" in error
     assert "\n" not in error
+
+
+def test_models_may_have_moved_but_not_changed(checkpoint, tiny_models, corpus, tmp_path):
+    encoder = shutil.copytree(tiny_models.glm_asr, tmp_path / "encoder")
+    decoder = make.save_qwen3(tmp_path / "decoder", seed=1)
+    moved = Recogniser(checkpoint, "cpu", encoder=str(encoder))
+    assert moved.transcribe(corpus / "dev0.flac") == Recogniser(checkpoint, "cpu").transcribe(corpus / "dev0.flac")
+    with pytest.raises(UserError, match=r"was trained with model\.decoder=.*, and this run has .*decoder"):
+        Recogniser(checkpoint, "cpu", decoder=str(decoder))
+
+
+def test_pieces_are_read_a_few_at_a_time_with_the_same_result(recogniser):
+    rng = np.random.default_rng(0)
+    long = (rng.standard_normal(65 * 16_000) * 0.1).astype(np.float32)
+    waveforms = [long, long[:20_000]]
+    assert recogniser.transcribe_batch(waveforms, batch_size=1) == recogniser.transcribe_batch(waveforms, batch_size=9)
+
+
+@pytest.mark.parametrize("samples", [np.zeros((100, 2), np.float32), np.zeros(100, np.int16)])
+def test_samples_of_another_shape_or_type_are_refused(recogniser, samples):
+    with pytest.raises(ValueError, match="samples must be floats"):
+        recogniser.transcribe(samples)

@@ -50,7 +50,7 @@ def naive_loss(model, waveforms, num_samples, targets):
 def test_loss_and_gradients_equal_the_obvious_way(model, batch):
     weights = list(model.projector.parameters())
     model.zero_grad()
-    loss_sum, auxiliary = model(*batch)
+    loss_sum, auxiliary = model.loss(*batch)
     assert auxiliary == 0
     loss = loss_sum / sum(map(len, batch[2]))
     loss.backward()
@@ -65,7 +65,7 @@ def test_loss_and_gradients_equal_the_obvious_way(model, batch):
 
 def test_only_the_projector_has_gradients_and_trains(model, batch):
     model.train()
-    model(*batch)[0].backward()
+    model.loss(*batch)[0].backward()
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"projector"}
     assert model.projector.training
     assert not model.encoder.module.training
@@ -87,7 +87,7 @@ def test_a_clip_alone_and_in_a_batch_gives_the_same_audio_tokens_and_transcript(
 def test_an_empty_batch_has_a_loss_of_zero_that_reaches_every_weight(model):
     """A process whose clips could all not be read must still take part in the step."""
     model.zero_grad()
-    loss, _ = model(torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), [])
+    loss, _ = model.loss(torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), [])
     loss.backward()
     assert loss == 0
     assert all(weight.grad is not None and not weight.grad.any() for weight in model.projector.parameters())
@@ -136,3 +136,24 @@ def test_a_width_that_disagrees_with_the_models_is_refused(tiny_models, settings
     )
     with pytest.raises(UserError, match=message):
         build_speech_llm(config, torch.float32)
+
+
+def test_bf16_gives_nearly_the_loss_of_fp32(tiny_models, model, batch):
+    """As on a GPU: frozen models in bf16, the projector in fp32 under autocast."""
+    half = build_speech_llm(
+        ModelConfig(
+            encoder=str(tiny_models.glm_asr),
+            decoder=str(tiny_models.qwen3),
+            projector_config=ProjectorConfig(hidden_dim=64, dropout=0.0),
+        ),
+        torch.bfloat16,
+    )
+    half.projector.load_state_dict(model.projector.state_dict())
+    assert half.encoder.dtype == torch.bfloat16
+    assert half.encoder.fingerprint == model.encoder.fingerprint
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = half.loss(*batch)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(weight.grad.dtype == torch.float32 for weight in half.projector.parameters())
+    torch.testing.assert_close(loss, model.loss(*batch)[0], rtol=0.02, atol=0)

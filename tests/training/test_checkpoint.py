@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import resource
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -61,9 +63,31 @@ def test_a_damaged_newest_checkpoint_falls_back_on_the_one_before(tmp_path, capl
 def test_neither_the_newest_nor_the_best_is_ever_deleted(tmp_path, keep):
     folder = CheckpointFolder(tmp_path)
     save(folder, 1, 2, 3, 4)
-    folder.prune(keep, best_step=1)
+    folder.prune(keep, newest=4, best=1)
     expected = {1: [1, 4], 2: [1, 3, 4], 5: [1, 2, 3, 4], None: [1, 2, 3, 4]}
     assert folder.steps() == expected[keep]
+
+
+def test_a_run_that_went_back_keeps_what_it_has_just_saved(tmp_path):
+    """After resuming from step 3 of a folder that holds later ones, the newest is not the highest."""
+    folder = CheckpointFolder(tmp_path)
+    save(folder, 3, 10, 20)
+    folder.prune(2, newest=3, best=None)
+    assert folder.steps() == [3, 10, 20]
+    folder.set_aside(after=3)
+    assert folder.steps() == [3]
+    assert {path.name for path in (tmp_path / "set-aside").iterdir()} == {
+        "checkpoint-step-10.pt",
+        "checkpoint-step-20.pt",
+    }
+
+
+def test_a_folder_whose_checkpoints_are_all_damaged_is_not_written_over(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    save(folder, 1)
+    folder.file(1).write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the checkpoints in .* can be read; move them away"):
+        folder.newest()
 
 
 class _Evil:
@@ -108,24 +132,28 @@ def test_a_missing_checkpoint_names_one_that_is_there(tmp_path):
 
 
 def limit_file_size() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 
 
 def test_a_run_on_a_full_disk_keeps_training_and_says_at_the_end_what_is_missing(run_settings, tmp_path):
-    """Checkpoints of this run are about 260 kB; the log and the metrics still fit."""
+    """Not even a line of metrics can be written."""
     arguments = ["train", *run_settings, "training.save_steps=2"]
     status, log = run_ta([*arguments, "training.max_steps=2"], tmp_path)
     assert status == 0, log
     folder = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints")
-    whole = folder.file(2).read_bytes()
-    status, log = run_ta([*arguments, "training.max_steps=6"], tmp_path, preexec_fn=limit_file_size)
-    assert status == 2, log
-    assert "Step 4 could not be saved" in log
-    assert "Training goes on; make room before the next save." in log
-    assert "ta train: error: step 6 could not be saved" in log
-    assert "Traceback" not in log
-    assert folder.steps() == [2]
-    assert folder.file(2).read_bytes() == whole
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    command = [sys.executable, "-c", "from tiny_audio.cli import main; raise SystemExit(main())", *arguments]
+    run = subprocess.run(
+        [*command, "training.max_steps=6"], cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit_file_size
+    )
+    assert run.returncode == 2, run.stderr
+    assert "config.yaml cannot be written" in run.stderr
+    assert "metrics.jsonl cannot be written (File too large); training goes on." in run.stderr
+    assert "Step 4 could not be saved" in run.stderr
+    assert "Training goes on; make room before the next save." in run.stderr
+    assert "ta train: error: step 6 could not be saved" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
     status, log = run_ta([*arguments, "training.max_steps=6"], tmp_path)
     assert status == 0, log
     assert "Resuming from step 2..." in log

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -128,3 +131,76 @@ def test_a_finished_run_started_again_trains_nothing(undisturbed, run_settings):
     assert status == 0
     assert f"Step {MAX_STEPS} of {MAX_STEPS}: nothing is left to train" in log
     assert (undisturbed / "outputs/transcription/metrics.jsonl").read_text() == before
+
+
+def test_going_back_to_an_older_checkpoint_and_on_from_there(undisturbed, run_settings, tmp_path):
+    """The first start takes the named one and moves later ones aside; the same command then goes on from its own."""
+    shutil.copytree(undisturbed / "outputs", tmp_path / "outputs")
+    folder = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints")
+    first = folder.steps()[0]
+    named = f"training.resume_from_checkpoint=outputs/transcription/checkpoints/checkpoint-step-{first}.pt"
+    status, log = run_ta(settings(run_settings, named, f"training.max_steps={first + 4}"), tmp_path)
+    assert status == 0, log
+    assert f"Resuming from step {first}..." in log
+    assert "later checkpoints were moved to" in log
+    assert (folder.steps()[0], folder.steps()[-1]) == (first, first + 4)
+    status, log = run_ta(settings(run_settings, named, f"training.max_steps={first + 5}"), tmp_path)
+    assert status == 0, log
+    assert f"Resuming from step {first + 4}..." in log
+
+
+def test_sigterm_to_every_process_of_a_run_saves_and_leaves(run_settings, tmp_path):
+    """As a scheduler does before it takes a machine away: worker processes must not pull the run down with them."""
+    process = start_ta(settings(run_settings, "data.num_workers=2", "training.max_steps=2000"), tmp_path)
+    while steps_logged(tmp_path) < 3 and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 143, (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    newest = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps()[-1]
+    assert f"Saved at step {newest}; the same command goes on from there." in log
+    assert "Traceback" not in log
+
+
+def test_two_runs_in_one_folder_are_refused_and_wandb_goes_on_in_one_run(run_settings, tmp_path):
+    arguments = [*settings(run_settings, "training.max_steps=2000"), "logging.use_wandb=true"]
+    first = start_ta(arguments, tmp_path)
+    while steps_logged(tmp_path) < 2 and first.poll() is None:
+        time.sleep(0.02)
+    other = tmp_path / "other"
+    other.mkdir()
+    status, log = run_ta([*arguments, f"paths.output_dir={tmp_path}/outputs"], other)
+    assert status == 2
+    assert "another run is writing to" in log.splitlines()[-1]
+    first.send_signal(signal.SIGINT)
+    assert first.wait(timeout=60) == 130
+    state = json.loads((tmp_path / "outputs/transcription/checkpoints/training_state.json").read_text())
+    step, run_id = state["step"], state["wandb_run_id"]
+    status, log = run_ta([*arguments, f"training.max_steps={step + 1}"], tmp_path)
+    assert status == 0, log
+    state = json.loads((tmp_path / "outputs/transcription/checkpoints/training_state.json").read_text())
+    assert state["wandb_run_id"] == run_id
+    runs = list((tmp_path / "outputs/transcription/wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    assert all(run.name.endswith(run_id) for run in runs)
+
+
+def test_two_processes_make_the_steps_of_one_that_accumulates(run_settings, tmp_path):
+    """The same global batches and, to rounding, the same losses; then on with one process."""
+    arguments = [*settings(run_settings), "model.projector_config.dropout=0", "training.max_steps=6"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    status, log = run_ta(arguments, one)
+    assert status == 0, log
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29511", "-m"]
+    program = ["tiny_audio.cli.__main__", *arguments, "training.gradient_accumulation_steps=1"]
+    run = subprocess.run([*launch, *program], cwd=two, capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stderr
+    single, double = metrics(one), metrics(two)
+    assert single.keys() == double.keys()
+    for key, value in single.items():
+        assert double[key] == pytest.approx(value, rel=1e-4), key
+    status, log = run_ta([*arguments, "training.max_steps=7"], two)
+    assert status == 0, log
+    assert "Resuming from step 6..." in log

@@ -6,8 +6,10 @@ Dimensions: B clips, S samples of the longest clip, rounded up to 1280 (80 ms).
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -130,7 +132,7 @@ class ClipDataset(Dataset[Batch]):
         if is_cut_short(seconds, expected):
             raise AudioError("duration_mismatch", f"holds {seconds:.2f} s, not the expected {expected:.2f} s")
         check_waveform(waveform, self.data.min_audio_length, self.data.max_audio_length)
-        return waveform
+        return waveform[: int(self.data.max_audio_length * SAMPLE_RATE)]  # resampling may have added a sample or two
 
 
 class _LengthSampler:
@@ -210,6 +212,19 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(worker_id: int) -> None:
-    """Leave Ctrl+C to the main process, which then ends its workers, and the cores to the other workers."""
+    """Leave signals to the main process, which saves and then ends its workers, and the cores to the other workers.
+
+    A scheduler sends SIGTERM to every process of a job; a worker that died of it would take the run with it before
+    it has saved. So only the one that its parent sends, to end it, is heeded.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere a worker ends at any SIGTERM
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..audio import AudioError
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -17,16 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REASONS = (
-    "missing",
-    "decode_error",
-    "non_finite",
-    "silent",
-    "too_short",
-    "too_long",
-    "duration_mismatch",
-    "empty_text",
-)
+REASONS = (*AudioError.REASONS, "empty_text")
 
 #: Draws before the share of skipped ones is judged; fewer where there are fewer clips.
 MIN_DRAWS = 50
@@ -149,8 +141,11 @@ class SkipLog:
         new = [skip for skip in skipped if self._remember(skip)]
         if new and self.write:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(skip), ensure_ascii=False) + "\n" for skip in new)
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(asdict(skip), ensure_ascii=False) + "\n" for skip in new)
+            except OSError as error:  # a full disk: they are still counted and told
+                logger.error("%s cannot be written (%s).", self.path, error.strerror or error)
         return new
 
     def _remember(self, skip: Skip) -> bool:

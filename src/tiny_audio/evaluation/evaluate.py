@@ -78,7 +78,7 @@ def evaluate(
                 continue
             waveforms = batch.waveforms.to(model.device, non_blocking=True)
             with accelerator.autocast():
-                loss += float(model(waveforms, batch.num_samples, batch.target_ids)[0])
+                loss += float(model.loss(waveforms, batch.num_samples, batch.target_ids)[0])
                 written = model.transcribe(waveforms, batch.num_samples, max_new_tokens)
             num_tokens += sum(len(ids) for ids in batch.target_ids)
             result.transcripts += zip(batch.names, batch.transcripts, written, strict=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..audio import AudioError, check_waveform, load_audio, pad_waveforms
+from ..audio import AudioError, load_audio, pad_waveforms
+from ..errors import UserError
 from ..lengths import SAMPLE_RATE
 from ..model.checkpointed import rebuild
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
@@ -17,6 +18,7 @@ from ..training.checkpoint import load_checkpoint
 
 MAX_SECONDS = 30.0  # of what the model reads at once
 SEARCH_SECONDS = 10.0  # a longer recording is cut at the quietest place in the last 10 s before the limit
+SILENCE = 1e-5  # of full scale, -100 dB: digital silence, dithered or not
 MIN_SECONDS = 0.02  # half an alignment unit holds no speech
 
 
@@ -43,17 +45,22 @@ class Recogniser:
     Args:
         checkpoint: a file that `ta train` wrote; it names its models, which are loaded too.
         device: auto, cuda, cuda:N, mps or cpu.
+        encoder, decoder: where its models lie now, if not where they lay in training.
 
     Raises:
         UserError: the checkpoint or its models cannot be read.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str = "auto") -> None:
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str = "auto",
+        encoder: str | None = None,
+        decoder: str | None = None,
+    ) -> None:
         where = choose_device(device)
-        dtype = FROZEN_DTYPES[choose_precision("auto", where)]
-        self._dtype = dtype
-        self.model, self.config = rebuild(load_checkpoint(checkpoint), str(checkpoint), dtype)
-        self.model.to(where)
+        self._dtype = FROZEN_DTYPES[choose_precision("auto", where)]
+        self.model = rebuild(load_checkpoint(checkpoint), str(checkpoint), self._dtype, encoder, decoder).to(where)
 
     def transcribe(self, audio: str | Path | np.ndarray, max_new_tokens: int = 400) -> str:
         """Write down one recording, of any length.
@@ -63,30 +70,54 @@ class Recogniser:
             max_new_tokens: of each piece of at most 30 s.
 
         Raises:
-            AudioError: it cannot be decoded, or is shorter than 20 ms.
+            AudioError: it cannot be decoded, holds NaN or infinite samples, or is shorter than 20 ms.
         """
         waveform = audio if isinstance(audio, np.ndarray) else load_audio(audio)
-        return self.transcribe_batch([waveform], max_new_tokens)[0]
+        check_recording(waveform)
+        return self.transcribe_batch([waveform], max_new_tokens=max_new_tokens)[0]
 
     @torch.inference_mode()
-    def transcribe_batch(self, waveforms: Sequence[np.ndarray], max_new_tokens: int = 400) -> list[str]:
-        """Write down several recordings at once; each result is the one it has alone.
+    def transcribe_batch(
+        self, waveforms: Sequence[np.ndarray], batch_size: int = 8, max_new_tokens: int = 400
+    ) -> list[str]:
+        """Write down several recordings; each result is the one it has alone.
 
         Args:
             waveforms: float samples (S_i,), mono, 16 kHz.
-            max_new_tokens: of each piece of at most 30 s.
+            batch_size: pieces of at most 30 s that are read at once.
+            max_new_tokens: of each piece.
         """
         pieces = [(i, piece) for i, waveform in enumerate(waveforms) for piece in split_long(waveform)]
-        heard = [(i, piece.astype(np.float32)) for i, piece in pieces if np.abs(piece).max(initial=0) > 1e-5]
-        texts: list[list[str]] = [[] for _ in waveforms]
-        if heard:
-            batch, num_samples = pad_waveforms([piece for _, piece in heard])
-            device = self.model.device
+        heard = [n for n, (_, piece) in enumerate(pieces) if np.abs(piece).max(initial=0) > SILENCE]
+        heard.sort(key=lambda n: len(pieces[n][1]))
+        written = [""] * len(pieces)
+        device = self.model.device
+        for start in range(0, len(heard), batch_size):
+            chosen = heard[start : start + batch_size]
+            batch, num_samples = pad_waveforms([pieces[n][1].astype(np.float32) for n in chosen])
             with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
-                written = self.model.transcribe(batch.to(device), num_samples, max_new_tokens)
-            for (i, _), text in zip(heard, written, strict=True):
-                texts[i].append(text)
-        return [" ".join(filter(None, parts)) for parts in texts]
+                texts = self.model.transcribe(batch.to(device), num_samples, max_new_tokens)
+            for n, text in zip(chosen, texts, strict=True):
+                written[n] = text
+        parts: list[list[str]] = [[] for _ in waveforms]
+        for (i, _), text in zip(pieces, written, strict=True):
+            parts[i].append(text)
+        return [" ".join(filter(None, part)) for part in parts]
+
+
+def check_recording(waveform: np.ndarray) -> None:
+    """Refuse samples that cannot be transcribed; silence can: nothing was said.
+
+    Raises:
+        AudioError: non_finite or too_short.
+        ValueError: not a one-dimensional array of floats.
+    """
+    if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
+        raise ValueError(f"samples must be floats (S,), mono, 16 kHz, got {waveform.dtype} {waveform.shape}")
+    if not np.isfinite(waveform).all():
+        raise AudioError("non_finite", "holds NaN or infinite samples")
+    if len(waveform) < MIN_SECONDS * SAMPLE_RATE:
+        raise AudioError("too_short", f"{len(waveform) / SAMPLE_RATE:.3f} s is shorter than {MIN_SECONDS:g} s")
 
 
 def split_long(waveform: np.ndarray) -> list[np.ndarray]:
@@ -103,7 +134,12 @@ def split_long(waveform: np.ndarray) -> list[np.ndarray]:
 
 
 def transcribe_files(
-    checkpoint: str, paths: Sequence[str], device: str = "auto", batch_size: int = 8
+    checkpoint: str,
+    paths: Sequence[str],
+    device: str = "auto",
+    batch_size: int = 8,
+    encoder: str | None = None,
+    decoder: str | None = None,
 ) -> Iterator[Transcription]:
     """Transcribe files, in order, `batch_size` of them at a time.
 
@@ -111,12 +147,16 @@ def transcribe_files(
         A `Transcription` for each file; one that cannot be used has an `error`, and the others go on.
 
     Raises:
-        UserError: the checkpoint or its models cannot be read.
+        UserError: the checkpoint or its models cannot be read, or the memory is too small for `batch_size`.
     """
-    recogniser = Recogniser(checkpoint, device)
+    recogniser = Recogniser(checkpoint, device, encoder, decoder)
     for start in range(0, len(paths), batch_size):
         read = [_read(path) for path in paths[start : start + batch_size]]
-        texts = iter(recogniser.transcribe_batch([waveform for waveform in read if isinstance(waveform, np.ndarray)]))
+        waveforms = [waveform for waveform in read if isinstance(waveform, np.ndarray)]
+        try:
+            texts = iter(recogniser.transcribe_batch(waveforms, batch_size))
+        except torch.OutOfMemoryError:
+            raise UserError(f"the memory of the device is too small for batch_size={batch_size}; halve it.") from None
         for path, waveform in zip(paths[start : start + batch_size], read, strict=True):
             if isinstance(waveform, str):
                 yield Transcription(path, "", 0.0, waveform)
@@ -128,8 +168,7 @@ def _read(path: str) -> np.ndarray | str:
     """Return a recording's samples, or why it cannot be used."""
     try:
         waveform = load_audio(path)
-        check_waveform(waveform, MIN_SECONDS, float("inf"))
+        check_recording(waveform)
     except AudioError as error:
-        if error.reason != "silent":  # silence has a transcript: nothing was said
-            return str(error)
+        return str(error)
     return waveform

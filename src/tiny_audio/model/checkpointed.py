@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..config import ModelConfig, build_config
+from ..config import Config, ModelConfig, build_config
 from ..errors import UserError
 from .speech_llm import SpeechLLM, build_speech_llm
 
@@ -17,11 +17,11 @@ def describe_models(model: SpeechLLM, config: ModelConfig) -> dict[str, Any]:
     return {
         "encoder": model.encoder.name,
         "encoder_revision": model.encoder.revision,
-        "encoder_dim": model.encoder.encoder_dim,
+        "encoder_fingerprint": model.encoder.fingerprint,
         "feature_convention": model.encoder.convention,
         "decoder": model.decoder.name,
         "decoder_revision": model.decoder.revision,
-        "decoder_dim": model.decoder.decoder_dim,
+        "decoder_fingerprint": model.decoder.fingerprint,
         "prompt": config.prompt,
         "projector_type": config.projector_type,
     }
@@ -40,11 +40,17 @@ def load_projector(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig,
         UserError: it was trained between other models, with another prompt, or is another projector.
     """
     theirs, ours = saved["models"], describe_models(model, config)
-    for key, value in ours.items():
-        unknown = key.endswith("_revision") and None in (value, theirs[key])  # a local copy has no revision
-        if theirs[key] != value and not unknown:
-            setting = f"model.{key}" if key in {f.name for f in fields(ModelConfig)} else key
-            raise UserError(f"checkpoint {path} was trained with {setting}={theirs[key]}, but this run has {value}.")
+    for part in ("encoder", "decoder"):
+        if theirs[f"{part}_fingerprint"] != ours[f"{part}_fingerprint"]:
+            names = [" at revision ".join(filter(None, (m[part], m[f"{part}_revision"]))) for m in (theirs, ours)]
+            other = f"of other weights than {names[1]} has" if names[0] == names[1] else f"and this run has {names[1]}"
+            raise UserError(f"checkpoint {path} was trained with model.{part}={names[0]}, {other}.")
+    for key in ("feature_convention", "prompt", "projector_type"):
+        if theirs[key] != ours[key]:
+            setting = key if key == "feature_convention" else f"model.{key}"
+            raise UserError(
+                f"checkpoint {path} was trained with {setting}={theirs[key]}, and this run has {ours[key]}."
+            )
     shapes = {name: tuple(weight.shape) for name, weight in model.projector.state_dict().items()}
     found = {name: tuple(weight.shape) for name, weight in saved["projector"].items()}
     for name in sorted(shapes | found):
@@ -56,13 +62,29 @@ def load_projector(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig,
     model.projector.load_state_dict(saved["projector"])
 
 
-def rebuild(saved: dict[str, Any], path: str, dtype: torch.dtype) -> tuple[SpeechLLM, ModelConfig]:
+def rebuild(
+    saved: dict[str, Any], path: str, dtype: torch.dtype, encoder: str | None = None, decoder: str | None = None
+) -> SpeechLLM:
     """Build the recogniser that a checkpoint belongs to, ready to transcribe.
+
+    Args:
+        saved: as `load_checkpoint` returned it.
+        path: the checkpoint, for errors.
+        dtype: precision of the frozen models.
+        encoder, decoder: where its models lie now, if not where they lay in training.
 
     Raises:
         UserError: its models cannot be loaded, or are not those that it was trained with.
     """
-    config = build_config(saved["config"]).model
-    model = build_speech_llm(config, dtype)
-    load_projector(model, saved, config, path)
-    return model.eval(), config
+    config: Config = build_config({"model": saved["config"]["model"]})
+    chosen: dict[str, Any] = {}
+    for part, name in (("encoder", encoder), ("decoder", decoder)):
+        if name is None:  # the very commit, unless another one was asked for in training
+            name, revision = saved["models"][part], saved["models"][f"{part}_revision"]
+        else:
+            revision = None
+        chosen |= {part: name, f"{part}_revision": revision}
+    settings = replace(config.model, **chosen)
+    model = build_speech_llm(settings, dtype)
+    load_projector(model, saved, settings, path)
+    return model.eval()

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from ..errors import UserError
 from ..prompt import Prompt
 from .packing import PACKED_ATTENTION, PackedLayout, unused_mask
-from .weights import hub_arguments, loading, quiet_transformers, resolve
+from .weights import fingerprint, hub_arguments, loading, quiet_transformers, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class Decoder(nn.Module):
     Attributes:
         decoder_dim: width of its embeddings.
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
+        fingerprint: of the weights, wherever they came from.
     """
 
     def __init__(self, module: Any, prompt: Prompt, name: str) -> None:
@@ -35,6 +37,7 @@ class Decoder(nn.Module):
         self.prompt = prompt
         self.name = name
         self.revision: str | None = getattr(module.config, "_commit_hash", None)
+        self.fingerprint = fingerprint(module)
         self.decoder_dim = int(module.get_input_embeddings().weight.shape[1])
         self.end_ids = {prompt.eos_id, *_as_list(module.generation_config.eos_token_id)}
         # The model's own settings (sampling, repetition penalties) would be mixed into every call.
@@ -80,6 +83,19 @@ class Decoder(nn.Module):
         return output.logits[0]
 
     @torch.no_grad()
+    def keeps_clips_apart(self) -> bool:
+        """Whether packed clips are read as if they were alone.
+
+        Not every model hands the layout on to its attention, and some mix neighbours by convolution or recurrence.
+        Whatever changes in one clip, the logits of another, and those before it, must stay the same to the bit.
+        """
+        generator = torch.Generator().manual_seed(0)
+        row = torch.randn(16, self.decoder_dim, generator=generator).to(self.module.dtype)
+        changed = torch.cat([row[:3], row[12:], row[7:12]])  # another end of the first clip
+        untouched = torch.tensor([0, 1, 2, 7, 8, 9, 10, 11])
+        return torch.equal(self.logits(row[:12], [7, 5], untouched), self.logits(changed, [7, 5], untouched))
+
+    @torch.no_grad()
     def generate(self, clips: Sequence[Tensor], max_new_tokens: Sequence[int]) -> list[list[int]]:
         """Write greedily after each clip's embeddings.
 
@@ -111,10 +127,10 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         dtype: precision of the weights.
 
     Raises:
-        UserError: it cannot be fetched or read, or has no chat template.
+        UserError: it cannot be fetched or read, has no chat template, or cannot read packed clips.
     """
     source = resolve("decoder", name)
-    with loading("decoder", name), quiet_transformers():
+    with loading("decoder", name), quiet_transformers(source):
         where = hub_arguments(source, revision)
         config = AutoConfig.from_pretrained(source, **where)
         logger.info("Loading %s decoder (%s)...", config.model_type.capitalize(), name)
@@ -122,7 +138,13 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         module = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=dtype, attn_implementation=PACKED_ATTENTION, **where
         )
-    return Decoder(module, Prompt(tokenizer, instruction), name)
+    decoder = Decoder(module, Prompt(tokenizer, instruction), name)
+    if not decoder.keeps_clips_apart():
+        raise UserError(
+            f"model.decoder={name}: a {config.model_type} model does not keep the clips of a batch apart, so it "
+            "cannot be used; Qwen2, Qwen3, Llama, Mistral and Gemma 3 models do."
+        )
+    return decoder
 
 
 def _as_list(ids: int | list[int] | None) -> list[int]:

@@ -41,9 +41,9 @@ def choose_precision(name: str, device: torch.device) -> str:
         ConfigError: the device does not have the precision that was asked for.
     """
     if name == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("hardware.mixed_precision=fp16 needs a GPU; use bf16 or no on the CPU.")
-    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError("hardware.mixed_precision=bf16: this GPU does not have bf16; use fp16 or no.")
     return name

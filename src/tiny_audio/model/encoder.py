@@ -18,7 +18,7 @@ from ..audio import LogMel
 from ..errors import UserError
 from ..lengths import ALIGNMENT_SAMPLES, HOP_LENGTH, num_encoder_frames
 from .packing import PACKED_ATTENTION, PackedLayout
-from .weights import hub_arguments, loading, quiet_transformers, resolve
+from .weights import fingerprint, hub_arguments, loading, quiet_transformers, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ class SpeechEncoder(nn.Module):
         convention: how clips are padded before they are encoded; features of different conventions differ, so it
             is stored in every checkpoint.
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
+        fingerprint: of the weights, wherever they came from.
     """
 
     convention: str
@@ -42,6 +43,7 @@ class SpeechEncoder(nn.Module):
         self.log_mel = LogMel(num_mel_bins)
         self.name = name
         self.revision: str | None = None
+        self.fingerprint = fingerprint(module)
 
     def train(self, mode: bool = True) -> SpeechEncoder:
         """Stay in evaluation mode, whatever `mode`: the encoder is frozen."""
@@ -169,7 +171,7 @@ def _load_part(
 
     Without the renaming `from_pretrained` would only warn and leave random weights: whatever is missing is an error.
     """
-    with quiet_transformers():
+    with quiet_transformers(source):
         module, report = kind.from_pretrained(
             source,
             config=config,

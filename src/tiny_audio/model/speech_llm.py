@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..config import ModelConfig
+from ..data.loader import Batch
 from ..errors import ConfigError
 from ..prompt import Prompt
 from .decoder import Decoder, load_decoder
@@ -105,8 +106,17 @@ class SpeechLLM(nn.Module):
         embeddings = self.decoder.embed(sequences.token_ids)
         return embeddings.index_copy(0, sequences.audio_positions, tokens.to(embeddings.dtype)), sequences, auxiliary
 
-    def forward(self, waveforms: Tensor, num_samples: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Compute the loss of a batch.
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Compute the loss of a batch, as `loss` does.
+
+        It comes as one object since wrappers for several GPUs move bare tensors to theirs, and lengths and targets
+        are wanted on the CPU.
+        """
+        waveforms = batch.waveforms.to(self.device, non_blocking=True)
+        return self.loss(waveforms, batch.num_samples, batch.target_ids)
+
+    def loss(self, waveforms: Tensor, num_samples: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the loss of B clips.
 
         Args:
             waveforms: (B, S) float32, zero beyond each clip.

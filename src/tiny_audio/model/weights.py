@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+import torch
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors import SafetensorError
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from ..errors import UserError
@@ -52,7 +55,9 @@ def hub_reachable() -> bool:
         return True
     address = urlsplit(ENDPOINT)
     try:
-        with socket.create_connection((address.hostname, address.port or 443), timeout=5):
+        with socket.create_connection(
+            (address.hostname, address.port or (80 if address.scheme == "http" else 443)), timeout=5
+        ):
             return True
     except OSError:
         return False
@@ -70,7 +75,7 @@ def loading(part: str, name: str) -> Iterator[None]:
     what = f"model.{part}={name}"
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         causes = _causes(error)
         if Path(name).is_dir() or name == "pocket":
             reason = f"cannot be read: {_first_line(error)}"
@@ -89,12 +94,29 @@ def loading(part: str, name: str) -> Iterator[None]:
         raise UserError(f"{what} {reason}") from error
 
 
+def fingerprint(module: nn.Module) -> str:
+    """Return a hash of a little of each weight: the same wherever a model lies and in whatever precision.
+
+    A name says less: a Hub id gets new commits, and a folder moves.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.named_parameters()):
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        some = weight.detach().flatten()[:64].to(torch.bfloat16)
+        digest.update(some.view(torch.int16).cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep the loading report (the weights that were left out on purpose) and progress bars off the console."""
+def quiet_transformers(source: str) -> Iterator[None]:
+    """Keep the loading report (weights that were left out on purpose) off the console, and progress bars too.
+
+    What comes from the Hub keeps its bars: gigabytes may have to be fetched.
+    """
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    if Path(source).is_dir():
+        transformers_logging.disable_progress_bar()
     try:
         yield
     finally:

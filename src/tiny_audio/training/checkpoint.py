@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from ..errors import UserError
 
@@ -86,10 +87,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _suggest(path: Path) -> str:
-    folder = path if path.is_dir() else path.parent
-    found = CheckpointFolder(folder).steps() or CheckpointFolder(folder / "checkpoints").steps()
-    where = folder if CheckpointFolder(folder).steps() else folder / "checkpoints"
-    return f" There is {where / f'checkpoint-step-{found[-1]}.pt'}." if found else ""
+    for folder in (path, path / "checkpoints", path.parent):
+        if steps := CheckpointFolder(folder).steps():
+            return f" There is {CheckpointFolder(folder).file(steps[-1])}."
+    return ""
 
 
 class CheckpointFolder:
@@ -110,20 +111,37 @@ class CheckpointFolder:
         return sorted(int(match[1]) for match in names if match)
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Return the newest checkpoint that can be read; what cannot is named and passed over."""
-        for step in reversed(self.steps()):
+        """Return the newest checkpoint that can be read; what cannot is named and passed over.
+
+        Raises:
+            UserError: there are checkpoints, but none can be read: starting afresh would write over them.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
             try:
                 return self.file(step), load_checkpoint(self.file(step))
             except UserError as error:
-                logger.warning("%s Trying the one before.", error)
+                logger.warning("%s", error)
+        if steps:
+            raise UserError(f"none of the checkpoints in {self.path} can be read; move them away to start afresh.")
         return None
 
-    def prune(self, keep: int | None, best_step: int | None) -> None:
-        """Delete the oldest beyond `keep`; never the newest, never the best."""
+    def prune(self, keep: int | None, newest: int, best: int | None) -> None:
+        """Delete the oldest beyond `keep`; never the step that was saved last, never the best."""
         steps = self.steps()
         for step in steps[:-keep] if keep else []:
-            if step not in (best_step, steps[-1]):
+            if step not in (best, newest):
                 self.file(step).unlink(missing_ok=True)
+
+    def set_aside(self, after: int) -> None:
+        """Move checkpoints of later steps into a folder of their own: the run goes another way from here."""
+        later = [step for step in self.steps() if step > after]
+        aside = self.path / "set-aside"
+        for step in later:
+            aside.mkdir(exist_ok=True)
+            self.file(step).replace(aside / self.file(step).name)
+        if later:
+            logger.warning("%d later checkpoints were moved to %s.", len(later), aside)
 
     def sweep_temporaries(self) -> None:
         """Delete what a killed process left half-written."""
@@ -144,3 +162,10 @@ class CheckpointFolder:
     def write_state(self, state: dict[str, Any]) -> None:
         """Write `training_state.json`, the human's index of the folder."""
         write_atomically(self.path / STATE_FILE, (json.dumps(state, indent=2) + "\n").encode())
+
+    def write_config(self, settings: dict[str, Any]) -> None:
+        """Write `config.yaml`; a disk too full for it need not end a run, since every checkpoint holds the same."""
+        try:
+            write_atomically(self.path / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
+        except OSError as error:
+            logger.error("%s cannot be written (%s).", self.path / CONFIG_FILE, error.strerror or error)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any
-
-logger = logging.getLogger(__name__)
 
 
 class StopRequest:
@@ -40,4 +38,4 @@ class StopRequest:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        logger.warning("Stopping after this step (%s); again to leave without saving.", signal.Signals(number).name)
+        os.write(2, b"\n[WARN] Stopping after this step; again to leave without saving.\n")  # logging is not reentrant

@@ -22,6 +22,7 @@ from ..data.skips import SkipLog
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, Interrupted
 from ..model.speech_llm import SpeechLLM
+from ..text import NORMALIZER_NAME
 from . import metrics
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .console import Console, format_metric, format_rate
@@ -114,9 +115,8 @@ class Trainer:
         for i, batch in enumerate(micro_batches):
             last = i == len(micro_batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
-                waveforms = batch.waveforms.to(accelerator.device, non_blocking=True)
                 with accelerator.autocast():
-                    loss_sum, auxiliary = self.model(waveforms, batch.num_samples, batch.target_ids)
+                    loss_sum, auxiliary = self.model(batch)
                 # Every target token of the step weighs the same, whatever batch and process it came in.
                 share = accelerator.num_processes / max(num_tokens, 1)
                 accelerator.backward(loss_sum * share + auxiliary / len(micro_batches))
@@ -124,7 +124,9 @@ class Trainer:
 
         grad_norm = float(accelerator.clip_grad_norm_(self.weights, self.training.gradient_clip_norm or math.inf))
         finite = math.isfinite(grad_norm)
-        if finite or accelerator.scaler is not None:  # under fp16 the scaler itself leaves the step out and adapts
+        # Under fp16 the scaler itself leaves a step out, and adapts. Without a token there is nothing to learn from,
+        # but momentum and weight decay would go on.
+        if num_tokens and (finite or accelerator.scaler is not None):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -221,13 +223,16 @@ class Trainer:
         assert self.evaluate is not None
         state, name = self.state, self.training.metric_for_best
         started = time.monotonic()
-        evaluation = self.evaluate(self.stop)
+        # Several processes have to leave together or not at all: they do not leave an evaluation.
+        evaluation = self.evaluate(self.stop if self.accelerator.num_processes == 1 else lambda: False)
         found = evaluation.metrics
         state.evaluated_step = state.step
         state.history.append({"step": state.step, **found})
         self.trackers.log({metrics.EVAL + key: value for key, value in found.items()}, state.step)
         sign = 1 if self.training.greater_is_better else -1
-        improved = state.best is None or sign * found[name] > sign * state.best["value"]
+        improved = math.isfinite(found[name]) and (
+            state.best is None or sign * found[name] > sign * state.best["value"]
+        )
         if improved:
             state.best = {"step": state.step, "value": found[name]}
         self._logged = (self._logged[0] + time.monotonic() - started, *self._logged[1:])  # not training time
@@ -260,11 +265,11 @@ class Trainer:
             }
             try:
                 save_checkpoint(self.folder.file(state.step), content)
+                keep = 1 if self.training.save_best_only else self.training.save_total_limit
+                self.folder.prune(keep, newest=state.step, best=self.best_saved_step())
+                self.folder.write_state(self.summary())
             except OSError as error:
                 self._report_unsaved(error)
-                return
-            self.folder.prune(1 if self.training.save_best_only else self.training.save_total_limit, self._best_step)
-            self.folder.write_state(self.summary())
 
     def _report_unsaved(self, error: OSError) -> None:
         steps = self.folder.steps()
@@ -274,17 +279,20 @@ class Trainer:
             raise UserError(text)
         logger.error("%s Training goes on; make room before the next save.", text[0].upper() + text[1:])
 
-    @property
-    def _best_step(self) -> int | None:
-        return None if self.state.best is None else int(self.state.best["step"])
+    def best_saved_step(self) -> int | None:
+        """The step of the best evaluation that has a checkpoint; a full disk may have cost the very best its own."""
+        name, sign = self.training.metric_for_best, 1 if self.training.greater_is_better else -1
+        saved = [row for row in self.state.history if self.folder.file(int(row["step"])).is_file()]
+        return int(max(saved, key=lambda row: sign * row[name])["step"]) if saved else None
 
     def summary(self) -> dict[str, Any]:
         """What `training_state.json` says."""
         state = self.state
+        step, metric = self.best_saved_step(), self.training.metric_for_best
         best = None
-        if state.best is not None:
-            name = self.folder.file(int(state.best["step"])).name
-            best = {"metric": self.training.metric_for_best, "checkpoint": name, **state.best}
+        if step is not None:
+            value = next(row[metric] for row in state.history if row["step"] == step)
+            best = {"checkpoint": self.folder.file(step).name, "step": step, "metric": metric, "value": value}
         return {
             "experiment": self.config.experiment,
             "step": state.step,
@@ -293,6 +301,7 @@ class Trainer:
             "best": best,
             "checkpoints": [self.folder.file(step).name for step in self.folder.steps()],
             "history": state.history,
+            "scoring": NORMALIZER_NAME,
             "hours_of_audio_seen": round(state.audio_seconds / 3600, 3),
             "train_seconds": round(state.train_seconds, 1),
             "skipped_clips": self.skips.counts.total(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -18,20 +19,34 @@ logger = logging.getLogger(__name__)
 def find_start(config: Config, folder: CheckpointFolder) -> tuple[str, dict[str, Any] | None]:
     """Return the checkpoint that the run goes on from, its path and content; None where it starts afresh.
 
+    Where `training.resume_from_checkpoint` names one, the first start takes it, and the same command later goes on
+    from what has come of it since.
+
     Raises:
-        UserError: `training.resume_from_checkpoint` cannot be read.
+        UserError: the checkpoint cannot be read.
     """
-    named = config.training.resume_from_checkpoint
-    if named is not None:
-        path, saved = named, load_checkpoint(named)
-    else:
-        newest = folder.newest()
-        if newest is None:
-            return "", None
+    named, newest = config.training.resume_from_checkpoint, folder.newest()
+    if newest is not None and named in (None, newest[1]["state"]["resumed_from"]):
         path, saved = str(newest[0]), newest[1]
+    elif named is not None:
+        path, saved = named, load_checkpoint(named)
+        saved["state"] |= {"resumed_from": named}
+        if Path(named).resolve().parent != folder.path.resolve():  # another run's: its figures stay there
+            saved["state"] |= {"best": None, "history": [], "wandb_run_id": None}
+        folder.set_aside(after=saved["state"]["step"])
+    else:
+        return "", None
     logger.info("Found checkpoint at %s", path)
     logger.info("Resuming from step %d...", saved["state"]["step"])
     return path, saved
+
+
+def pin_revisions(config: Config, saved: dict[str, Any]) -> None:
+    """Go on with the very commits of the models that the checkpoint was trained with, where none is asked for."""
+    for part in ("encoder", "decoder"):
+        if getattr(config.model, part) == saved["config"]["model"][part]:
+            chosen = getattr(config.model, f"{part}_revision") or saved["models"][f"{part}_revision"]
+            setattr(config.model, f"{part}_revision", chosen)
 
 
 def restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, plan: SamplingPlan) -> RunState:
@@ -48,10 +63,9 @@ def restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, pla
             window after as many draws, and says so.
     """
     logger.info("Loading optimizer state...")
-    chosen = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    for theirs, ours in zip(saved["optimizer"]["param_groups"], optimizer.param_groups, strict=True):
+        theirs.update({key: value for key, value in ours.items() if key != "params"})
     optimizer.load_state_dict(saved["optimizer"])
-    for group, values in zip(optimizer.param_groups, chosen, strict=True):
-        group.update(values)
     logger.info("Loading scheduler state...")
     state = RunState(**saved["state"])
     if saved["scaler"] is not None and accelerator.scaler is not None:

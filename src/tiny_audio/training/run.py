@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
@@ -24,12 +24,17 @@ from ..evaluation.evaluate import Evaluation, evaluate
 from ..model.checkpointed import describe_models, load_projector
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.speech_llm import SpeechLLM, build_speech_llm
-from .checkpoint import CONFIG_FILE, CheckpointFolder, load_checkpoint, write_atomically
+from .checkpoint import CheckpointFolder, load_checkpoint
 from .console import Console, format_count, format_metric, format_time
 from .loop import Trainer
-from .resume import find_start, restore
+from .resume import find_start, pin_revisions, restore
 from .state import RunState, seed_step
 from .tracking import Trackers
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: two runs in one folder are not found out there
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -44,100 +49,109 @@ def train(config: Config) -> float | None:
         UserError: something that the user can mend; the message says what.
         KeyboardInterrupt, SystemExit: a signal stopped the run; its state is saved.
     """
-    output = Path(config.paths.output_dir) / config.experiment
-    folder = prepare_folder(output)
     accelerator = start_accelerator(config)
+    output = Path(config.paths.output_dir) / config.experiment
+    with claim_folder(output, accelerator) as folder:
+        return train_in(folder, output, config, accelerator)
+
+
+def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator) -> float | None:
+    """Train with the output folder in hand: see `train`."""
+    training, is_main = config.training, accelerator.is_main_process
+    start, saved = find_start(config, folder)
+    if saved is not None:
+        pin_revisions(config, saved)
     model = load_models(config, accelerator)
     sources, eval_sources = load_data(config, accelerator)
-    training = config.training
-    plan = SamplingPlan(
-        [source.durations for source in sources],
-        [source.weight for source in sources],
-        training.batch_size,
-        training.seed,
-    )
-    skips = SkipLog(
-        output / "skipped.jsonl",
-        sources + eval_sources,
-        config.data.max_skipped_share,
-        write=accelerator.is_main_process,
-    )
+    durations, weights = [source.durations for source in sources], [source.weight for source in sources]
+    plan = SamplingPlan(durations, weights, training.batch_size, training.seed)
+    share = config.data.max_skipped_share
+    skips = SkipLog(output / "skipped.jsonl", sources + eval_sources, share, write=is_main)
     if skips.counts:
         logger.warning("%s (see %s).", skips.summary(), skips.path)
 
-    start, saved = find_start(config, folder)
     model.to(accelerator.device)
     dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data)
-    initialise_projector(config, model, saved, start, lambda: dataset.__getitems__(plan.batch(0)))
+    initialise_projector(config, model, saved, start, dataset, plan)
     optimizer = build_optimizer(config, model, accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
     if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
-        if folder.file(state.step).is_file():  # not where it was named from elsewhere
-            folder.finish(state.step)
-        logger.info(
-            "Step %d of %d: nothing is left to train. Raise training.max_steps to go on.",
-            state.step,
-            training.max_steps,
-        )
-        report(config, folder, state, skips)
-        return state.best["value"] if state.best else None
+        logger.info("Step %d of %d: nothing is left to train.", state.step, training.max_steps)
+        logger.info("Raise training.max_steps to go on.")
+        return finish(config, folder, state, skips, accelerator)
     state.plan_fingerprint = plan.fingerprint
 
-    write_atomically(folder.path / CONFIG_FILE, yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
-    trackers = Trackers(config, output, state.step, state.wandb_run_id, accelerator.is_main_process)
-    state.wandb_run_id = trackers.run_id
-    epochs = plan.epoch(training.max_steps * draws_per_step(config, accelerator))
-    console = Console(training.max_steps, epochs, state.step, quiet=not accelerator.is_main_process)
-    batches = train_loader(
-        plan,
-        dataset,
-        start_batch=state.batches,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        num_workers=usable_workers(config.data.num_workers),
-        prefetch_factor=config.data.prefetch_factor,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    logger.info("Starting training...")
-    trainer = Trainer(
-        config=config,
-        accelerator=accelerator,
-        model=prepared,
-        optimizer=optimizer,
-        batches=iter(batches),
-        plan=plan,
-        evaluate=build_evaluation(config, model, eval_sources, accelerator, skips),
-        folder=folder,
-        description={"config": config.to_dict(), "models": describe_models(model, config.model)},
-        skips=skips,
-        trackers=trackers,
-        console=console,
-        state=state,
-    )
-    try:
+    if is_main:
+        folder.write_config(config.to_dict())
+    per_step = training.batch_size * training.gradient_accumulation_steps * accelerator.num_processes
+    epochs = plan.epoch(training.max_steps * per_step)
+    with (
+        closing(Trackers(config, output, state.step, state.wandb_run_id, is_main)) as trackers,
+        closing(Console(training.max_steps, epochs, state.step, quiet=not is_main)) as console,
+        explaining_out_of_memory(),
+    ):
+        state.wandb_run_id = trackers.run_id
+        trainer = Trainer(
+            config=config,
+            accelerator=accelerator,
+            model=prepared,
+            optimizer=optimizer,
+            batches=open_batches(config, plan, dataset, state, accelerator),
+            plan=plan,
+            evaluate=build_evaluation(config, model, eval_sources, accelerator, skips),
+            folder=folder,
+            description={"config": config.to_dict(), "models": describe_models(model, config.model)},
+            skips=skips,
+            trackers=trackers,
+            console=console,
+            state=state,
+        )
+        logger.info("Starting training...")
         finished = trainer.run()
-    finally:
-        console.close()
-        trackers.close()
     if not finished:
         logger.info("Saved at step %d; the same command goes on from there.", state.step)
         raise KeyboardInterrupt if trainer.stop.signal == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
-    if accelerator.is_main_process:
-        folder.finish(state.step)
-    report(config, folder, state, skips)
-    return state.best["value"] if state.best else None
+    return finish(config, folder, state, skips, accelerator)
 
 
-def prepare_folder(output: Path) -> CheckpointFolder:
-    """Make the output folder; a folder that cannot be written is found out before the models are loaded."""
+@contextmanager
+def claim_folder(output: Path, accelerator: Accelerator) -> Iterator[CheckpointFolder]:
+    """Make the output folder and hold it for this run, before anything slow is loaded.
+
+    Raises:
+        UserError: it cannot be made or written, or another run is writing to it.
+    """
     folder = CheckpointFolder(output / "checkpoints")
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        folder.sweep_temporaries()
+        lock = (output / ".lock").open("w")
     except OSError as error:
         raise UserError(f"paths.output_dir: {folder.path} cannot be made or written ({error.strerror}).") from None
-    return folder
+    with lock:
+        if accelerator.is_main_process:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UserError(
+                        f"another run is writing to {output}; wait for it, or set another paths.output_dir."
+                    ) from None
+            folder.sweep_temporaries()
+        yield folder
+
+
+@contextmanager
+def explaining_out_of_memory() -> Iterator[None]:
+    """Turn a device that is too small into one line that says what to make smaller."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "the memory of the device is too small. Halve training.batch_size and double "
+            "training.gradient_accumulation_steps (if it happened in an evaluation: training.eval_batch_size), or "
+            "lower data.max_audio_length; the same command goes on from the newest checkpoint."
+        ) from None
 
 
 def start_accelerator(config: Config) -> Accelerator:
@@ -151,7 +165,8 @@ def start_accelerator(config: Config) -> Accelerator:
         torch.cuda.set_device(device)
     if hardware.num_threads is not None:
         torch.set_num_threads(hardware.num_threads)
-    AcceleratorState._reset_state()  # a second run in the same process (multirun) may differ
+    if not torch.distributed.is_initialized():  # a second run in the same process (multirun) may differ
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
     if not accelerator.is_main_process:
         logging.getLogger("tiny_audio").setLevel(logging.ERROR)
@@ -199,7 +214,12 @@ def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], l
 
 
 def initialise_projector(
-    config: Config, model: SpeechLLM, saved: dict[str, Any] | None, path: str, first_batch: Callable[[], Batch]
+    config: Config,
+    model: SpeechLLM,
+    saved: dict[str, Any] | None,
+    path: str,
+    dataset: ClipDataset,
+    plan: SamplingPlan,
 ) -> None:
     """Give the projector its weights: those of the run that goes on, of a named checkpoint, or new ones.
 
@@ -212,15 +232,29 @@ def initialise_projector(
     elif given is not None:
         logger.info("Loading the projector of %s...", given)
         load_projector(model, load_checkpoint(given), config.model, given)
-    elif len(batch := first_batch()):
-        frames, lengths = model.encoder(batch.waveforms.to(model.device), batch.num_samples)
-        model.projector.calibrate(frames.float(), lengths, model.decoder.embedding_rms)
+    else:
+        drawn = (dataset.__getitems__(plan.batch(number)) for number in range(10))  # whole batches may be unreadable
+        batch = next((batch for batch in drawn if len(batch)), None)
+        if batch is not None:
+            frames, lengths = model.encoder(batch.waveforms.to(model.device), batch.num_samples)
+            model.projector.calibrate(frames.float(), lengths, model.decoder.embedding_rms)
 
 
-def draws_per_step(config: Config, accelerator: Accelerator) -> int:
-    """Clips of one optimizer step, over all accumulated batches and processes."""
-    training = config.training
-    return training.batch_size * training.gradient_accumulation_steps * accelerator.num_processes
+def open_batches(
+    config: Config, plan: SamplingPlan, dataset: ClipDataset, state: RunState, accelerator: Accelerator
+) -> Iterator[Batch]:
+    """Return this process's batches, from where the run stands on."""
+    loader = train_loader(
+        plan,
+        dataset,
+        start_batch=state.batches,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        num_workers=usable_workers(config.data.num_workers),
+        prefetch_factor=config.data.prefetch_factor,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    return iter(loader)
 
 
 def usable_workers(num_workers: int) -> int:
@@ -268,17 +302,22 @@ def build_evaluation(
     return run
 
 
-def report(config: Config, folder: CheckpointFolder, state: RunState, skips: SkipLog) -> None:
-    """Say what came out."""
+def finish(
+    config: Config, folder: CheckpointFolder, state: RunState, skips: SkipLog, accelerator: Accelerator
+) -> float | None:
+    """Name the last checkpoint `final.pt`, say what came out, and return the best value."""
+    if accelerator.is_main_process and folder.file(state.step).is_file():  # it may have been named from elsewhere
+        folder.finish(state.step)
     logger.info("Training completed!")
     logger.info("Total time: %s", format_time(state.train_seconds))
     if state.history:
         name = config.training.metric_for_best
         logger.info("Final WER: %.1f%%", 100 * state.history[-1]["wer"])
-        if state.best is not None:
+        if state.best is not None and folder.file(int(state.best["step"])).is_file():
             best = folder.file(int(state.best["step"]))
             value = format_metric(name, state.best["value"])
             logger.info("Best checkpoint: %s (%s: %s)", best, name.upper(), value)
     if skips.counts:
         logger.warning("%s (see %s).", skips.summary(), skips.path)
     logger.info("Transcribe with: ta infer checkpoint=%s audio=FILE", folder.path / "final.pt")
+    return state.best["value"] if state.best else None

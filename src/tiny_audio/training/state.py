@@ -25,6 +25,7 @@ class RunState:
         train_seconds: wall time spent, evaluation included, over all parts of the run.
         best: `{"step", "value"}` of the best evaluation, by `training.metric_for_best`.
         history: `{"step", "loss", "wer", "cer"}` of each evaluation.
+        resumed_from: the checkpoint that was named to start from, in this run or before; None where none was.
         wandb_run_id: so that a resumed run goes on in the same W&B run.
     """
 
@@ -40,6 +41,7 @@ class RunState:
     train_seconds: float = 0.0
     best: dict[str, float] | None = None
     history: list[dict[str, float]] = field(default_factory=list)
+    resumed_from: str | None = None
     wandb_run_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

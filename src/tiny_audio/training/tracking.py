@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +29,27 @@ class JsonLines:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        if path.is_file():
-            kept = [line for line in path.read_text().splitlines() if (s := _step_of(line)) is not None and s <= step]
+        lines = path.read_text().splitlines() if path.is_file() else []
+        kept = [line for line in lines if (at := _step_of(line)) is not None and at <= step]
+        if kept != lines:
             write_atomically(path, "".join(line + "\n" for line in kept).encode())
         self._file = path.open("a", buffering=1)
+        self._lost = False
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Append the metrics of a step."""
-        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+        """Append the metrics of a step; what is not finite is null. A full disk costs lines, which is said once."""
+        plain = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        try:
+            self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **plain}) + "\n")
+        except OSError as error:
+            if not self._lost:
+                logger.error("%s cannot be written (%s); training goes on.", self.path, error.strerror or error)
+            self._lost = True
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # said already
+            self._file.close()
 
 
 def _step_of(line: str) -> int | None:
