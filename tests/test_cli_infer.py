@@ -29,7 +29,8 @@ def transcriber(monkeypatch, tmp_path):
     """Calls of `transcribe_files`; a recording whose name has `bad` in it fails."""
     calls: list[dict] = []
 
-    def transcribe_files(checkpoint, paths, device="auto", batch_size=8):
+    def transcribe_files(checkpoint, paths, device="auto", batch_size=8, encoder=None, decoder=None):
+        assert encoder is decoder is None
         calls.append({"checkpoint": checkpoint, "paths": paths, "device": device, "batch_size": batch_size})
         for path in paths:
             bad = "bad" in path

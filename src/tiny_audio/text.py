@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-#: Printed beside every figure, since an error rate means nothing without it.
+#: Stands beside the figures of a run (training_state.json), since an error rate means nothing without it.
 NORMALIZER_NAME = "NFKC, lower case, no punctuation but apostrophes inside words, no rewriting of words or numbers"
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u2032\u00b4\uff07", "'"))

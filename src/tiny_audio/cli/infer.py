@@ -48,9 +48,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--audio", action="append", default=[], help="recordings or folders, with commas between")
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1, mps, cpu (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="recordings at once (default: %(default)s)")
+    parser.add_argument("--encoder", help="where the checkpoint's encoder lies now, if it has moved")
+    parser.add_argument("--decoder", help="where the checkpoint's decoder lies now, if it has moved")
     parser.add_argument("--format", choices=["text", "json"], default="text", help="json: an object a line")
     parser.add_argument("--output", type=Path, help="write to this file instead of standard output")
-    option = re.compile(r"(?:--)?(checkpoint|audio|device|batch[_-]size|format|output)=")
+    option = re.compile(r"(?:--)?(checkpoint|audio|device|batch[_-]size|encoder|decoder|format|output)=")
     return parser.parse_intermixed_args([option.sub(_dashed, token) for token in argv])
 
 
@@ -78,7 +80,9 @@ def run(argv: list[str]) -> int:
     paths = expand(named)
     from ..inference.transcribe import transcribe_files
 
-    transcriptions = transcribe_files(args.checkpoint, paths, device=args.device, batch_size=args.batch_size)
+    transcriptions = transcribe_files(
+        args.checkpoint, paths, args.device, args.batch_size, encoder=args.encoder, decoder=args.decoder
+    )
     return write(transcriptions, args.format, args.output, alone=paths == named and len(paths) == 1)
 
 

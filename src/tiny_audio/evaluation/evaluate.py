@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ class Evaluation:
     """What came out of one pass over a set.
 
     Attributes:
-        loss: mean cross-entropy of a target token, teacher-forced.
+        loss: mean cross-entropy of a target token, teacher-forced; NaN where no clip could be read.
         words, characters: error counts.
         transcripts: (name, reference, hypothesis) of each clip that was decoded by this process.
         skipped: clips that could not be read. What was said in them counts as deleted: a set does not become easier
@@ -96,7 +97,7 @@ def evaluate(
         result.skipped = [skip for share in shares for skip in share[4]]
     if result.skipped:
         _count_unheard(result, references)
-    result.loss = loss / max(num_tokens, 1)
+    result.loss = loss / num_tokens if num_tokens else math.nan
     return result
 
 
