@@ -236,7 +236,8 @@ class Trainer:
         if improved:
             state.best = {"step": state.step, "value": found[name]}
         self._logged = (self._logged[0] + time.monotonic() - started, *self._logged[1:])  # not training time
-        for _, reference, hypothesis in evaluation.transcripts[:1]:
+        if evaluation.transcripts:  # another one each time
+            _, reference, hypothesis = evaluation.transcripts[7 * len(state.history) % len(evaluation.transcripts)]
             self.console.line(f"    said:  {reference}\n    wrote: {' '.join(hypothesis.split())}")
         names = {"loss": "eval_loss"}
         return {names.get(key, key): format_metric(key, value) for key, value in found.items()}, improved
