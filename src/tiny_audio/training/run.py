@@ -58,7 +58,8 @@ def train(config: Config) -> float | None:
 def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator) -> float | None:
     """Train with the output folder in hand: see `train`."""
     training, is_main = config.training, accelerator.is_main_process
-    start, saved = find_start(config, folder)
+    with accelerator.main_process_first():  # it may move checkpoints
+        start, saved = find_start(config, folder)
     if saved is not None:
         pin_revisions(config, saved)
     model = load_models(config, accelerator)
@@ -131,9 +132,9 @@ def claim_folder(output: Path, accelerator: Accelerator) -> Iterator[CheckpointF
     with lock:
         if accelerator.is_main_process:
             if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                try:  # not flock: worker processes inherit it, and outlive a killed run by seconds
+                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
                     raise UserError(
                         f"another run is writing to {output}; wait for it, or set another paths.output_dir."
                     ) from None
