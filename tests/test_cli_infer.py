@@ -86,7 +86,7 @@ def test_json_to_a_file(transcriber, capsys):
     command = ["infer", "checkpoint=final.pt", "format=json", "output=out.jsonl", "a.wav", "bad.wav"]
     assert main(command) == 1
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    assert rows[0] == {"path": "a.wav", "text": "hello\nworld", "seconds": 1.5, "error": None}
+    assert rows[0] == {"path": "a.wav", "text": "hello world", "seconds": 1.5, "error": None}
     assert rows[1]["error"] == "is silent throughout"
     assert capsys.readouterr().out == ""
 
@@ -114,3 +114,8 @@ def test_mistakes_of_infer(typed, message, transcriber, capsys):
     Path("empty").mkdir()
     assert main(["infer", *typed.split()]) == 2
     assert capsys.readouterr() == ("", f"ta infer: error: {message}\n")
+
+
+def test_a_misspelt_option_is_no_file(transcriber, capsys):
+    assert main(["infer", "checkpoint=final.pt", "audio=a.wav", "formt=json"]) == 2
+    assert "there is no option formt. Did you mean format?" in capsys.readouterr().err

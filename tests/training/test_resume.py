@@ -126,7 +126,7 @@ def test_a_finished_run_started_again_trains_nothing(undisturbed, run_settings):
     before = (undisturbed / "outputs/transcription/metrics.jsonl").read_text()
     status, log = run_ta(settings(run_settings), undisturbed)
     assert status == 0
-    assert f"Step {MAX_STEPS} of {MAX_STEPS}: nothing is left to train" in log
+    assert f"Step {MAX_STEPS}: nothing is left to train" in log
     assert (undisturbed / "outputs/transcription/metrics.jsonl").read_text() == before
 
 
@@ -201,3 +201,30 @@ def test_two_processes_make_the_steps_of_one_that_accumulates(run_settings, tmp_
     status, log = run_ta([*arguments, "training.max_steps=7"], two)
     assert status == 0, log
     assert "Resuming from step 6..." in log
+
+
+def test_a_finished_run_on_other_data_is_moved_away(undisturbed, run_settings, tmp_path):
+    """As after a quick test: the real run must not go on from its weights, steps and figures."""
+    shutil.copytree(undisturbed / "outputs", tmp_path / "outputs")
+    folder = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints")
+    before = folder.steps()
+    status, log = run_ta(settings(run_settings, "data.max_samples=30", "training.max_steps=2"), tmp_path)
+    assert status == 0, log
+    assert "is of a finished run on other data: starting afresh" in log
+    assert folder.steps() == [2]
+    assert CheckpointFolder(folder.path / "set-aside").steps() == before
+    assert {step for step, _ in metrics(tmp_path)} == {1, 2}
+    assert load_checkpoint(folder.path / "final.pt")["state"]["step"] == 2
+
+
+def test_an_unfinished_run_goes_on_with_other_data_and_says_so(undisturbed, run_settings, tmp_path):
+    """As after running out of memory: another batch size, the same weights."""
+    shutil.copytree(undisturbed / "outputs", tmp_path / "outputs")
+    folder = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints")
+    folder.file(MAX_STEPS).unlink()
+    step = folder.steps()[-1]
+    status, log = run_ta(settings(run_settings, "training.batch_size=4", f"training.max_steps={step + 1}"), tmp_path)
+    assert status == 0, log
+    assert f"Resuming from step {step}..." in log
+    assert "training goes on from its weights with the new data" in log
+    assert (folder.path / "final.pt").is_file()

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ..config import check_device
+from ..config_errors import did_you_mean
 from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..inference.transcribe import Transcription
 
+OPTIONS = ("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au")
 EPILOG = """\
 examples:
@@ -106,6 +108,12 @@ def expand(named: Sequence[str]) -> list[str]:
     Raises:
         UserError: a file that is not there, a folder without recordings.
     """
+    for path in named:
+        option, is_option, _ = path.partition("=")
+        if is_option and option.isidentifier() and not Path(path).exists():
+            raise UserError(
+                f"there is no option {option}.{did_you_mean(option, OPTIONS)} `ta infer --help` lists them."
+            )
     if missing := [path for path in named if not Path(path).exists()]:
         raise UserError(f"there is no file {', '.join(missing)}.")
     paths: list[str] = []
@@ -134,7 +142,7 @@ def write(transcriptions: Iterable[Transcription], form: str, output: Path | Non
                 print(f"ta infer: error: {item.path}: {item.error}", file=sys.stderr)
             text = " ".join((item.text or "").split())
             if form == "json":
-                row = {"path": item.path, "text": item.text, "seconds": item.seconds, "error": item.error}
+                row = {"path": item.path, "text": text, "seconds": item.seconds, "error": item.error}
                 print(json.dumps(row, ensure_ascii=False), file=out, flush=True)
             elif item.error is None:
                 print(text if alone else f"{item.path}\t{text}", file=out, flush=True)

@@ -43,7 +43,7 @@ examples:
   ta train experiment=quickstart
   ta train experiment=transcription
   ta train experiment=transcription data.max_samples=100 training.max_steps=10 training.eval_steps=5
-  ta train experiment=mosa data=common_voice training=high_quality training.batch_size=8
+  ta train experiment=transcription data=common_voice training=high_quality training.batch_size=8
   ta train data=custom data.train_path=my/train.jsonl data.eval_path=my/dev.jsonl
   ta train -m training.learning_rate=1e-4,3e-4,1e-3
 {groups}

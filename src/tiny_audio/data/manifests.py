@@ -85,7 +85,7 @@ def open_path(path: Path, split: str | None, audio_column: str | None, text_colu
             return open_parquet([path], str(path), audio_column, text_column)
         return _open_manifest(path, split, audio_column, text_column)
     if not path.is_dir():
-        raise UserError(f"data.datasets: there is no {path}{_nearest(path)}.")
+        raise UserError(f"data.datasets: there is no {path}{_nearest(path)}")
     for folder, stems, column_split in _manifest_places(path, split):
         for stem in stems:
             for suffix in MANIFEST_SUFFIXES:
@@ -117,7 +117,7 @@ def _nearest(path: Path) -> str:
     while not parent.is_dir():
         parent, missing = parent.parent, parent.name
     near = difflib.get_close_matches(missing, [entry.name for entry in parent.iterdir()], 1, 0.5)
-    return f"; did you mean {parent / near[0]}?" if near else f" ({parent} has no {missing})"
+    return f"; did you mean {parent / near[0]}?" if near else f"; {parent} has no {missing}."
 
 
 def _open_manifest(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table:

@@ -20,7 +20,7 @@ from ..errors import ConfigError
 from ..prompt import Prompt
 from .decoder import Decoder, load_decoder
 from .encoder import SpeechEncoder, load_encoder
-from .projectors import Projector, build_projector
+from .projectors import Projector, build_projector, check_projector
 
 logger = logging.getLogger(__name__)
 
@@ -158,10 +158,20 @@ class SpeechLLM(nn.Module):
         return [self.decoder.prompt.decode(ids) for ids in written]
 
 
-def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
-    """Load the frozen models of `config` in precision `dtype` and put a new fp32 projector between them."""
+def check_supported(config: ModelConfig) -> None:
+    """Refuse what a later version will bring, before anything is loaded.
+
+    Raises:
+        ConfigError: naming the setting, and what there is.
+    """
+    check_projector(config.projector_type)
     if config.use_lora:
         raise ConfigError("model.use_lora=true comes in a later version; available now: training the projector.")
+
+
+def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
+    """Load the frozen models of `config` in precision `dtype` and put a new fp32 projector between them."""
+    check_supported(config)
     encoder = load_encoder(config.encoder, config.encoder_revision, dtype)
     decoder = load_decoder(config.decoder, config.decoder_revision, config.prompt, dtype)
     logger.info("Initializing %s projector...", PROJECTOR_TITLES[config.projector_type])

@@ -74,8 +74,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or foreign file makes the reader say
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint {path} is damaged or not a checkpoint ({reason}).") from error
+        raise UserError(f"checkpoint {path} is damaged or not a checkpoint.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this toolkit.")
     if content["version"] > VERSION:
@@ -169,3 +168,7 @@ class CheckpointFolder:
             write_atomically(self.path / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
         except OSError as error:
             logger.error("%s cannot be written (%s).", self.path / CONFIG_FILE, error.strerror or error)
+
+    def drop_final(self) -> None:
+        """Take away the `final.pt` of an earlier, shorter run, once there is something newer."""
+        (self.path / FINAL_FILE).unlink(missing_ok=True)

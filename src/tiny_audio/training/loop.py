@@ -266,6 +266,7 @@ class Trainer:
             }
             try:
                 save_checkpoint(self.folder.file(state.step), content)
+                self.folder.drop_final()
                 keep = 1 if self.training.save_best_only else self.training.save_total_limit
                 self.folder.prune(keep, newest=state.step, best=self.best_saved_step())
                 self.folder.write_state(self.summary())

@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..model.checkpointed import describe_models, load_projector
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
-from ..model.speech_llm import SpeechLLM, build_speech_llm
+from ..model.speech_llm import SpeechLLM, build_speech_llm, check_supported
 from .checkpoint import CheckpointFolder, load_checkpoint
 from .console import Console, format_count, format_metric, format_time
 from .loop import Trainer
@@ -58,14 +58,22 @@ def train(config: Config) -> float | None:
 def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator) -> float | None:
     """Train with the output folder in hand: see `train`."""
     training, is_main = config.training, accelerator.is_main_process
+    check_supported(config.model)
     with accelerator.main_process_first():  # it may move checkpoints
         start, saved = find_start(config, folder)
-    if saved is not None:
+    if saved is None:
+        check_named_checkpoints(config)
+    else:
         pin_revisions(config, saved)
     model = load_models(config, accelerator)
     sources, eval_sources = load_data(config, accelerator)
     durations, weights = [source.durations for source in sources], [source.weight for source in sources]
     plan = SamplingPlan(durations, weights, training.batch_size, training.seed)
+    if saved is not None and belongs_to_another_run(config, saved, plan):
+        logger.warning("%s is of a finished run on other data: starting afresh, its checkpoints are moved away.", start)
+        with accelerator.main_process_first():
+            folder.set_aside(after=-1)
+        start, saved = "", None
     share = config.data.max_skipped_share
     skips = SkipLog(output / "skipped.jsonl", sources + eval_sources, share, write=is_main)
     if skips.counts:
@@ -78,8 +86,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     prepared, optimizer = accelerator.prepare(model, optimizer)
     state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
     if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
-        logger.info("Step %d of %d: nothing is left to train.", state.step, training.max_steps)
-        logger.info("Raise training.max_steps to go on.")
+        logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
         return finish(config, folder, state, skips, accelerator)
     state.plan_fingerprint = plan.fingerprint
 
@@ -88,7 +95,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     per_step = training.batch_size * training.gradient_accumulation_steps * accelerator.num_processes
     epochs = plan.epoch(training.max_steps * per_step)
     with (
-        closing(Trackers(config, output, state.step, state.wandb_run_id, is_main)) as trackers,
+        closing(Trackers(config, output, state.step if saved else -1, state.wandb_run_id, is_main)) as trackers,
         closing(Console(training.max_steps, epochs, state.step, quiet=not is_main)) as console,
         explaining_out_of_memory(),
     ):
@@ -113,7 +120,24 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     if not finished:
         logger.info("Saved at step %d; the same command goes on from there.", state.step)
         raise KeyboardInterrupt if trainer.stop.signal == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
+    logger.info("Training completed!")
+    logger.info("Total time: %s", format_time(state.train_seconds))
     return finish(config, folder, state, skips, accelerator)
+
+
+def check_named_checkpoints(config: Config) -> None:
+    """Refuse a checkpoint to start from that is not there, before anything slow is loaded."""
+    for key in ("checkpoint", "projector_checkpoint"):
+        path = getattr(config.model, key)
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"model.{key}={path}: there is no such file.")
+
+
+def belongs_to_another_run(config: Config, saved: dict[str, Any], plan: SamplingPlan) -> bool:
+    """Whether a checkpoint that was found, not named, ended a run on other data: a quick test before the real run."""
+    finished = saved["state"]["step"] >= saved["config"]["training"]["max_steps"]
+    other = saved["state"]["plan_fingerprint"] != plan.fingerprint
+    return finished and other and config.training.resume_from_checkpoint is None
 
 
 @contextmanager
@@ -228,6 +252,8 @@ def initialise_projector(
     """
     given = config.model.checkpoint or config.model.projector_checkpoint
     if saved is not None:
+        if given is not None:
+            logger.info("%s is not read again: the run goes on from its own checkpoint.", given)
         logger.info("Loading model state...")
         load_projector(model, saved, config.model, path)
     elif given is not None:
@@ -309,8 +335,6 @@ def finish(
     """Name the last checkpoint `final.pt`, say what came out, and return the best value."""
     if accelerator.is_main_process and folder.file(state.step).is_file():  # it may have been named from elsewhere
         folder.finish(state.step)
-    logger.info("Training completed!")
-    logger.info("Total time: %s", format_time(state.train_seconds))
     if state.history:
         name = config.training.metric_for_best
         logger.info("Final WER: %.1f%%", 100 * state.history[-1]["wer"])
