@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -214,17 +213,10 @@ def _as_it_is(batch: Any) -> Any:
 def _start_worker(worker_id: int) -> None:
     """Leave signals to the main process, which saves and then ends its workers, and the cores to the other workers.
 
-    A scheduler sends SIGTERM to every process of a job; a worker that died of it would take the run with it before
-    it has saved. So only the one that its parent sends, to end it, is heeded.
+    In a process group of its own a worker does not get what a terminal or a scheduler sends to the whole run: one
+    that died of it would take the run with it before it has saved.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere a worker ends at any SIGTERM
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
