@@ -182,7 +182,8 @@ def test_other_errors_are_not_swallowed(sources: list[Source]) -> None:
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests themselves run in the background
 from pathlib import Path
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.loader import ClipDataset, train_loader
