@@ -244,7 +244,7 @@ def test_a_repository_is_fetched_as_far_as_needed_and_then_no_more(endpoint: str
     for line, name in zip(refused, ("openslr/librispeech_asr", "speechcolab/gigaspeech"), strict=True):
         assert line.startswith(f"Could not fetch the dataset {name}: the Hugging Face Hub cannot be reached")
         assert "HF_ENDPOINT" in line
-    assert time.perf_counter() - began < 20  # most of it to start the process and import torch
+    assert time.perf_counter() - began < 120  # most of it to start the process and import torch
 
 
 def test_offline_mode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
