@@ -119,7 +119,6 @@ def test_unreadable_evaluation_clips_count_as_errors(run_settings, corpus, tmp_p
         (["model.encoder=./nowhere"], "model.encoder=./nowhere: there is no such folder."),
         (["training.resume_from_checkpoint=nowhere.pt"], "checkpoint nowhere.pt does not exist."),
         (["model.use_lora=true"], "model.use_lora=true comes in a later version"),
-        (["model.projector_type=moe"], "model.projector_type=moe comes in a later version; available now: mlp."),
         (["paths.output_dir=/proc/nothing"], "paths.output_dir: "),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -20,6 +21,12 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
 )
+
+from tiny_audio.config import ModelConfig, ProjectorConfig
+from tiny_audio.model.speech_llm import SpeechLLM, build_speech_llm
+
+if TYPE_CHECKING:
+    from conftest import TinyModels
 
 # Turns as in Qwen3's template, with its empty think block where thinking is switched off.
 CHAT_TEMPLATE = """{% for message in messages %}<|im_start|>{{ message['role'] }}
@@ -122,3 +129,15 @@ def save_whisper(folder: Path, *, width: int = 32) -> Path:
     )
     WhisperForConditionalGeneration(config).save_pretrained(folder)
     return folder
+
+
+def build(models: TinyModels, kind: str, dtype: torch.dtype = torch.float32) -> SpeechLLM:
+    """A recogniser of the tiny GLM-ASR and Qwen3 with a projector of this kind; the same at every call."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        encoder=str(models.glm_asr),
+        decoder=str(models.qwen3),
+        projector_type=kind,
+        projector_config=ProjectorConfig(hidden_dim=64, expert_dim=32, dropout=0.0),
+    )
+    return build_speech_llm(config, dtype)

@@ -19,12 +19,19 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-PROJECTOR_TYPES = ("mlp", "mosa", "moe", "qformer")
+# model.projector_type -> its module and class in model/projectors: a new projector is a file there and a line here.
+PROJECTORS = {
+    "mlp": "mlp.MLPProjector",
+    "mosa": "mosa.MOSAProjector",
+    "moe": "moe.MoEProjector",
+    "qformer": "qformer.QFormerProjector",
+}
 PRECISIONS = ("auto", "bf16", "fp16", "no")
 SCHEDULES = ("cosine", "linear", "constant")
 METRICS = ("wer", "cer", "loss")
 TEXT_CASES = ("lower", "keep")
 DEVICES = ("auto", "cuda", "mps", "cpu")
+ATTENTIONS = ("auto", "varlen", "flash_attn", "sdpa")
 
 
 def _at_least(key: str, value: float | None, low: float) -> None:
@@ -120,7 +127,7 @@ class ModelConfig:
     lora_config: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
-        _choice("model.projector_type", self.projector_type, PROJECTOR_TYPES)
+        _choice("model.projector_type", self.projector_type, tuple(PROJECTORS))
         if self.encoder == "THUDM/glm-asr-large":
             raise ConfigError(
                 "model.encoder=THUDM/glm-asr-large does not exist; the published model is zai-org/GLM-ASR-Nano-2512."
@@ -282,6 +289,7 @@ class HardwareConfig:
 
     device: str = "auto"
     mixed_precision: str = "auto"  # auto: bf16 where the device has it, else fp32
+    attention: str = "auto"  # auto: a kernel for packed clips where there is one, else sdpa
     compile: bool = False
     num_threads: int | None = None  # CPU threads of the model; null: torch's own choice
 
@@ -290,6 +298,7 @@ class HardwareConfig:
         if self.mixed_precision == "False":  # `no` in a YAML file is a boolean
             self.mixed_precision = "no"
         _choice("hardware.mixed_precision", self.mixed_precision, PRECISIONS)
+        _choice("hardware.attention", self.attention, ATTENTIONS)
         _at_least("hardware.num_threads", self.num_threads, 1)
 
 

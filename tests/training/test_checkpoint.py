@@ -110,7 +110,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path, capsys):
         (b"", "is damaged or not a checkpoint"),
         (b"PK\x03\x04 half a file", "is damaged or not a checkpoint"),
         ({"weights": torch.zeros(2)}, "is not a checkpoint of this toolkit"),
-        ({"format": "tiny-audio-checkpoint", "version": 99}, "format version 99, newer than"),
+        ({"format": "tiny-audio-checkpoint", "version": 99}, "format version 99; this version of the toolkit reads 2"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path, content, message):

@@ -24,6 +24,8 @@ def settings(run_settings: list[str], *more: str) -> list[str]:
     return [
         "train",
         *run_settings,
+        "model.projector_type=moe",  # its routing, balance loss and usage counts must be made again too
+        "model.projector_config.expert_dim=32",
         "model.projector_config.dropout=0.1",
         "training.gradient_accumulation_steps=2",
         f"training.max_steps={MAX_STEPS}",
@@ -39,8 +41,17 @@ def metrics(folder: Path) -> dict[tuple[int, str], float]:
     found: dict[tuple[int, str], float] = {}
     for line in (folder / "outputs/transcription/metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
-        for key in ("train/loss", "train/grad_norm", "train/learning_rate", "train/epoch", "eval/loss", "eval/wer"):
-            if key in row:
+        kept = (
+            "train/loss",
+            "train/auxiliary",
+            "train/expert",
+            "train/grad",
+            "train/learning_rate",
+            "train/epoch",
+            "eval/",
+        )
+        for key in row:
+            if key.startswith(kept):
                 assert (row["step"], key) not in found, "a step was logged twice"
                 found[row["step"], key] = row[key]
     return found

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..audio import AudioError, check_waveform, is_cut_short, pad_waveforms
 from ..config import DataConfig
-from ..lengths import SAMPLE_RATE
+from ..lengths import SAMPLE_RATE, num_encoder_frames, num_mel_frames
 from .plan import Draw, PlanSampler, SamplingPlan
 from .skips import Skip
 from .sources import Source
@@ -41,25 +41,20 @@ class Batch:
     draws: list[int]  # B draw numbers
     skipped: list[Skip] = field(default_factory=list)  # draws that could not be read, each with its reason
     audio_seconds: float = 0.0  # speech in the batch, without padding
+    features: Tensor | None = None  # (N, D) encoder frames, where they are cached; waveforms is then (0, 0)
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def num_frames(self) -> list[int]:
+        """Encoder frames of each clip."""
+        return [num_encoder_frames(num_mel_frames(n)) for n in self.num_samples.tolist()]
+
     def pin_memory(self) -> Batch:
-        """Copy the tensors to page-locked memory; the loader calls this where it was asked to pin."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with its tensors on `device`, without waiting for pinned ones to arrive."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(
-            self,
-            waveforms=function(self.waveforms),
-            num_samples=function(self.num_samples),
-            target_ids=[function(ids) for ids in self.target_ids],
-        )
+        """Copy what goes to the device to page-locked memory; the loader calls this where it was asked to pin."""
+        features = None if self.features is None else self.features.pin_memory()
+        return replace(self, waveforms=self.waveforms.pin_memory(), features=features)
 
     # Workers hand tensors over as open files, one each: B more of them a batch would run into the limit of
     # 1,024.

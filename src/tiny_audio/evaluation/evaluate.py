@@ -77,10 +77,10 @@ def evaluate(
             result.skipped += batch.skipped
             if not len(batch):
                 continue
-            waveforms = batch.waveforms.to(model.device, non_blocking=True)
             with accelerator.autocast():
-                loss += float(model.loss(waveforms, batch.num_samples, batch.target_ids)[0])
-                written = model.transcribe(waveforms, batch.num_samples, max_new_tokens)
+                frames, lengths = model.encode(batch)
+                loss += float(model.loss(frames, lengths, batch.target_ids).cross_entropy)
+                written = model.transcribe(frames, lengths, max_new_tokens)
             num_tokens += sum(len(ids) for ids in batch.target_ids)
             result.transcripts += zip(batch.names, batch.transcripts, written, strict=True)
     finally:

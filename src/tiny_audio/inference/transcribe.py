@@ -96,7 +96,8 @@ class Recogniser:
             chosen = heard[start : start + batch_size]
             batch, num_samples = pad_waveforms([pieces[n][1].astype(np.float32) for n in chosen])
             with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
-                texts = self.model.transcribe(batch.to(device), num_samples, max_new_tokens)
+                frames, lengths = self.model.encoder(batch.to(device), num_samples)
+                texts = self.model.transcribe(frames, lengths, max_new_tokens)
             for n, text in zip(chosen, texts, strict=True):
                 written[n] = text
         parts: list[list[str]] = [[] for _ in waveforms]

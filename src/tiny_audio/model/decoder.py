@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from ..errors import UserError
 from ..prompt import Prompt
+from .kernels import Kernel
 from .packing import PACKED_ATTENTION, PackedLayout, unused_mask
 from .weights import fingerprint, hub_arguments, loading, quiet_transformers, resolve
 
@@ -29,7 +30,10 @@ class Decoder(nn.Module):
         decoder_dim: width of its embeddings.
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
         fingerprint: of the weights, wherever they came from.
+        kernel: of packed attention; None: padded inside the op.
     """
+
+    kernel: Kernel | None = None
 
     def __init__(self, module: Any, prompt: Prompt, name: str) -> None:
         super().__init__()
@@ -71,7 +75,7 @@ class Decoder(nn.Module):
         Returns:
             (K, V) logits.
         """
-        layout = PackedLayout.of(lengths, embeddings.device)
+        layout = PackedLayout.of(lengths, embeddings.device, self.kernel)
         output = self.module(
             inputs_embeds=embeddings[None],
             position_ids=layout.position_ids,
@@ -109,11 +113,12 @@ class Decoder(nn.Module):
         """
         reverse = pad_sequence([clip.flip(0) for clip in clips], batch_first=True)
         mask = pad_sequence([torch.ones(len(clip), dtype=torch.long) for clip in clips], batch_first=True)
-        written = self.module.generate(
-            inputs_embeds=reverse.flip(1),  # padded on the left
-            attention_mask=mask.flip(1).to(reverse.device),
-            max_new_tokens=max(max_new_tokens),
-        ).tolist()
+        with torch.compiler.set_stance("force_eager"):  # a growing cache would be compiled anew at each token
+            written = self.module.generate(
+                inputs_embeds=reverse.flip(1),  # padded on the left
+                attention_mask=mask.flip(1).to(reverse.device),
+                max_new_tokens=max(max_new_tokens),
+            ).tolist()
         return [_until(row[:limit], self.end_ids) for row, limit in zip(written, max_new_tokens, strict=True)]
 
 

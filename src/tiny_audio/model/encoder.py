@@ -6,6 +6,7 @@ Dimensions: B clips, S samples, M mel bins, L mel frames, N encoder frames of al
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -16,14 +17,16 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ..audio import LogMel
 from ..errors import UserError
-from ..lengths import ALIGNMENT_SAMPLES, HOP_LENGTH, num_encoder_frames
+from ..lengths import ALIGNMENT_SAMPLES, HOP_LENGTH, num_encoder_frames, num_mel_frames
+from .device import upload
+from .kernels import Kernel
 from .packing import PACKED_ATTENTION, PackedLayout
 from .weights import fingerprint, hub_arguments, loading, quiet_transformers, resolve
 
 logger = logging.getLogger(__name__)
 
 
-class SpeechEncoder(nn.Module):
+class SpeechEncoder(nn.Module, ABC):
     """A frozen encoder with its mel front end.
 
     Attributes:
@@ -32,10 +35,12 @@ class SpeechEncoder(nn.Module):
             is stored in every checkpoint.
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
         fingerprint: of the weights, wherever they came from.
+        kernel: of packed attention; None: padded inside the op.
     """
 
     convention: str
     encoder_dim: int
+    kernel: Kernel | None = None
 
     def __init__(self, module: PreTrainedModel, num_mel_bins: int, name: str) -> None:
         super().__init__()
@@ -65,19 +70,19 @@ class SpeechEncoder(nn.Module):
         Returns:
             frames (N, D), the clips one after another, and each clip's number of frames.
         """
-        lengths = [num_encoder_frames(n // HOP_LENGTH) for n in num_samples.tolist()]
+        lengths = [num_encoder_frames(num_mel_frames(n)) for n in num_samples.tolist()]
         waveforms, num_samples = self.window(waveforms, num_samples)
         with torch.autocast(waveforms.device.type, enabled=False):
-            mel = self.log_mel(waveforms, num_samples.to(waveforms.device, non_blocking=True))
+            mel = self.log_mel(waveforms, upload(num_samples, waveforms.device))
             return self.encode(mel.to(self.dtype), lengths), lengths
 
     def window(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Return the waveforms (B, S) and lengths (B,) that the spectrogram is taken of: the clips as they are."""
         return waveforms, num_samples
 
+    @abstractmethod
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
         """Encode (B, M, L) mel frames, zero beyond each clip, into (N, D) packed encoder frames."""
-        raise NotImplementedError
 
 
 class GlmAsrSpeechEncoder(SpeechEncoder):
@@ -97,10 +102,10 @@ class GlmAsrSpeechEncoder(SpeechEncoder):
         """See `SpeechEncoder.encode`."""
         module: Any = self.module
         padded = gelu(module.conv2(gelu(module.conv1(mel)))).transpose(1, 2)  # (B, L / 2, D)
-        layout = PackedLayout.of(lengths, mel.device)
+        layout = PackedLayout.of(lengths, mel.device, self.kernel)
         # A clip shorter than the batch's longest still has frames of padding here; they are dropped, not masked.
         rows = torch.cat([torch.arange(n) + i * padded.shape[1] for i, n in enumerate(lengths)])
-        hidden = padded.flatten(0, 1).index_select(0, rows.to(mel.device, non_blocking=True))[None]
+        hidden = padded.flatten(0, 1).index_select(0, upload(rows, mel.device))[None]
         positions = module.rotary_emb(hidden, position_ids=layout.position_ids)
         for layer in module.layers:
             hidden = layer(hidden, position_embeddings=positions, packed_layout=layout)

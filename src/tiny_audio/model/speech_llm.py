@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,35 @@ from ..data.loader import Batch
 from ..errors import ConfigError
 from ..prompt import Prompt
 from .decoder import Decoder, load_decoder
+from .device import upload
 from .encoder import SpeechEncoder, load_encoder
-from .projectors import Projector, build_projector, check_projector
+from .projectors import Projected, Projector, build_projector, projector_class
 
 logger = logging.getLogger(__name__)
 
-PROJECTOR_TITLES = {"mlp": "MLP", "mosa": "MOSA", "moe": "MoE", "qformer": "Q-Former"}
+
+class Loss(NamedTuple):
+    """What a batch says of the weights.
+
+    Attributes:
+        cross_entropy: **summed** over the batch's target tokens, fp32.
+        num_targets: how many those are.
+        auxiliary, expert_usage: see `Projected`.
+    """
+
+    cross_entropy: Tensor
+    num_targets: int
+    auxiliary: Tensor
+    expert_usage: Tensor
+
+    @property
+    def objective(self) -> Tensor:
+        """What is minimised, summed over target tokens: divided by the tokens of a whole step, the step's loss.
+
+        The auxiliary loss, a mean, weighs as much as its batch has target tokens, so that accumulated batches and
+        several processes add up to a mean over the step.
+        """
+        return self.cross_entropy + self.num_targets * self.auxiliary
 
 
 @dataclass(frozen=True)
@@ -62,7 +86,7 @@ class Sequences:
             lengths.append(len(prefix) + count + len(suffix) + len(target))
             start += lengths[-1]
             predict.append(torch.arange(len(target)) + start - len(target) - 1)
-        packed = [torch.cat(part).to(device, non_blocking=True) for part in (ids, audio, predict, list(targets))]
+        packed = [upload(torch.cat(part), device) for part in (ids, audio, predict, list(targets))]
         return cls(packed[0], packed[1], packed[2], packed[3], lengths)
 
 
@@ -83,79 +107,84 @@ class SpeechLLM(nn.Module):
         """Device of the weights."""
         return next(self.projector.parameters()).device
 
-    def audio_tokens(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, list[int], Tensor]:
-        """Turn clips into audio tokens.
+    def encode(self, batch: Batch) -> tuple[Tensor, list[int]]:
+        """Return the encoder frames (N, D) of a batch, one clip after another, and each clip's number of frames."""
+        if batch.features is not None:
+            return upload(batch.features, self.device), batch.num_frames
+        frames, lengths = self.encoder(upload(batch.waveforms, self.device), batch.num_samples)
+        return frames, lengths
 
-        Args:
-            waveforms: (B, S) float32, zero beyond each clip.
-            num_samples: (B,) int64 on the CPU, multiples of 1280.
-
-        Returns:
-            tokens (T, W), the clips one after another; each clip's number of tokens; the projector's auxiliary loss.
-        """
-        frames, num_frames = self.encoder(waveforms, num_samples)
-        tokens, auxiliary = self.projector(frames.float(), num_frames)
-        return tokens, [self.projector.num_tokens(n) for n in num_frames], auxiliary
+    def audio_tokens(self, frames: Tensor, lengths: list[int]) -> tuple[Projected, list[int]]:
+        """Project encoder frames (N, D) of B clips; return the tokens, and how many each clip has."""
+        projected: Projected = self.projector(frames.float(), lengths)
+        return projected, [self.projector.num_tokens(n) for n in lengths]
 
     def embed(
-        self, waveforms: Tensor, num_samples: Tensor, targets: Sequence[Tensor]
-    ) -> tuple[Tensor, Sequences, Tensor]:
-        """Return the decoder's input (N, W), its layout, and the projector's auxiliary loss."""
-        tokens, counts, auxiliary = self.audio_tokens(waveforms, num_samples)
-        sequences = Sequences.lay_out(self.decoder.prompt, counts, targets, waveforms.device)
+        self, frames: Tensor, lengths: list[int], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequences, Projected]:
+        """Return the decoder's input (N, W), its layout, and what the projector made."""
+        projected, counts = self.audio_tokens(frames, lengths)
+        sequences = Sequences.lay_out(self.decoder.prompt, counts, targets, frames.device)
         embeddings = self.decoder.embed(sequences.token_ids)
-        return embeddings.index_copy(0, sequences.audio_positions, tokens.to(embeddings.dtype)), sequences, auxiliary
+        tokens = projected.tokens.to(embeddings.dtype)
+        return embeddings.index_copy(0, sequences.audio_positions, tokens), sequences, projected
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Compute the loss of a batch, as `loss` does.
+    def forward(self, batch: Batch) -> Loss:
+        """Compute the loss of a batch.
 
         It comes as one object since wrappers for several GPUs move bare tensors to theirs, and lengths and targets
-        are wanted on the CPU.
+        are wanted on the CPU. Without clips the loss is a zero that every weight has a (zero) gradient from, so that
+        this process takes part in the step of the others.
         """
-        waveforms = batch.waveforms.to(self.device, non_blocking=True)
-        return self.loss(waveforms, batch.num_samples, batch.target_ids)
+        if not len(batch):
+            nothing = torch.stack([weight.sum() for weight in self.projector.parameters()]).sum() * 0.0
+            return Loss(nothing, 0, nothing.detach(), nothing.new_zeros(self.projector.num_experts))
+        return self.loss(*self.encode(batch), batch.target_ids)
 
-    def loss(self, waveforms: Tensor, num_samples: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def loss(self, frames: Tensor, lengths: list[int], targets: Sequence[Tensor]) -> Loss:
         """Compute the loss of B clips.
 
         Args:
-            waveforms: (B, S) float32, zero beyond each clip.
-            num_samples: (B,) int64 on the CPU, multiples of 1280.
+            frames: (N, D) encoder frames, the clips one after another.
+            lengths: frames of each clip.
             targets: B tensors (K_i,) int64 on the CPU: transcript tokens and the end of the turn.
-
-        Returns:
-            The cross-entropy **summed** over all target tokens, in fp32 (the caller divides by the tokens of the
-            whole step), and the projector's auxiliary loss, which is a mean. Without clips, a zero that every weight
-            has a (zero) gradient from, so that this process takes part in the step of the others.
         """
-        if not targets:
-            nothing = torch.stack([weight.sum() for weight in self.projector.parameters()]).sum() * 0.0
-            return nothing, nothing.detach()
-        embeddings, sequences, auxiliary = self.embed(waveforms, num_samples, targets)
+        embeddings, sequences, projected = self.embed(frames, lengths, targets)
         logits = self.decoder.logits(embeddings, sequences.lengths, sequences.predict_positions)
-        return cross_entropy(logits.float(), sequences.targets, reduction="sum"), auxiliary
+        total = cross_entropy(logits.float(), sequences.targets, reduction="sum")
+        return Loss(total, len(sequences.targets), projected.auxiliary, projected.expert_usage)
 
     @torch.no_grad()
-    def transcribe(self, waveforms: Tensor, num_samples: Tensor, max_new_tokens: int) -> list[str]:
+    def transcribe(self, frames: Tensor, lengths: list[int], max_new_tokens: int) -> list[str]:
         """Write down what is said in each of B clips, greedily.
 
         A clip gets at most `max_new_tokens`, and at most two tokens for each audio token (25 a second) besides 16, so
         that a decoder that does not stop costs little; the limit is the clip's own, never its neighbours'.
 
         Args:
-            waveforms: (B, S) float32, zero beyond each clip.
-            num_samples: (B,) int64 on the CPU, multiples of 1280.
+            frames: (N, D) encoder frames, the clips one after another.
+            lengths: frames of each clip.
             max_new_tokens: upper limit for any clip.
 
         Returns:
             B transcripts.
         """
-        nothing = [torch.empty(0, dtype=torch.int64)] * len(num_samples)
-        embeddings, sequences, _ = self.embed(waveforms, num_samples, nothing)
+        nothing = [torch.empty(0, dtype=torch.int64)] * len(lengths)
+        embeddings, sequences, _ = self.embed(frames, lengths, nothing)
         prompt = len(self.decoder.prompt.prefix_ids) + len(self.decoder.prompt.suffix_ids)
         limits = [min(max_new_tokens, 16 + 2 * (length - prompt)) for length in sequences.lengths]
         written = self.decoder.generate(embeddings.split(sequences.lengths), limits)
         return [self.decoder.prompt.decode(ids) for ids in written]
+
+    def compile_layers(self) -> None:
+        """Have the layers of encoder and decoder compiled when they first run, once for all lengths.
+
+        The layers are all alike, so one of them is compiled and serves for all; the projector is 1 % of the work.
+        """
+        for module in (self.encoder.module, self.decoder.module):
+            for block in module.modules():
+                if type(block).__name__ in module._no_split_modules:
+                    block.compile(dynamic=True)
 
 
 def check_supported(config: ModelConfig) -> None:
@@ -164,7 +193,6 @@ def check_supported(config: ModelConfig) -> None:
     Raises:
         ConfigError: naming the setting, and what there is.
     """
-    check_projector(config.projector_type)
     if config.use_lora:
         raise ConfigError("model.use_lora=true comes in a later version; available now: training the projector.")
 
@@ -174,7 +202,7 @@ def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     check_supported(config)
     encoder = load_encoder(config.encoder, config.encoder_revision, dtype)
     decoder = load_decoder(config.decoder, config.decoder_revision, config.prompt, dtype)
-    logger.info("Initializing %s projector...", PROJECTOR_TITLES[config.projector_type])
+    logger.info("Initializing %s projector...", projector_class(config.projector_type).title)
     projector = build_projector(
         config.projector_type, config.projector_config, encoder.encoder_dim, decoder.decoder_dim
     )

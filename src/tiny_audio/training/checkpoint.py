@@ -23,7 +23,7 @@ from ..errors import UserError
 logger = logging.getLogger(__name__)
 
 FORMAT = "tiny-audio-checkpoint"
-VERSION = 1
+VERSION = 2
 STATE_FILE = "training_state.json"
 CONFIG_FILE = "config.yaml"
 FINAL_FILE = "final.pt"
@@ -77,10 +77,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} is damaged or not a checkpoint.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this toolkit.")
-    if content["version"] > VERSION:
+    if content["version"] != VERSION:
         raise UserError(
-            f"checkpoint {path} has format version {content['version']}, newer than this toolkit's "
-            f"{VERSION}; upgrade it."
+            f"checkpoint {path} has format version {content['version']}; this version of the toolkit reads {VERSION}."
         )
     return content
 

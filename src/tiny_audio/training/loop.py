@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 
 from ..config import Config
@@ -21,12 +20,13 @@ from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, Interrupted
-from ..model.speech_llm import SpeechLLM
+from ..model.speech_llm import Loss, SpeechLLM
 from ..text import NORMALIZER_NAME
 from . import metrics
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
+from .processes import Processes, StepInput
 from .schedule import learning_rate
 from .state import RunState, rng_state, seed_step
 from .tracking import Trackers
@@ -77,87 +77,85 @@ class Trainer:
         self.trackers, self.console, self.state = trackers, console, state
         self.log_steps = min(config.logging.log_steps, max(1, self.training.max_steps // 10))
         self.stop = StopRequest()
+        self.processes = Processes(accelerator)
         self._clock = time.monotonic()
         self._logged = (self._clock, state.draws, state.audio_seconds)
-        # Summed on the device: reading it at every step would make the host wait for the GPU.
-        carried = state.loss_sum if accelerator.is_main_process else 0.0
-        self._loss_sum = torch.tensor(carried, dtype=torch.float32, device=accelerator.device)
+        # Added up on the device: reading a number at every step would make the host wait for the GPU. Summed
+        # cross-entropy, auxiliary loss times target tokens, and each expert's tokens.
+        self.sums = torch.zeros(2 + self.speech_llm.projector.num_experts, device=accelerator.device)
+        if state.sums and accelerator.is_main_process:
+            self.sums += torch.tensor(state.sums, device=accelerator.device)
+        self._nonfinite = torch.zeros((), device=accelerator.device)  # steps left out, not yet told
 
     def run(self) -> bool:
         """Train to the end; return False where a signal stopped the run before it, its state saved."""
+        self.model.train()
         with self.stop:
             try:
                 if self._evaluation_due():  # before the first step, or where a stopped run did not come to it
                     self.finish_step({})
-                while self.state.step < self.training.max_steps and not self._must_stop():
-                    grad_norm = self.train_step([next(self.batches) for _ in range(self._accumulation)])
+                while not self._last and not (step_input := self.next_input()).stop:
+                    grad_norm = self.train_step(step_input)
                     self.finish_step(self.log(grad_norm) if self._log_due() else {})
             except Interrupted:
                 logger.warning("The evaluation at step %d was left; it is made up for on resuming.", self.state.step)
-            finished = self.state.step >= self.training.max_steps and not self._evaluation_due()
+            finished = self._last and not self._evaluation_due()
             if not finished:
                 self.save()
             return finished
 
-    @property
-    def _accumulation(self) -> int:
-        return self.training.gradient_accumulation_steps
+    def next_input(self) -> StepInput:
+        """Return the next step's batches, of this process, and what all processes know of them."""
+        if self.stop() and self.processes.count == 1:  # no need to wait for the data then
+            return self.processes.share([], stop=True)
+        batches = [next(self.batches) for _ in range(self.training.gradient_accumulation_steps)]
+        return self.processes.share(batches, self.stop())
 
-    def train_step(self, micro_batches: list[Batch]) -> float:
-        """Make one optimizer step on this process's batches; return the gradient norm before clipping."""
+    def train_step(self, given: StepInput) -> torch.Tensor:
+        """Make one optimizer step; return the gradient norm before clipping, on the device."""
         state, accelerator = self.state, self.accelerator
-        self.model.train()
         seed_step(self.training.seed, state.step, accelerator.process_index)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(state.step, self.training)
-        num_tokens = self._sum_over_processes(sum(len(t) for batch in micro_batches for t in batch.target_ids))
 
-        for i, batch in enumerate(micro_batches):
-            last = i == len(micro_batches) - 1
+        for i, batch in enumerate(given.batches):
+            last = i == len(given.batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
-                    loss_sum, auxiliary = self.model(batch)
+                    loss: Loss = self.model(batch)
                 # Every target token of the step weighs the same, whatever batch and process it came in.
-                share = accelerator.num_processes / max(num_tokens, 1)
-                accelerator.backward(loss_sum * share + auxiliary / len(micro_batches))
-                self._loss_sum += loss_sum.detach().to(self._loss_sum)
+                accelerator.backward(loss.objective * (accelerator.num_processes / max(given.num_tokens, 1)))
+            self._add_up(loss)
 
-        grad_norm = float(accelerator.clip_grad_norm_(self.weights, self.training.gradient_clip_norm or math.inf))
-        finite = math.isfinite(grad_norm)
-        # Under fp16 the scaler itself leaves a step out, and adapts. Without a token there is nothing to learn from,
-        # but momentum and weight decay would go on.
-        if num_tokens and (finite or accelerator.scaler is not None):
-            self.optimizer.step()
+        grad_norm = accelerator.clip_grad_norm_(self.weights, self.training.gradient_clip_norm or math.inf)
+        if given.num_tokens:  # else there is nothing to learn from, but momentum and weight decay would go on
+            self._update(grad_norm)
         self.optimizer.zero_grad(set_to_none=True)
 
         state.step += 1
-        state.batches += len(micro_batches) * accelerator.num_processes
+        state.batches += len(given.batches) * self.processes.count
         state.draws = state.batches * self.training.batch_size
-        state.loss_tokens += num_tokens
-        if not finite:
-            state.nonfinite_steps += 1
-            logger.warning(
-                "Step %d was left out: its gradient is not finite (%d so far).", state.step, state.nonfinite_steps
-            )
-        self._note_batches(micro_batches)
+        state.loss_tokens += given.num_tokens
+        state.audio_seconds += given.audio_seconds
+        self.skips.add(given.skipped, given.sources)
+        self.skips.check()
         return grad_norm
 
-    def _sum_over_processes(self, value: int) -> int:
-        return value if self.accelerator.num_processes == 1 else sum(gather_object([value]))
+    def _add_up(self, loss: Loss) -> None:
+        two = torch.stack((loss.cross_entropy, loss.auxiliary * loss.num_targets))
+        self.sums += torch.cat((two, loss.expert_usage)).detach()
 
-    def _note_batches(self, micro_batches: list[Batch]) -> None:
-        """Count seconds and skipped clips, of all processes alike, so that all stop together where they must."""
-        seen = [(batch.audio_seconds, batch.skipped, batch.sources) for batch in micro_batches]
-        if self.accelerator.num_processes > 1:
-            seen = gather_object(seen)
-        for seconds, skipped, sources in seen:
-            self.state.audio_seconds += seconds
-            self.skips.add(skipped, sources)
-        self.skips.check()
+    def _update(self, grad_norm: torch.Tensor) -> None:
+        """Take the step, unless the gradient is not finite: then it is left out, and counted.
 
-    def _must_stop(self) -> bool:
-        """Whether any process was asked to stop."""
-        return self._sum_over_processes(int(self.stop())) > 0
+        The host does not know: the fused optimizer reads the flag on the device, as it does a loss scaler's. Under
+        fp16 there is such a scaler; it leaves steps out itself, and adapts.
+        """
+        nonfinite = (~torch.isfinite(grad_norm)).float()
+        self._nonfinite += nonfinite
+        if self.accelerator.scaler is None:
+            self.optimizer.optimizer.found_inf = nonfinite
+        self.optimizer.step()
 
     @property
     def _last(self) -> bool:
@@ -184,11 +182,12 @@ class Trainer:
         if self.state.step and (self._last or improved or self.state.step % self.training.save_steps == 0):
             self.save()
 
-    def log(self, grad_norm: float) -> dict[str, str]:
+    def log(self, grad_norm: torch.Tensor) -> dict[str, str]:
         """Log the figures since the last time; return those that the console shows."""
         state = self.state
-        loss = self._sum_loss() / max(state.loss_tokens, 1)
-        self._loss_sum.zero_()
+        loss, auxiliary, *usage = self.read_sums()
+        loss, auxiliary = (value / max(state.loss_tokens, 1) for value in (loss, auxiliary))
+        self.sums.zero_()
         state.loss_tokens = 0
         now = time.monotonic()
         seconds = max(now - self._logged[0], 1e-9)
@@ -197,7 +196,7 @@ class Trainer:
             metrics.TRAIN_LOSS: loss,
             metrics.TRAIN_PERPLEXITY: math.exp(min(loss, 50.0)),
             metrics.LEARNING_RATE: lr,
-            metrics.GRAD_NORM: grad_norm,
+            metrics.GRAD_NORM: float(grad_norm),
             metrics.EPOCH: self.plan.epoch(state.draws),
             metrics.SAMPLES_PER_SECOND: (state.draws - self._logged[1]) / seconds,
             metrics.AUDIO_HOURS_PER_HOUR: (state.audio_seconds - self._logged[2]) / seconds,
@@ -205,6 +204,10 @@ class Trainer:
             metrics.NONFINITE_STEPS: state.nonfinite_steps,
             metrics.CPU_PERCENT: psutil.cpu_percent(),
         }
+        if usage:
+            values[metrics.AUXILIARY_LOSS] = auxiliary
+            shares = (value / max(sum(usage), 1e-9) for value in usage)
+            values |= {f"{metrics.EXPERT_SHARE}{expert}": share for expert, share in enumerate(shares)}
         if self.accelerator.device.type == "cuda":
             values[metrics.GPU_MEMORY_ALLOCATED] = torch.cuda.memory_allocated()
             values[metrics.GPU_MEMORY_RESERVED] = torch.cuda.memory_reserved()
@@ -212,11 +215,20 @@ class Trainer:
         self._logged = (now, state.draws, state.audio_seconds)
         return {"loss": f"{loss:.3f}", "lr": format_rate(lr)}
 
-    def _sum_loss(self) -> float:
-        """Summed loss since the last logged step, over all processes."""
-        if self.accelerator.num_processes == 1:
-            return float(self._loss_sum)
-        return float(self.accelerator.reduce(self._loss_sum.clone(), "sum"))
+    def read_sums(self) -> list[float]:
+        """Read what was added up on the device since the last log, over all processes; tell of steps left out."""
+        if found := int(self._nonfinite):
+            self.state.nonfinite_steps += found
+            self._nonfinite.zero_()
+            logger.warning(
+                "%d steps up to step %d were left out: their gradient was not finite (%d so far).",
+                found,
+                self.state.step,
+                self.state.nonfinite_steps,
+            )
+        several = self.processes.count > 1
+        total: list[float] = (self.accelerator.reduce(self.sums, "sum") if several else self.sums).tolist()
+        return total
 
     def evaluate_now(self) -> tuple[dict[str, str], bool]:
         """Decode the evaluation set; return the figures to show, and whether they are the best so far."""
@@ -224,7 +236,7 @@ class Trainer:
         state, name = self.state, self.training.metric_for_best
         started = time.monotonic()
         # Several processes have to leave together or not at all: they do not leave an evaluation.
-        evaluation = self.evaluate(self.stop if self.accelerator.num_processes == 1 else lambda: False)
+        evaluation = self.evaluate(self.stop if self.processes.count == 1 else lambda: False)
         found = evaluation.metrics
         state.evaluated_step = state.step
         state.history.append({"step": state.step, **found})
@@ -252,7 +264,7 @@ class Trainer:
         now = time.monotonic()
         state.train_seconds += now - self._clock
         self._clock = now
-        loss_sum = self._sum_loss()
+        state.sums = self.read_sums()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             content = {
@@ -262,7 +274,7 @@ class Trainer:
                 "scheduler": {"step": state.step, "learning_rate": learning_rate(state.step, self.training)},
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "rng": rng_state(),
-                "state": {**state.to_dict(), "loss_sum": loss_sum},
+                "state": state.to_dict(),
             }
             try:
                 save_checkpoint(self.folder.file(state.step), content)
@@ -277,7 +289,7 @@ class Trainer:
         steps = self.folder.steps()
         kept = f"The newest checkpoint is {self.folder.file(steps[-1])}." if steps else "There is no checkpoint yet."
         text = f"step {self.state.step} could not be saved in {self.folder.path} ({error.strerror or error}). {kept}"
-        if self.stop() or self.state.step == self.training.max_steps:
+        if self.stop() or self._last:
             raise UserError(text)
         logger.error("%s Training goes on; make room before the next save.", text[0].upper() + text[1:])
 

@@ -21,6 +21,7 @@ from ..data.skips import SkipLog
 from ..data.sources import Source, open_sources
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, evaluate
+from ..model.attention import choose_attention
 from ..model.checkpointed import describe_models, load_projector
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.speech_llm import SpeechLLM, build_speech_llm, check_supported
@@ -57,7 +58,7 @@ def train(config: Config) -> float | None:
 
 def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator) -> float | None:
     """Train with the output folder in hand: see `train`."""
-    training, is_main = config.training, accelerator.is_main_process
+    training, hardware, is_main = config.training, config.hardware, accelerator.is_main_process
     check_supported(config.model)
     with accelerator.main_process_first():  # it may move checkpoints
         start, saved = find_start(config, folder)
@@ -80,9 +81,12 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
         logger.warning("%s (see %s).", skips.summary(), skips.path)
 
     model.to(accelerator.device)
+    logger.info("Attention: %s%s", choose_attention(model, hardware.attention), ", compiled" * hardware.compile)
+    if hardware.compile:
+        model.compile_layers()
     dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data)
     initialise_projector(config, model, saved, start, dataset, plan)
-    optimizer = build_optimizer(config, model, accelerator.device)
+    optimizer = build_optimizer(config, model)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
     if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
@@ -182,8 +186,6 @@ def explaining_out_of_memory() -> Iterator[None]:
 def start_accelerator(config: Config) -> Accelerator:
     """Choose device and precision, and say so; other processes than the first then stay silent."""
     hardware = config.hardware
-    if hardware.compile:
-        raise UserError("hardware.compile=true comes in a later version; leave it out.")
     device = choose_device(hardware.device)
     precision = choose_precision(hardware.mixed_precision, device)
     if device.type == "cuda" and device.index is not None:
@@ -263,7 +265,7 @@ def initialise_projector(
         drawn = (dataset.__getitems__(plan.batch(number)) for number in range(10))  # whole batches may be unreadable
         batch = next((batch for batch in drawn if len(batch)), None)
         if batch is not None:
-            frames, lengths = model.encoder(batch.waveforms.to(model.device), batch.num_samples)
+            frames, lengths = model.encode(batch)
             model.projector.calibrate(frames.float(), lengths, model.decoder.embedding_rms)
 
 
@@ -290,16 +292,19 @@ def usable_workers(num_workers: int) -> int:
     return min(num_workers, cores)
 
 
-def build_optimizer(config: Config, model: SpeechLLM, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW (arXiv 1711.05101) over the weights that train; biases do not decay."""
+def build_optimizer(config: Config, model: SpeechLLM) -> torch.optim.Optimizer:
+    """AdamW (arXiv 1711.05101) over the weights that train; biases and norms do not decay.
+
+    Fused: one kernel for all weights, which leaves a step out where a flag on the device says so.
+    """
     training = config.training
-    weights = [p for p in model.parameters() if p.requires_grad]
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    decaying = {name for name, p in weights.items() if p.ndim > 1 and not name.endswith("bias")}
     groups = [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [weights[name] for name in weights if name in decaying], "weight_decay": training.weight_decay},
+        {"params": [weights[name] for name in weights if name not in decaying], "weight_decay": 0.0},
     ]
-    betas = (training.adam_beta1, training.adam_beta2)
-    return torch.optim.AdamW(groups, training.learning_rate, betas, fused=device.type == "cuda")
+    return torch.optim.AdamW(groups, training.learning_rate, (training.adam_beta1, training.adam_beta2), fused=True)
 
 
 def build_evaluation(

@@ -19,7 +19,9 @@ class RunState:
         batches: global batches of the sampling plan that were consumed, by all processes together.
         plan_fingerprint: of the plan that `batches` counts in.
         evaluated_step: the last step that was evaluated; -1 before the first.
-        loss_sum, loss_tokens: since the last logged step, so that a resumed run logs the same mean.
+        sums: what was added up since the last logged step, so that a resumed run logs the same means: see
+            `Trainer.sums`.
+        loss_tokens: target tokens since then.
         draws, audio_seconds: seen so far, skipped clips excluded from the seconds.
         nonfinite_steps: steps that were left out because their gradient was not finite.
         train_seconds: wall time spent, evaluation included, over all parts of the run.
@@ -33,7 +35,7 @@ class RunState:
     batches: int = 0
     plan_fingerprint: str = ""
     evaluated_step: int = -1
-    loss_sum: float = 0.0
+    sums: list[float] = field(default_factory=list)
     loss_tokens: int = 0
     draws: int = 0
     audio_seconds: float = 0.0

@@ -1,17 +1,39 @@
 """What every projector is.
 
 Dimensions: N encoder frames of all clips together, T audio tokens of all clips together, D encoder width,
-W decoder width.
+W decoder width, E experts.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ...config import ProjectorConfig
+from ..device import upload
+
+
+@dataclass
+class Projected:
+    """What a projector returns.
+
+    Attributes:
+        tokens: (T, W), the clips one after another.
+        auxiliary: a scalar that is added to the mean loss of a target token; 0 where there is nothing to add.
+        expert_usage: (E,) fp32, how many of the T tokens' shares each expert took, for the log; (0,) without experts.
+    """
+
+    tokens: Tensor
+    auxiliary: Tensor
+    expert_usage: Tensor
+
+    @classmethod
+    def without_experts(cls, tokens: Tensor) -> Projected:
+        """Return bare tokens."""
+        return cls(tokens, tokens.new_zeros((), dtype=torch.float32), tokens.new_zeros(0, dtype=torch.float32))
 
 
 class Projector(nn.Module, ABC):
@@ -21,7 +43,14 @@ class Projector(nn.Module, ABC):
         config: what a person chooses.
         encoder_dim: D.
         decoder_dim: W.
+
+    Attributes:
+        title: what people call it.
+        num_experts: E; 0 where there are none.
     """
+
+    title: str
+    num_experts = 0
 
     def __init__(self, config: ProjectorConfig, encoder_dim: int, decoder_dim: int) -> None:
         super().__init__()
@@ -34,15 +63,12 @@ class Projector(nn.Module, ABC):
         """Return how many audio tokens a clip of `num_frames` encoder frames becomes."""
 
     @abstractmethod
-    def forward(self, frames: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor, lengths: list[int]) -> Projected:
         """Project.
 
         Args:
             frames: (N, D), the clips one after another.
             lengths: frames of each clip, summing to N.
-
-        Returns:
-            tokens (T, W), the clips one after another, and a scalar auxiliary loss (0 where there is none).
         """
 
     @abstractmethod
@@ -58,7 +84,7 @@ class Projector(nn.Module, ABC):
         """
         training = self.training
         self.eval()
-        rms = self(frames, lengths)[0].float().square().mean().sqrt()
+        rms = self(frames, lengths).tokens.float().square().mean().sqrt()
         self.train(training)
         self.scale_output(target_rms / max(float(rms), 1e-12))
 
@@ -77,5 +103,5 @@ def stack_frames(frames: Tensor, lengths: list[int], factor: int) -> Tensor:
     if any(n % factor for n in lengths):
         starts = torch.tensor([0, *lengths]).cumsum(0)[:-1].tolist()
         kept = [torch.arange(s, s + n // factor * factor) for s, n in zip(starts, lengths, strict=True)]
-        frames = frames.index_select(0, torch.cat(kept).to(frames.device))
+        frames = frames.index_select(0, upload(torch.cat(kept), frames.device))
     return frames.reshape(-1, factor * frames.shape[1])

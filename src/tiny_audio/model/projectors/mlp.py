@@ -8,7 +8,7 @@ from torch.nn.functional import dropout, gelu
 
 from ...config import ProjectorConfig
 from ...lengths import num_stacked_tokens
-from .base import Projector, stack_frames
+from .base import Projected, Projector, stack_frames
 
 
 class MLPProjector(Projector):
@@ -21,6 +21,8 @@ class MLPProjector(Projector):
     Dimensions: see `base`; frames (N, D) become tokens (T, W) with T = sum of n_i // frame_stack.
     """
 
+    title = "MLP"
+
     def __init__(self, config: ProjectorConfig, encoder_dim: int, decoder_dim: int) -> None:
         super().__init__(config, encoder_dim, decoder_dim)
         self.linear_1 = nn.Linear(encoder_dim * config.frame_stack, config.hidden_dim)
@@ -30,11 +32,11 @@ class MLPProjector(Projector):
         """See `Projector.num_tokens`."""
         return num_stacked_tokens(num_frames, self.config.frame_stack)
 
-    def forward(self, frames: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor, lengths: list[int]) -> Projected:
         """See `Projector.forward`."""
         stacked = stack_frames(frames, lengths, self.config.frame_stack)
         hidden = dropout(gelu(self.linear_1(stacked)), self.config.dropout, self.training)
-        return self.linear_2(hidden), stacked.new_zeros(())
+        return Projected.without_experts(self.linear_2(hidden))
 
     @torch.no_grad()
     def scale_output(self, gain: float) -> None:

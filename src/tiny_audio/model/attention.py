@@ -1,0 +1,74 @@
+"""Which attention a run uses: the fastest that is there and gives the right result on this device."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from .kernels import Kernel, available_kernels
+from .speech_llm import SpeechLLM
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 0.05  # relative; bf16 rounding gives 0.01, a position that sees a neighbour 0.2 and more
+
+
+def choose_attention(model: SpeechLLM, name: str) -> str:
+    """Give encoder and decoder the attention of `hardware.attention` and return its name.
+
+    A kernel is tried on two short clips, forward and backward, and only taken where it agrees with padded
+    `scaled_dot_product_attention`, which is what `auto` comes to where no kernel does.
+
+    Raises:
+        ConfigError: the one that was asked for is not installed, or does not work on this device.
+    """
+    kernels = available_kernels()
+    if name not in ("auto", "sdpa", *kernels):
+        raise ConfigError(f"hardware.attention={name} is not installed; hardware.attention=auto takes what there is.")
+    if name == "sdpa" or (name == "auto" and model.device.type != "cuda"):
+        kernels = {}
+    elif name != "auto":
+        kernels = {name: kernels[name]}
+    expected = _probe(model, None) if kernels else []
+    for chosen, kernel in kernels.items():
+        problem = _problem(model, kernel, expected)
+        if problem is None:
+            return chosen
+        if name != "auto":
+            raise ConfigError(f"hardware.attention={name} does not work on {model.device}: {problem}")
+        logger.debug("Attention %s does not work on %s: %s", chosen, model.device, problem)
+    _set(model, None)
+    return "sdpa"
+
+
+def _set(model: SpeechLLM, kernel: Kernel | None) -> None:
+    model.encoder.kernel = model.decoder.kernel = kernel
+
+
+def _probe(model: SpeechLLM, kernel: Kernel | None) -> list[Tensor]:
+    """Return encoder frames, logits, and the gradient of what the decoder read, of two random clips."""
+    _set(model, kernel)
+    generator = torch.Generator().manual_seed(0)
+    waveforms = torch.randn(2, 6 * 1280, generator=generator) * 0.1
+    waveforms[1, 2 * 1280 :] = 0
+    frames, _ = model.encoder(waveforms.to(model.device), torch.tensor([6 * 1280, 2 * 1280]))
+    row = torch.randn(12, model.decoder.decoder_dim, generator=generator).to(model.device, model.encoder.dtype)
+    row.requires_grad_()
+    logits = model.decoder.logits(row, [7, 5], torch.arange(12, device=model.device)).float()
+    (gradient,) = torch.autograd.grad(logits.logsumexp(-1).sum(), row)
+    return [frames.float(), logits.detach(), gradient.float()]
+
+
+def _problem(model: SpeechLLM, kernel: Kernel, expected: list[Tensor]) -> str | None:
+    """Say in a line what is wrong with a kernel; None: nothing."""
+    try:
+        found = _probe(model, kernel)
+    except Exception as error:  # whatever a kernel says of a device, a precision or a width that it does not know
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    errors = [float((ours - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, expected, strict=True)]
+    if all(error < TOLERANCE for error in errors):  # NaN is not
+        return None
+    return f"its result differs from the reference by {max(errors):.2g}"

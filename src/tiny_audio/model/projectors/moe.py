@@ -1,0 +1,118 @@
+"""A sparse mixture of experts: a router sends each token to its best few experts, and the others cost nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.functional import dropout, gelu
+
+from ...config import ProjectorConfig
+from ...lengths import num_stacked_tokens
+from .base import Projected, Projector, stack_frames
+
+
+class MoEProjector(Projector):
+    """Sparsely gated mixture of experts (arXiv 1701.06538) on `frame_stack` stacked frames.
+
+    A linear router gives each token a probability of every expert. The token is read by the
+    `num_experts_per_token` likeliest, and becomes the sum of their outputs weighted by their probabilities, which are
+    made to add up to one. The auxiliary loss keeps the router from using a few experts only: see `balance_loss`.
+
+    At 1280 -> 1024 with 8 experts of width 512, two active, and frame_stack 4: 8 x (5120 -> 512 -> 1024) and a router
+    5120 -> 8 without bias, 25,219,072 parameters, of which 6,335,488 are active for a token. Dropout acts on the hidden
+    units of an expert.
+
+    Dimensions: see `base`; H units an expert, A active experts of a token. Frames (N, D) become tokens (T, W) with
+    T = sum of n_i // frame_stack.
+    """
+
+    title = "MoE"
+
+    def __init__(self, config: ProjectorConfig, encoder_dim: int, decoder_dim: int) -> None:
+        super().__init__(config, encoder_dim, decoder_dim)
+        self.num_experts = config.num_experts or 8
+        width, units = encoder_dim * config.frame_stack, config.expert_dim
+        self.router = nn.Linear(width, self.num_experts, bias=False)
+        self.up = nn.Parameter(torch.empty(self.num_experts, width, units))
+        self.up_bias = nn.Parameter(torch.zeros(self.num_experts, units))
+        self.down = nn.Parameter(torch.empty(self.num_experts, units, decoder_dim))
+        self.down_bias = nn.Parameter(torch.zeros(self.num_experts, decoder_dim))
+        for weight in (self.up, self.down):  # as `nn.Linear` starts
+            nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
+
+    def num_tokens(self, num_frames: int) -> int:
+        """See `Projector.num_tokens`."""
+        return num_stacked_tokens(num_frames, self.config.frame_stack)
+
+    def forward(self, frames: Tensor, lengths: list[int]) -> Projected:
+        """See `Projector.forward`."""
+        stacked = stack_frames(frames, lengths, self.config.frame_stack)  # (T, frame_stack * D)
+        with torch.autocast(stacked.device.type, enabled=False):  # rounding would change which experts are chosen
+            probabilities = self.router(stacked.float()).softmax(-1)  # (T, E)
+        weights, chosen = probabilities.topk(self.config.num_experts_per_token, dim=-1)  # (T, A)
+        weights = weights / weights.sum(-1, keepdim=True)
+        usage = weights.new_zeros(self.num_experts).index_add_(0, chosen.flatten(), torch.ones_like(weights).flatten())
+        auxiliary = self.config.load_balancing_loss_weight * balance_loss(probabilities)
+        return Projected(self._read(stacked, weights, chosen), auxiliary, usage)
+
+    def _read(self, stacked: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Let the chosen experts read: tokens sorted by expert, so that each expert is one block of a grouped product.
+
+        Where torch has no grouped product for this device or these widths, all experts read all tokens.
+        """
+        if not len(stacked) or not has_grouped_mm(stacked.device, *self.up.shape[1:], self.down.shape[2]):
+            return self.read_densely(stacked, weights, chosen)
+        order = chosen.flatten().argsort(stable=True)  # (T * A,)
+        token, expert = order // chosen.shape[1], chosen.flatten()[order]
+        ends = torch.searchsorted(expert, torch.arange(self.num_experts, device=expert.device), right=True).int()
+        hidden = gelu(_grouped_mm(stacked[token], self.up, ends) + self.up_bias[expert])
+        hidden = dropout(hidden, self.config.dropout, self.training)
+        read = (_grouped_mm(hidden, self.down, ends) + self.down_bias[expert]) * weights.flatten()[order][:, None]
+        # Sorted back rather than added up by index: a GPU adds in no fixed order.
+        return read[order.argsort()].unflatten(0, chosen.shape).sum(1)
+
+    def read_densely(self, stacked: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Do the same with all experts, those that were not chosen at weight 0: the obvious way, and the reference."""
+        gates = torch.zeros(len(stacked), self.num_experts, device=stacked.device).scatter(1, chosen, weights)
+        hidden = gelu(torch.einsum("td,edh->teh", stacked, self.up) + self.up_bias)
+        hidden = dropout(hidden, self.config.dropout, self.training)
+        return torch.einsum("te,tew->tw", gates, torch.einsum("teh,ehw->tew", hidden, self.down) + self.down_bias)
+
+    @torch.no_grad()
+    def scale_output(self, gain: float) -> None:
+        """See `Projector.scale_output`."""
+        self.down.mul_(gain)
+        self.down_bias.mul_(gain)
+
+
+def balance_loss(probabilities: Tensor) -> Tensor:
+    """Return the squared coefficient of variation of the experts' importance (arXiv 1701.06538, section 4).
+
+    It is 0 where all experts are equally likely on average, and E - 1 where one is certain.
+
+    Args:
+        probabilities: (T, E), of real tokens only.
+    """
+    num_experts = probabilities.shape[1]
+    importance = probabilities.sum(0) / max(len(probabilities), 1)
+    return importance.var(unbiased=False) * num_experts**2
+
+
+def has_grouped_mm(device: torch.device, *widths: int) -> bool:
+    """Whether torch can multiply groups of rows by matrices of their own here (torch 2.10 on).
+
+    Rows must begin at multiples of 16 bytes: widths that are multiples of 8 do in any precision.
+    """
+    known = device.type in ("cpu", "cuda") and hasattr(functional, "grouped_mm")
+    return known and all(width % 8 == 0 for width in widths)
+
+
+def _grouped_mm(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """Multiply rows (R, K) by matrices (E, K, M): those up to ends[0] by the first, and so on, ends (E,) int32.
+
+    Autocast does not know this product; without it the precision is that of the matrices.
+    """
+    kind = rows.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else matrices.dtype
+    return functional.grouped_mm(rows.to(dtype), matrices.to(dtype), offs=ends)

@@ -1,0 +1,85 @@
+"""The step: the host never waits for the device, and a gradient that is not finite changes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tiny_audio.cli import main
+from tiny_audio.model.speech_llm import SpeechLLM
+from tiny_audio.training.loop import Trainer
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that the host reads out of a tensor: on a GPU it would wait for each."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "moe", "mosa", "qformer"])
+def test_the_host_reads_no_number_in_a_step(run_settings, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    counted, step = [], Trainer.train_step
+
+    def watched(self, given):
+        with Reads() as reads:
+            result = step(self, given)
+        counted.append(reads.count)
+        return result
+
+    monkeypatch.setattr(Trainer, "train_step", watched)
+    small = ["model.projector_config.expert_dim=32", "model.projector_config.num_heads=2"]
+    settings = [*small, f"model.projector_type={kind}", "training.max_steps=3", "data.eval_datasets=[]"]
+    assert main(["train", *run_settings, *settings]) == 0
+    assert counted == [0, 0, 0]
+    with Reads() as reads:
+        float(torch.ones(()))
+    assert reads.count == 1, "reads are noticed"
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out_whole(run_settings, tmp_path, monkeypatch, capsys):
+    """Weights, moments and the optimizer's own step count stay as they were, and training goes on."""
+    monkeypatch.chdir(tmp_path)
+    forward, step, same = SpeechLLM.forward, Trainer.train_step, []
+
+    def sometimes_nan(self, batch):
+        loss = forward(self, batch)
+        return loss._replace(cross_entropy=loss.cross_entropy * (float("nan") if len(same) in (1, 2) else 1.0))
+
+    def everything(trainer):
+        optimizer = trainer.optimizer.state_dict()["state"]
+        kept = [value for state in optimizer.values() for value in state.values()]
+        return [value.detach().clone() for value in (*trainer.weights, *kept)]
+
+    def compared(self, given):
+        before = everything(self)
+        result = step(self, given)
+        after = everything(self)
+        same.append(len(before) == len(after) and all(map(torch.equal, before, after)))
+        return result
+
+    monkeypatch.setattr(SpeechLLM, "forward", sometimes_nan)
+    monkeypatch.setattr(Trainer, "train_step", compared)
+    assert main(["train", *run_settings, "training.max_steps=5", "logging.log_steps=4", "training.eval_steps=5"]) == 0
+    assert same == [False, True, True, False, False]
+    rows = [json.loads(line) for line in (tmp_path / "outputs/transcription/metrics.jsonl").read_text().splitlines()]
+    assert rows[-2 if "train/loss" not in rows[-1] else -1]["train/nonfinite_steps"] == 2
+    assert "steps up to step" in capsys.readouterr().err
+
+
+def test_expert_usage_and_balance_are_logged(run_settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = ["model.projector_type=moe", "model.projector_config.expert_dim=32", "training.max_steps=2"]
+    assert main(["train", *run_settings, *settings, "data.eval_datasets=[]"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "outputs/transcription/metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    for row in rows:
+        assert sum(row[f"train/expert_share_{e}"] for e in range(8)) == pytest.approx(1)
+        assert 0 < row["train/auxiliary_loss"] < 0.01 * 7
