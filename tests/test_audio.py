@@ -10,9 +10,10 @@ from clips import tone, write, write_bad_files
 from tiny_audio.audio import (
     AudioError,
     LogMel,
-    check_waveform,
+    check_clip,
     header_seconds,
     is_cut_short,
+    is_silent,
     load_audio,
     pad_waveforms,
 )
@@ -64,7 +65,7 @@ def reason(source: Path | bytes, expected: float) -> str:
         waveform = load_audio(source)
         if is_cut_short(len(waveform) / SAMPLE_RATE, expected):
             return "duration_mismatch"
-        check_waveform(waveform, 0.1, 30.0)
+        check_clip(len(waveform), is_silent(waveform), 0.1, 30.0)
     except AudioError as error:
         return error.reason
     return ""

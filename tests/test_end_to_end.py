@@ -118,7 +118,7 @@ def test_unreadable_evaluation_clips_count_as_errors(run_settings, corpus, tmp_p
         (["data.datasets=[{path: nowhere.jsonl}]"], "nowhere.jsonl"),
         (["model.encoder=./nowhere"], "model.encoder=./nowhere: there is no such folder."),
         (["training.resume_from_checkpoint=nowhere.pt"], "checkpoint nowhere.pt does not exist."),
-        (["model.use_lora=true"], "model.use_lora=true comes in a later version"),
+        (["model.use_lora=true", "model.lora_config.target_modules=[q_prj]"], "this decoder has no q_prj; there are "),
         (["paths.output_dir=/proc/nothing"], "paths.output_dir: "),
     ],
 )

@@ -103,18 +103,23 @@ def is_cut_short(seconds: float, expected_seconds: float) -> bool:
     return seconds < expected_seconds - max(0.5, 0.1 * expected_seconds)
 
 
-def check_waveform(waveform: np.ndarray, min_seconds: float, max_seconds: float) -> None:
-    """Refuse a decoded waveform (S,) that is too short, too long, or silent throughout.
+def is_silent(waveform: np.ndarray) -> bool:
+    """Whether a waveform (S,) is digital silence throughout, dithered or not: below -100 dBFS; or empty."""
+    return not (len(waveform) and np.abs(waveform).max() > 1e-5)
+
+
+def check_clip(num_samples: int, silent: bool, min_seconds: float, max_seconds: float) -> None:
+    """Refuse a decoded clip that is too short, too long, or silent throughout.
 
     Raises:
         AudioError: too_short, too_long or silent.
     """
-    seconds = len(waveform) / SAMPLE_RATE
+    seconds = num_samples / SAMPLE_RATE
     if seconds < min_seconds:
         raise AudioError("too_short", f"{seconds:.3f} s is shorter than {min_seconds:g} s")
     if seconds > max_seconds + 0.01:  # resampling may add a sample or two
         raise AudioError("too_long", f"{seconds:.2f} s is longer than {max_seconds:g} s")
-    if not np.abs(waveform).max() > 1e-5:  # -100 dBFS: digital silence, dithered or not
+    if silent:
         raise AudioError("silent", "is silent throughout")
 
 

@@ -124,6 +124,7 @@ class ModelConfig:
     freeze_projector: bool = False
     freeze_lora: bool = False
     use_lora: bool = False
+    freeze_decoder: bool = True  # false: all of its weights train, in fp32
     lora_config: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
@@ -140,11 +141,18 @@ class ModelConfig:
                 "model.projector_config.num_experts_per_token must be at most num_experts, which is "
                 f"{experts}, got {active}."
             )
-        if self.freeze_projector and (self.freeze_lora or not (self.use_lora or self.checkpoint)):
+        if self.freeze_projector and self.freeze_decoder and (self.freeze_lora or not self.use_lora):
             raise ConfigError(
                 "model.freeze_projector=true leaves nothing to train; train LoRA with model.use_lora=true "
                 "model.freeze_lora=false, or the projector with model.freeze_projector=false."
             )
+        if self.freeze_projector and not (self.projector_checkpoint or self.checkpoint):
+            raise ConfigError(
+                "model.freeze_projector=true would freeze a projector that was never trained; "
+                "name one: model.projector_checkpoint=outputs/transcription/checkpoints/final.pt"
+            )
+        if self.use_lora and not self.freeze_decoder:
+            raise ConfigError("model.freeze_decoder=false trains all of the decoder; leave model.use_lora out.")
 
 
 @dataclass
@@ -155,6 +163,7 @@ class TrainingConfig:
     batch_size: int = 16
     gradient_accumulation_steps: int = 1
     learning_rate: float = 5e-4
+    decoder_learning_rate: float | None = None  # of LoRA or of the decoder itself; null: learning_rate
     min_learning_rate_ratio: float = 0.0  # the schedule ends at this share of learning_rate
     lr_schedule: str = "cosine"
     warmup_steps: int = 1000
@@ -164,7 +173,7 @@ class TrainingConfig:
     gradient_clip_norm: float | None = 1.0
     eval_at_start: bool = False  # also before the first step, to see where training starts from
     eval_steps: int = 500
-    eval_batch_size: int = 16
+    eval_batch_size: int = 32
     max_new_tokens: int = 200  # of a transcript, at evaluation
     save_steps: int = 5000
     save_total_limit: int | None = 5  # the newest and the best are never deleted
@@ -185,6 +194,7 @@ class TrainingConfig:
         _above("training.learning_rate", self.learning_rate, 0)
         if self.learning_rate > 1:
             raise ConfigError(f"training.learning_rate must be at most 1, got {self.learning_rate:g}.")
+        _above("training.decoder_learning_rate", self.decoder_learning_rate, 0)
         _above("training.gradient_clip_norm", self.gradient_clip_norm, 0)
         _fraction("training.adam_beta1", self.adam_beta1)
         _fraction("training.adam_beta2", self.adam_beta2)
@@ -241,6 +251,7 @@ class DataConfig:
     max_skipped_share: float = 0.2  # the run stops when more than this share of the draws had to be skipped
     text_case: str = "lower"  # lower | keep
     keep_punctuation: bool = False
+    cache_features: bool = False  # keep the frozen encoder's outputs in paths.cache_dir, and reuse them
     num_workers: int = 4
     prefetch_factor: int = 2
 

@@ -1,6 +1,8 @@
 """Lengths along the way, each derived from the last: samples, mel frames, encoder frames, audio tokens."""
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform inside the toolkit
+MAX_CLIP_SECONDS = 30  # the longest that the encoders were trained on
+MAX_CLIP_SAMPLES = MAX_CLIP_SECONDS * SAMPLE_RATE
 HOP_LENGTH = 160  # samples a mel frame: 10 ms
 N_FFT = 400  # samples in an analysis window: 25 ms
 CONV_STRIDE = 2  # mel frames an encoder frame (the encoder's second convolution): 20 ms

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+import kaldialign
+import numpy as np
 import pytest
 
-from tiny_audio.evaluation.wer import ErrorCounts, count_errors
+from tiny_audio.evaluation.wer import ErrorCounts, bootstrap_interval, count_errors, word_errors
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,28 @@ def test_errors_are_never_fewer_than_the_edit_distance():
         assert words.length == len(a)
         equal += words.errors == slow_distance(a, b)
     assert equal > 150
+
+
+def random_set() -> tuple[list[str], list[str]]:
+    rng = random.Random(1)
+    said = [" ".join(rng.choices("abcdefgh", k=rng.randint(2, 12))) for _ in range(80)]
+    return said, [" ".join(word if rng.random() > 0.2 else "x" for word in line.split()) for line in said]
+
+
+def test_bootstrap_agrees_with_an_independent_implementation():
+    said, written = random_set()
+    errors, words = word_errors(said, written)
+    assert errors.sum() == count_errors(said, written)[0].errors
+    theirs = kaldialign.bootstrap_wer_ci([line.split() for line in said], [line.split() for line in written])
+    expected = (theirs["ci95min"], theirs["ci95max"])
+    assert bootstrap_interval(errors, words) == pytest.approx(expected, abs=0.006)
+
+
+def test_bootstrap_of_several_systems_and_of_their_difference():
+    errors, words = word_errors(*random_set())
+    assert bootstrap_interval(np.stack([errors, errors]), words) == bootstrap_interval(errors, words)
+    assert bootstrap_interval(errors - errors, words) == (0.0, 0.0)
+    low, high = bootstrap_interval(errors - np.minimum(errors, 1), words)
+    assert 0 < low < high
+    narrow, wide = (bootstrap_interval(errors, words, confidence) for confidence in (0.5, 0.99))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]

@@ -96,7 +96,7 @@ def test_a_checkpoint_of_another_projector_is_refused(checkpoint, tmp_path):
     import torch
 
     content = torch.load(checkpoint, weights_only=True)
-    content["projector"]["linear_1.weight"] = torch.zeros(3, 3)
+    content["weights"]["projector"]["linear_1.weight"] = torch.zeros(3, 3)
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"holds another projector: linear_1\.weight is \(3, 3\) there and \(64, 256\)"):
         Recogniser(tmp_path / "other.pt", "cpu")

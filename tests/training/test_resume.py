@@ -107,8 +107,8 @@ def test_killed_and_interrupted_run_equals_an_undisturbed_one(run_settings, undi
     ours, theirs = (
         load_checkpoint(folder / "outputs/transcription/checkpoints/final.pt") for folder in (tmp_path, undisturbed)
     )
-    for name, weight in theirs["projector"].items():
-        assert torch.equal(ours["projector"][name], weight), name
+    for name, weight in theirs["weights"]["projector"].items():
+        assert torch.equal(ours["weights"]["projector"][name], weight), name
     for state in (ours["state"], theirs["state"]):
         state.pop("train_seconds")
     assert ours["state"] == theirs["state"]

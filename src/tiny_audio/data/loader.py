@@ -9,21 +9,23 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..audio import AudioError, check_waveform, is_cut_short, pad_waveforms
+from ..audio import AudioError, check_clip, is_cut_short, is_silent, pad_waveforms
 from ..config import DataConfig
-from ..lengths import SAMPLE_RATE, num_encoder_frames, num_mel_frames
+from ..lengths import MAX_CLIP_SAMPLES, SAMPLE_RATE, align_samples, num_encoder_frames, num_mel_frames
 from .plan import Draw, PlanSampler, SamplingPlan
 from .skips import Skip
 from .sources import Source
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -71,6 +73,14 @@ class Batch:
         self.__dict__.update(state, target_ids=list(tokens.split(lengths)) if lengths else [])
 
 
+class _Clip(NamedTuple):
+    """What was read of a clip: its samples (S,), or, from the cache, its encoder frames (n, D)."""
+
+    num_samples: int
+    waveform: np.ndarray | None
+    frames: Tensor | None
+
+
 class ClipDataset(Dataset[Batch]):
     """Turns lists of draws into batches.
 
@@ -87,32 +97,35 @@ class ClipDataset(Dataset[Batch]):
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
         """Read a batch. Recordings that cannot be used become skips; any other error is a bug and rises."""
-        waveforms: list[np.ndarray] = []
+        clips: list[_Clip] = []
         read: list[Draw] = []
         skipped: list[Skip] = []
         for draw in draws:
             try:
-                waveforms.append(self._read(draw))
+                clips.append(self._read(draw))
                 read.append(draw)
             except AudioError as error:
                 source = self.sources[draw.source]
                 skipped.append(Skip(source.name, source.names[draw.row], error.reason, str(error)))
-        padded, num_samples = pad_waveforms(waveforms)
+        waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
+        frames = [clip.frames for clip in clips if clip.frames is not None]
+        assert len(clips) in (len(waveforms), len(frames)), "either all sources are cached, or none is"
         transcripts = [self.sources[draw.source].texts[draw.row] for draw in read]
         return Batch(
-            waveforms=padded,
-            num_samples=num_samples,
+            waveforms=pad_waveforms(waveforms)[0],
+            num_samples=torch.tensor([align_samples(clip.num_samples) for clip in clips], dtype=torch.int64),
             target_ids=[torch.tensor(self.tokenize(text), dtype=torch.int64) for text in transcripts],
             transcripts=transcripts,
             names=[self.sources[draw.source].names[draw.row] for draw in read],
             sources=[draw.source for draw in read],
             draws=[draw.number for draw in read],
             skipped=skipped,
-            audio_seconds=sum(len(waveform) for waveform in waveforms) / SAMPLE_RATE,
+            audio_seconds=sum(clip.num_samples for clip in clips) / SAMPLE_RATE,
+            features=torch.cat(frames) if frames else None,
         )
 
-    def _read(self, draw: Draw) -> np.ndarray:
-        """Decode and check one clip.
+    def _read(self, draw: Draw) -> _Clip:
+        """Read and check one clip, from the cache where its source is cached.
 
         Raises:
             AudioError: it cannot be decoded or used, or is much shorter than it was said to be: files cut
@@ -120,13 +133,20 @@ class ClipDataset(Dataset[Batch]):
                 missing.
         """
         source = self.sources[draw.source]
-        waveform = source.read(draw.row)
+        waveform, frames = None, None
+        if source.features is not None:
+            num_samples, frames = source.features.read(draw.row)
+            silent = not len(frames)
+        else:
+            waveform = source.read(draw.row)
+            num_samples, silent = len(waveform), is_silent(waveform)
+            waveform = waveform[:MAX_CLIP_SAMPLES]
         expected = float(source.durations[draw.row])
-        seconds = len(waveform) / SAMPLE_RATE
+        seconds = num_samples / SAMPLE_RATE
         if is_cut_short(seconds, expected):
             raise AudioError("duration_mismatch", f"holds {seconds:.2f} s, not the expected {expected:.2f} s")
-        check_waveform(waveform, self.data.min_audio_length, self.data.max_audio_length)
-        return waveform[: int(self.data.max_audio_length * SAMPLE_RATE)]  # resampling may have added a sample or two
+        check_clip(num_samples, silent, self.data.min_audio_length, self.data.max_audio_length)
+        return _Clip(min(num_samples, MAX_CLIP_SAMPLES), waveform, frames)  # resampling may have added a sample or two
 
 
 class _LengthSampler:
@@ -161,7 +181,7 @@ def train_loader(
 ) -> DataLoader[Batch]:
     """The batches of one process from the global batch `start_batch` on: see `PlanSampler`."""
     sampler = PlanSampler(plan, start_batch, process_index, num_processes, stop_batch)
-    return _loader(dataset, sampler, num_workers, prefetch_factor, pin_memory)
+    return open_loader(dataset, sampler, num_workers, prefetch_factor, pin_memory)
 
 
 def eval_loader(
@@ -176,15 +196,20 @@ def eval_loader(
 ) -> DataLoader[Batch]:
     """Every clip once, longest first, always in the same batches; process r of R takes every R-th."""
     sampler = _LengthSampler(dataset.sources, batch_size, process_index, num_processes)
-    return _loader(dataset, sampler, num_workers, prefetch_factor, pin_memory)
+    return open_loader(dataset, sampler, num_workers, prefetch_factor, pin_memory)
 
 
-def _loader(
-    dataset: ClipDataset, sampler: Any, num_workers: int, prefetch_factor: int, pin_memory: bool
-) -> DataLoader[Batch]:
+def open_loader(
+    dataset: Dataset[T],
+    batches: Iterable[Sequence[Any]],
+    num_workers: int = 0,
+    prefetch_factor: int = 2,
+    pin_memory: bool = False,
+) -> DataLoader[T]:
+    """What `dataset.__getitems__` makes of each of `batches`, in their order, in worker processes if there are any."""
     return DataLoader(
         dataset,
-        batch_sampler=sampler,
+        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists will do
         collate_fn=_as_it_is,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,

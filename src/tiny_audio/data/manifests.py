@@ -9,7 +9,9 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +37,9 @@ class Recordings(Protocol):
 
     def __getitem__(self, row: int) -> Path | bytes:
         """Return one recording; raises AudioError if the table has none for that row."""
+
+    def versions(self, rows: Sequence[int]) -> list[str]:
+        """Return a text for each row that no other recording has, and that changes whenever this one does."""
 
 
 @dataclass
@@ -72,6 +77,29 @@ class FileRecordings:
         if not self.names[row]:
             raise AudioError("missing", "the row names no recording")
         return self.folder / self.names[row]
+
+    def versions(self, rows: Sequence[int]) -> list[str]:
+        """See `Recordings`."""
+        return _file_versions([self.folder / self.names[row] for row in rows])
+
+
+def _file_versions(paths: Sequence[Path]) -> list[str]:
+    """Where files lie, how large they are, and when they were last written."""
+
+    def versions(block: Sequence[Path]) -> list[str]:
+        found = []
+        for path in block:
+            try:
+                stat = path.stat()
+                found.append(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}")
+            except OSError:
+                found.append(f"{path.absolute()} missing")
+        return found
+
+    # Threads: as for headers, each file costs a round trip on network disks.
+    blocks = [paths[start : start + 512] for start in range(0, len(paths), 512)]
+    with ThreadPoolExecutor(8) as pool:
+        return list(chain.from_iterable(pool.map(versions, blocks)))
 
 
 def open_path(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table:
@@ -214,9 +242,10 @@ def _seconds(value: Any) -> float:
 class ArrowRecordings:
     """Recordings in a memory-mapped Arrow table, as Hugging Face's `Audio` stores them: bytes, or a path."""
 
-    def __init__(self, dataset: Any, folder: Path) -> None:
+    def __init__(self, dataset: Any, folder: Path, version: str) -> None:
         self.dataset = dataset  # datasets.Dataset with the single column `audio`
         self.folder = folder
+        self.version = version  # of the table
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -228,6 +257,17 @@ class ArrowRecordings:
         if recording["bytes"] is not None:
             return bytes(recording["bytes"])
         return self.folder / recording["path"]
+
+    def versions(self, rows: Sequence[int]) -> list[str]:
+        """See `Recordings`. Bytes change with the table that they are in; they need not be read for this."""
+        outside: list[str | None] = []
+        for chunk in self.dataset.data.column("audio").chunks:
+            inside = chunk.field("bytes").is_valid().to_pylist()
+            paths = chunk.field("path").to_pylist()
+            outside += [None if here else path for here, path in zip(inside, paths, strict=True)]
+        files = [row for row in rows if outside[row] is not None]
+        found = dict(zip(files, _file_versions([self.folder / str(outside[row]) for row in files]), strict=True))
+        return [found.get(row, f"{self.version} {row}") for row in rows]
 
 
 def open_parquet(files: Sequence[Path], origin: str, audio_column: str | None, text_column: str | None) -> Table:
@@ -249,13 +289,14 @@ def open_parquet(files: Sequence[Path], origin: str, audio_column: str | None, t
     recordings = rows.select_columns([audio]).cast_column(audio, datasets.Audio(decode=False))
     if audio != "audio":
         recordings = recordings.rename_column(audio, "audio")
+    version = f"{rows._fingerprint} {audio}"
     return Table(
         origin=origin,
         names=_arrow_names(rows, recordings),
         texts=_iterate(rows, text),
         durations=_arrow_durations(rows),
-        recordings=ArrowRecordings(recordings, files[0].parent),
-        version=f"{rows._fingerprint} {audio}",
+        recordings=ArrowRecordings(recordings, files[0].parent, version),
+        version=version,
     )
 
 

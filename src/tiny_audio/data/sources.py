@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..text import CLEANERS, clean_transcript
 from .corpora import Corpus, hub_location, known_corpus
 from .durations import read_durations
+from .features import CachedClips
 from .hub import fetch_parquet
 from .manifests import MANIFEST_SUFFIXES, Recordings, Table, open_parquet, open_path
 from .skips import Skip
@@ -64,6 +65,7 @@ class Source:
         texts: N cleaned transcripts, none of them empty.
         names: N file paths (relative to their manifest) or ids.
         skipped: what was left out when the corpus was indexed.
+        features: encoder outputs of the N rows, where they are cached; recordings are then not read.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Source:
         self.texts = texts if isinstance(texts, Strings) else Strings(texts)
         self.names = names if isinstance(names, Strings) else Strings(names)
         self.skipped = skipped
+        self.features: CachedClips | None = None
         self._recordings = recordings
         self._rows = rows  # (N,) which recording is whose
 
@@ -111,8 +114,13 @@ class Source:
         """
         return load_audio(self._recordings[int(self._rows[row])])
 
+    def recording_versions(self) -> list[str]:
+        """N texts: no two recordings share one, and it changes whenever the recording does."""
+        return self._recordings.versions(self._rows.tolist())
+
     def subset(self, rows: np.ndarray) -> Source:
         """Return the source with only these rows, in this order; what was skipped stays on record."""
+        assert self.features is None, "features are looked up last, by row"
         return Source(
             self.name,
             self.weight,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from kaldialign import edit_distance
 
 from ..text import normalize_for_scoring
@@ -61,3 +62,36 @@ def count_errors(references: list[str], hypotheses: list[str]) -> tuple[ErrorCou
         words.add(said.split(), written.split())
         characters.add(list(said), list(written))
     return words, characters
+
+
+def word_errors(references: list[str], hypotheses: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the word errors and the words of each of U utterances, two arrays (U,) of int64."""
+    counts = [
+        count_errors([reference], [written])[0] for reference, written in zip(references, hypotheses, strict=True)
+    ]
+    return np.array([c.errors for c in counts], dtype=np.int64), np.array([c.length for c in counts], dtype=np.int64)
+
+
+def bootstrap_interval(
+    errors: np.ndarray, lengths: np.ndarray, confidence: float = 0.95, replications: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the interval of an error rate over other sets of utterances like this one.
+
+    Utterances are drawn with replacement, as in Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR
+    performance evaluation", ICASSP 2004. For the difference of two systems give the difference of their errors.
+
+    Args:
+        errors: (U,) of each utterance; or (S, U) of S systems, whose mean rate is meant.
+        lengths: (U,) words of each.
+        confidence: share of the replications inside the interval.
+        replications: sets that are drawn.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    mean = np.atleast_2d(errors).mean(0)
+    rates = np.empty(replications)
+    for i in range(replications):
+        drawn = rng.integers(len(lengths), size=len(lengths))
+        rates[i] = mean[drawn].sum() / max(lengths[drawn].sum(), 1)
+    low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -6,10 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import Config, ModelConfig, build_config
 from ..errors import UserError
+from .lora import load_lora, lora_weights
 from .speech_llm import SpeechLLM, build_speech_llm
+
+# The parts of a checkpoint's weights: what people call them, and the settings they depend on.
+TITLES = {"projector": "projector", "lora": "LoRA", "decoder": "decoder"}
+ENABLED_BY = {"lora": "model.use_lora=true", "decoder": "model.freeze_decoder=false"}
+DESCRIBED_BY = {"projector": "model.projector_config", "lora": "model.lora_config", "decoder": "model.decoder"}
 
 
 def describe_models(model: SpeechLLM, config: ModelConfig) -> dict[str, Any]:
@@ -27,17 +34,56 @@ def describe_models(model: SpeechLLM, config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def load_projector(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, path: str) -> None:
-    """Put a checkpoint's projector into `model`.
+def trained_weights(model: SpeechLLM) -> dict[str, dict[str, Tensor]]:
+    """Return what a checkpoint stores of the weights, on the CPU: all that is not as it was loaded from elsewhere.
+
+    `projector` always; `lora` where there are adapters; `decoder` where all of it trains.
+    """
+    found: dict[str, dict[str, Any]] = {"projector": model.projector.state_dict()}
+    if adapters := lora_weights(model.decoder.module):
+        found["lora"] = {name: weight.detach() for name, weight in adapters.items()}
+    elif any(weight.requires_grad for weight in model.decoder.module.parameters()):
+        found["decoder"] = model.decoder.module.state_dict()
+    return {part: {name: weight.cpu() for name, weight in weights.items()} for part, weights in found.items()}
+
+
+def load_weights(
+    model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, path: str, only_projector: bool = False
+) -> None:
+    """Put a checkpoint's weights into `model`.
 
     Args:
-        model: whose projector is overwritten.
+        model: whose weights are overwritten.
         saved: as `load_checkpoint` returned it.
         config: what `model` was built from.
         path: the checkpoint, for the error.
+        only_projector: leave adapters and decoder as they are.
 
     Raises:
-        UserError: it was trained between other models, with another prompt, or is another projector.
+        UserError: it was trained between other models, with another prompt, is another projector, or holds adapters or
+            a decoder that `model` has no place for.
+    """
+    check_models(model, saved, config, path)
+    ours = trained_weights(model)
+    theirs = {part: saved["weights"][part] for part in saved["weights"] if part == "projector" or not only_projector}
+    for part, weights in theirs.items():
+        if part not in ours:
+            raise UserError(
+                f"checkpoint {path} holds a trained {TITLES[part]}; set {ENABLED_BY[part]} to go on with it."
+            )
+        _check_shapes(part, ours[part], weights, path)
+    for part, weights in theirs.items():
+        if part == "lora":
+            load_lora(model.decoder.module, weights)
+        else:
+            (model.projector if part == "projector" else model.decoder.module).load_state_dict(weights)
+
+
+def check_models(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, path: str) -> None:
+    """Refuse a checkpoint that was trained between other models, or with another prompt or projector.
+
+    Raises:
+        UserError: naming what differs.
     """
     theirs, ours = saved["models"], describe_models(model, config)
     for part in ("encoder", "decoder"):
@@ -51,15 +97,16 @@ def load_projector(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig,
             raise UserError(
                 f"checkpoint {path} was trained with {setting}={theirs[key]}, and this run has {ours[key]}."
             )
-    shapes = {name: tuple(weight.shape) for name, weight in model.projector.state_dict().items()}
-    found = {name: tuple(weight.shape) for name, weight in saved["projector"].items()}
-    for name in sorted(shapes | found):
-        if shapes.get(name) != found.get(name):
+
+
+def _check_shapes(part: str, ours: dict[str, Tensor], theirs: dict[str, Tensor], path: str) -> None:
+    here, there = ({name: tuple(weight.shape) for name, weight in weights.items()} for weights in (ours, theirs))
+    for name in sorted(here | there):
+        if here.get(name) != there.get(name):
             raise UserError(
-                f"checkpoint {path} holds another projector: {name} is {found.get(name, 'missing')} there and "
-                f"{shapes.get(name, 'missing')} here; compare model.projector_config."
+                f"checkpoint {path} holds another {TITLES[part]}: {name} is {there.get(name, 'missing')} there and "
+                f"{here.get(name, 'missing')} here; compare {DESCRIBED_BY[part]}."
             )
-    model.projector.load_state_dict(saved["projector"])
 
 
 def rebuild(
@@ -86,5 +133,5 @@ def rebuild(
         chosen |= {part: name, f"{part}_revision": revision}
     settings = replace(config.model, **chosen)
     model = build_speech_llm(settings, dtype)
-    load_projector(model, saved, settings, path)
+    load_weights(model, saved, settings, path)
     return model.eval()

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from ..errors import UserError
 from ..prompt import Prompt
 from .kernels import Kernel
+from .lora import set_lora_dropout
 from .packing import PACKED_ATTENTION, PackedLayout, unused_mask
 from .weights import fingerprint, hub_arguments, loading, quiet_transformers, resolve
 
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Decoder(nn.Module):
-    """A frozen causal language model and its prompt.
+    """A causal language model and its prompt; frozen, but for adapters that are put on it.
 
     Attributes:
         decoder_dim: width of its embeddings.
@@ -50,8 +51,10 @@ class Decoder(nn.Module):
         )
 
     def train(self, mode: bool = True) -> Decoder:
-        """Stay in evaluation mode, whatever `mode`: the decoder is frozen."""
-        return super().train(False)
+        """Stay in evaluation mode, whatever `mode`, but for the dropout of adapters: the decoder is frozen."""
+        super().train(False)
+        set_lora_dropout(self.module, mode)
+        return self
 
     @property
     def embedding_rms(self) -> float:

@@ -17,11 +17,11 @@ from torch.nn.functional import cross_entropy
 
 from ..config import ModelConfig
 from ..data.loader import Batch
-from ..errors import ConfigError
 from ..prompt import Prompt
 from .decoder import Decoder, load_decoder
 from .device import upload
 from .encoder import SpeechEncoder, load_encoder
+from .lora import add_lora, lora_weights
 from .projectors import Projected, Projector, build_projector, projector_class
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Sequences:
 class SpeechLLM(nn.Module):
     """Speech recogniser: encoder frames, projected, read by the decoder in the place of the audio.
 
-    Only the projector has gradients; encoder and decoder stay frozen and in evaluation mode.
+    The encoder is always frozen; what else trains is chosen by `build_speech_llm`.
     """
 
     def __init__(self, encoder: SpeechEncoder, projector: Projector, decoder: Decoder) -> None:
@@ -137,7 +137,8 @@ class SpeechLLM(nn.Module):
         this process takes part in the step of the others.
         """
         if not len(batch):
-            nothing = torch.stack([weight.sum() for weight in self.projector.parameters()]).sum() * 0.0
+            trained = [weight.sum() for weight in self.parameters() if weight.requires_grad]
+            nothing = torch.stack(trained).sum() * 0.0
             return Loss(nothing, 0, nothing.detach(), nothing.new_zeros(self.projector.num_experts))
         return self.loss(*self.encode(batch), batch.target_ids)
 
@@ -187,23 +188,27 @@ class SpeechLLM(nn.Module):
                     block.compile(dynamic=True)
 
 
-def check_supported(config: ModelConfig) -> None:
-    """Refuse what a later version will bring, before anything is loaded.
+def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
+    """Load the models of `config` and put a new projector between them.
+
+    Args:
+        config: also says what trains: the projector, LoRA on the decoder, or the whole decoder.
+        dtype: precision of what is frozen; what trains is fp32.
 
     Raises:
-        ConfigError: naming the setting, and what there is.
+        UserError: a model cannot be loaded, or does not fit.
     """
-    if config.use_lora:
-        raise ConfigError("model.use_lora=true comes in a later version; available now: training the projector.")
-
-
-def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
-    """Load the frozen models of `config` in precision `dtype` and put a new fp32 projector between them."""
-    check_supported(config)
     encoder = load_encoder(config.encoder, config.encoder_revision, dtype)
-    decoder = load_decoder(config.decoder, config.decoder_revision, config.prompt, dtype)
+    decoder_dtype = dtype if config.freeze_decoder else torch.float32
+    decoder = load_decoder(config.decoder, config.decoder_revision, config.prompt, decoder_dtype)
+    if config.use_lora:
+        add_lora(decoder.module, config.lora_config)
     logger.info("Initializing %s projector...", projector_class(config.projector_type).title)
     projector = build_projector(
         config.projector_type, config.projector_config, encoder.encoder_dim, decoder.decoder_dim
     )
+    projector.requires_grad_(not config.freeze_projector)
+    decoder.module.requires_grad_(not config.freeze_decoder)
+    for weight in lora_weights(decoder.module).values():
+        weight.requires_grad_(not config.freeze_lora)
     return SpeechLLM(encoder, projector, decoder)

@@ -11,11 +11,15 @@ from typing import Any
 class StopRequest:
     """Catches SIGINT and SIGTERM while a run goes on; a second Ctrl+C leaves at once, without saving.
 
+    Args:
+        unit: what is finished first, as the message says it.
+
     Attributes:
         signal: the signal that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "step") -> None:
+        self.unit = unit
         self.signal: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -38,4 +42,5 @@ class StopRequest:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        os.write(2, b"\n[WARN] Stopping after this step; again to leave without saving.\n")  # logging is not reentrant
+        warning = f"\n[WARN] Stopping after this {self.unit}; again to leave without saving.\n"
+        os.write(2, warning.encode())  # logging is not reentrant

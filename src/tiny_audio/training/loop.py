@@ -20,6 +20,7 @@ from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, Interrupted
+from ..model.checkpointed import trained_weights
 from ..model.speech_llm import Loss, SpeechLLM
 from ..text import NORMALIZER_NAME
 from . import metrics
@@ -116,7 +117,7 @@ class Trainer:
         state, accelerator = self.state, self.accelerator
         seed_step(self.training.seed, state.step, accelerator.process_index)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, self.training)
+            group["lr"] = learning_rate(state.step, self.training) * group["lr_scale"]
 
         for i, batch in enumerate(given.batches):
             last = i == len(given.batches) - 1
@@ -269,7 +270,7 @@ class Trainer:
             scaler = self.accelerator.scaler
             content = {
                 **self.description,
-                "projector": {k: v.cpu() for k, v in self.speech_llm.projector.state_dict().items()},
+                "weights": trained_weights(self.speech_llm),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": {"step": state.step, "learning_rate": learning_rate(state.step, self.training)},
                 "scaler": scaler.state_dict() if scaler is not None else None,

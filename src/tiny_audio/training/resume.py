@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from ..config import Config
 from ..data.plan import SamplingPlan
+from ..errors import UserError
 from .checkpoint import CheckpointFolder, load_checkpoint
 from .state import RunState, set_rng_state
 
@@ -63,6 +64,14 @@ def restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, pla
             window after as many draws, and says so.
     """
     logger.info("Loading optimizer state...")
+    sizes = [
+        [len(group["params"]) for group in o["param_groups"]] for o in (saved["optimizer"], optimizer.state_dict())
+    ]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            "the checkpoint's run trained other parts (projector, LoRA, decoder) than this one; to start from its "
+            "weights, name it as model.checkpoint and set another paths.output_dir."
+        )
     for theirs, ours in zip(saved["optimizer"]["param_groups"], optimizer.param_groups, strict=True):
         theirs.update({key: value for key, value in ours.items() if key != "params"})
     optimizer.load_state_dict(saved["optimizer"])

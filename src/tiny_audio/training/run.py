@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from ..config import Config, DatasetConfig
 from ..data.loader import Batch, ClipDataset, eval_loader, train_loader
@@ -22,11 +23,12 @@ from ..data.sources import Source, open_sources
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..model.attention import choose_attention
-from ..model.checkpointed import describe_models, load_projector
+from ..model.checkpointed import describe_models, load_weights
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
-from ..model.speech_llm import SpeechLLM, build_speech_llm, check_supported
+from ..model.speech_llm import SpeechLLM, build_speech_llm
 from .checkpoint import CheckpointFolder, load_checkpoint
 from .console import Console, format_count, format_metric, format_time
+from .feature_cache import cache_features
 from .loop import Trainer
 from .resume import find_start, pin_revisions, restore
 from .state import RunState, seed_step
@@ -59,7 +61,6 @@ def train(config: Config) -> float | None:
 def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator) -> float | None:
     """Train with the output folder in hand: see `train`."""
     training, hardware, is_main = config.training, config.hardware, accelerator.is_main_process
-    check_supported(config.model)
     with accelerator.main_process_first():  # it may move checkpoints
         start, saved = find_start(config, folder)
     if saved is None:
@@ -84,8 +85,12 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     logger.info("Attention: %s%s", choose_attention(model, hardware.attention), ", compiled" * hardware.compile)
     if hardware.compile:
         model.compile_layers()
+    if config.data.cache_features:
+        with explaining_out_of_memory():
+            workers = usable_workers(config.data.num_workers)
+            cache_features(config, model.encoder, sources + eval_sources, accelerator, workers)
     dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data)
-    initialise_projector(config, model, saved, start, dataset, plan)
+    initialise_weights(config, model, saved, start, dataset, plan)
     optimizer = build_optimizer(config, model)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
@@ -211,11 +216,8 @@ def load_models(config: Config, accelerator: Accelerator) -> SpeechLLM:
     seed_step(config.training.seed, -1, 0)
     with accelerator.main_process_first():
         model = build_speech_llm(config.model, FROZEN_DTYPES[accelerator.mixed_precision])
-    model.projector.requires_grad_(not config.model.freeze_projector)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    if not trainable:
-        raise UserError("Nothing would train: model.freeze_projector=true without LoRA.")
     logger.info("Trainable parameters: %s", format_count(trainable))
     logger.info("Frozen parameters: %s", format_count(frozen))
     return model
@@ -240,7 +242,7 @@ def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], l
     return sources, eval_sources
 
 
-def initialise_projector(
+def initialise_weights(
     config: Config,
     model: SpeechLLM,
     saved: dict[str, Any] | None,
@@ -248,19 +250,21 @@ def initialise_projector(
     dataset: ClipDataset,
     plan: SamplingPlan,
 ) -> None:
-    """Give the projector its weights: those of the run that goes on, of a named checkpoint, or new ones.
+    """Give what trains its weights: those of the run that goes on, of a named checkpoint, or new ones.
 
-    New ones are scaled so that the first batch comes out at the size of the decoder's own embeddings.
+    A new projector is scaled so that the first batch comes out at the size of the decoder's own embeddings; new
+    adapters have no effect yet.
     """
     given = config.model.checkpoint or config.model.projector_checkpoint
     if saved is not None:
         if given is not None:
             logger.info("%s is not read again: the run goes on from its own checkpoint.", given)
         logger.info("Loading model state...")
-        load_projector(model, saved, config.model, path)
+        load_weights(model, saved, config.model, path)
     elif given is not None:
-        logger.info("Loading the projector of %s...", given)
-        load_projector(model, load_checkpoint(given), config.model, given)
+        only_projector = config.model.checkpoint is None
+        logger.info("Loading %s of %s...", "the projector" if only_projector else "all weights", given)
+        load_weights(model, load_checkpoint(given), config.model, given, only_projector)
     else:
         drawn = (dataset.__getitems__(plan.batch(number)) for number in range(10))  # whole batches may be unreadable
         batch = next((batch for batch in drawn if len(batch)), None)
@@ -298,13 +302,22 @@ def build_optimizer(config: Config, model: SpeechLLM) -> torch.optim.Optimizer:
     Fused: one kernel for all weights, which leaves a step out where a flag on the device says so.
     """
     training = config.training
-    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    decaying = {name for name, p in weights.items() if p.ndim > 1 and not name.endswith("bias")}
-    groups = [
-        {"params": [weights[name] for name in weights if name in decaying], "weight_decay": training.weight_decay},
-        {"params": [weights[name] for name in weights if name not in decaying], "weight_decay": 0.0},
+    scale = (training.decoder_learning_rate or training.learning_rate) / training.learning_rate
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            decays = weight.ndim > 1 and not name.endswith("bias")
+            groups.setdefault((name.split(".")[0], decays), []).append(weight)
+    described = [
+        {
+            "params": weights,
+            "weight_decay": training.weight_decay if decays else 0.0,
+            "lr_scale": scale if part == "decoder" else 1.0,
+        }
+        for (part, decays), weights in groups.items()
     ]
-    return torch.optim.AdamW(groups, training.learning_rate, (training.adam_beta1, training.adam_beta2), fused=True)
+    betas = (training.adam_beta1, training.adam_beta2)
+    return torch.optim.AdamW(described, training.learning_rate, betas, fused=True)
 
 
 def build_evaluation(

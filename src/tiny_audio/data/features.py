@@ -1,0 +1,188 @@
+"""Encoder outputs on disk: what the frozen encoder makes of a recording, computed once and read ever after.
+
+A folder holds the outputs of one encoder, in any number of shards: safetensors files of C clips each, with
+
+    keys         (C, 16) uint8, see `clip_keys`
+    num_samples  (C,) int64, samples at 16 kHz as decoded; -1: it could not be decoded
+    num_frames   (C,) int64, of at most 30 s; 0: not encoded, being empty, silent, or too long for any setting
+    frames       (N, D) encoder frames, one clip after another, in the encoder's own precision
+
+and, as metadata, why clips could not be decoded.
+
+A clip is known by its recording alone: the file's path, size and time of writing, or its row in a table of a known
+version. Names of corpora, transcripts, weights, subsets and limits on length do not matter: a recording is encoded
+once, whatever draws it, and again when it was replaced. What a run's settings say of a clip (too short, cut short,
+too long) is judged when it is drawn, as it is for a decoded waveform.
+
+Dimensions: C clips of a shard, N encoder frames of all of them, n of one, D encoder width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..audio import AudioError
+
+if TYPE_CHECKING:
+    from .sources import Source
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of the format, and of all that happens to a recording before the encoder
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """What is stored of a clip.
+
+    Attributes:
+        key: see `clip_keys`.
+        num_samples: as decoded; -1 with a `failure`.
+        frames: (n, D) on the CPU, n at least 1; None where there is nothing to encode.
+        failure: reason and message of the `AudioError` where it could not be decoded.
+    """
+
+    key: bytes
+    num_samples: int
+    frames: Tensor | None = None
+    failure: tuple[str, str] | None = None
+
+
+def feature_folder(cache_dir: Path, fingerprint: str, convention: str, dtype: torch.dtype) -> Path:
+    """Return where the outputs of an encoder lie: of these weights, this padding convention and this precision."""
+    how = hashlib.sha256(f"{VERSION} {convention}".encode()).hexdigest()[:8]
+    return cache_dir / "features" / f"{fingerprint}-{how}-{str(dtype).removeprefix('torch.')}"
+
+
+def clip_keys(source: Source) -> list[bytes]:
+    """Return the key of each row of a source: 16 bytes of a hash of its recording's version."""
+    versions = source.recording_versions()
+    return [hashlib.sha256(version.encode("utf-8", "surrogatepass")).digest()[:16] for version in versions]
+
+
+def write_shard(folder: Path, clips: Sequence[EncodedClip]) -> None:
+    """Write a shard in one stroke: an interruption leaves all of it or nothing.
+
+    Raises:
+        OSError: such as a full disk; nothing is left behind.
+    """
+    frames = [clip.frames for clip in clips if clip.frames is not None]
+    failures = {i: clip.failure for i, clip in enumerate(clips) if clip.failure is not None}
+    tensors = {
+        "keys": torch.frombuffer(bytearray(b"".join(clip.key for clip in clips)), dtype=torch.uint8).view(-1, 16),
+        "num_samples": torch.tensor([clip.num_samples for clip in clips]),
+        "num_frames": torch.tensor([0 if clip.frames is None else len(clip.frames) for clip in clips]),
+        "frames": torch.cat(frames) if frames else torch.zeros(0, 0),
+    }
+    name = hashlib.sha256(b"".join(clip.key for clip in clips)).hexdigest()[:24]
+    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            file.write(save(tensors, {"failures": json.dumps(failures)}))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / f"{name}.safetensors")
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class _Shards:
+    """The frames of a folder's shards. Each process maps a file when it first reads from it.
+
+    A mapping has no position that forked workers could move under one another, and what it shows is in memory once.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        self._frames: dict[int, Any] = {}
+
+    def read(self, shard: int, start: int, count: int) -> Tensor:
+        """Return frames (count, D): a view of the file."""
+        if shard not in self._frames:
+            self._frames[shard] = safe_open(self.paths[shard], "pt").get_slice("frames")
+        frames: Tensor = self._frames[shard][start : start + count]
+        return frames
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"paths": self.paths, "_frames": {}}
+
+
+class CachedClips:
+    """The encoder outputs of a source, by row.
+
+    Args:
+        shards: where they lie.
+        places: (N_rows, 4) int64: shard, first frame, number of frames, number of samples.
+        failures: row: why it could not be decoded.
+    """
+
+    def __init__(self, shards: _Shards, places: np.ndarray, failures: dict[int, tuple[str, str]]) -> None:
+        self._shards = shards
+        self._places = places
+        self._failures = failures
+
+    @property
+    def num_frames(self) -> np.ndarray:
+        """Frames of each row (N_rows,)."""
+        return self._places[:, 2]
+
+    def read(self, row: int) -> tuple[int, Tensor]:
+        """Return a clip's number of samples as decoded, and its frames (n, D); n is 0 where it is silent.
+
+        Raises:
+            AudioError: it could not be decoded when it was to be encoded.
+        """
+        if row in self._failures:
+            raise AudioError(*self._failures[row])
+        shard, start, count, num_samples = self._places[row].tolist()
+        return num_samples, self._shards.read(shard, start, count)
+
+
+class FeatureCache:
+    """What a folder holds at the moment; empty where there is none. Damaged shards are named and passed over."""
+
+    def __init__(self, folder: Path) -> None:
+        self._shards = _Shards([])
+        self._rows: dict[bytes, int] = {}  # key: which of all stored clips
+        self._failures: dict[int, tuple[str, str]] = {}  # by the same number
+        places = [np.zeros((0, 4), dtype=np.int64)]
+        count = 0
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    keys = file.get_tensor("keys").numpy().tobytes()
+                    num_samples, num_frames = (file.get_tensor(n).numpy() for n in ("num_samples", "num_frames"))
+                    failures = json.loads(file.metadata()["failures"])
+            except SafetensorError as error:
+                logger.warning("%s is damaged (%s): its clips are encoded again; delete it.", path, error)
+                continue
+            shard = np.full_like(num_frames, len(self._shards.paths))
+            places.append(np.stack((shard, num_frames.cumsum() - num_frames, num_frames, num_samples), axis=1))
+            self._shards.paths.append(path)
+            self._rows.update((keys[16 * i : 16 * i + 16], count + i) for i in range(len(num_frames)))
+            self._failures.update((count + int(i), (reason, message)) for i, (reason, message) in failures.items())
+            count += len(num_frames)
+        self._places = np.concatenate(places)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._rows
+
+    def clips(self, keys: Sequence[bytes]) -> CachedClips:
+        """Return the outputs of the clips with these keys, all of which must be here, as rows in this order."""
+        numbers = [self._rows[key] for key in keys]
+        failures = {row: self._failures[i] for row, i in enumerate(numbers) if i in self._failures}
+        return CachedClips(self._shards, self._places[numbers], failures)

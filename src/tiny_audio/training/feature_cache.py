@@ -1,0 +1,237 @@
+"""Computing what the encoder-output cache lacks, before training starts.
+
+Features may depend on nothing but the recording: a setting that changes waveforms from draw to draw cannot be combined
+with the cache, and is to be refused where settings are checked (`DataConfig`).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..audio import AudioError, check_clip, is_silent, pad_waveforms
+from ..config import Config
+from ..data.features import EncodedClip, FeatureCache, clip_keys, feature_folder, write_shard
+from ..data.loader import open_loader
+from ..data.sources import Source
+from ..errors import UserError
+from ..lengths import (
+    MAX_CLIP_SAMPLES,
+    MAX_CLIP_SECONDS,
+    SAMPLE_RATE,
+    align_samples,
+    num_encoder_frames,
+    num_mel_frames,
+)
+from ..model.device import upload
+from ..model.encoder import SpeechEncoder
+from .console import Progress
+from .interrupt import StopRequest
+
+logger = logging.getLogger(__name__)
+
+SHARD_BYTES = 256 * 2**20  # half an hour of audio from GLM-ASR: few files, and held in memory without a thought
+SHARD_SECONDS = 120.0  # a kill costs no more work than this
+STALE_SECONDS = 3600.0  # a shard is written in seconds
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """A recording that is to be encoded."""
+
+    key: bytes
+    source: int
+    row: int
+
+
+@dataclass
+class _Decoded:
+    """A batch of recordings: waveforms (B, S) and aligned lengths (B,) for the encoder, of those that it can encode.
+
+    Attributes:
+        clips: what is known of each before it is encoded.
+        encodable: B indices into `clips`.
+    """
+
+    clips: list[EncodedClip]
+    encodable: list[int]
+    waveforms: Tensor
+    num_samples: Tensor
+
+
+class _Recordings(Dataset[_Decoded]):
+    """Decodes batches of recordings, in worker processes."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+
+    def __getitems__(self, batch: Sequence[_Missing]) -> _Decoded:
+        clips: list[EncodedClip] = []
+        waveforms: dict[int, np.ndarray] = {}
+        for i, one in enumerate(batch):
+            try:
+                waveform = self.sources[one.source].read(one.row)
+            except AudioError as error:
+                clips.append(EncodedClip(one.key, -1, failure=(error.reason, str(error))))
+                continue
+            clips.append(EncodedClip(one.key, len(waveform)))
+            try:
+                check_clip(len(waveform), is_silent(waveform), 1 / SAMPLE_RATE, MAX_CLIP_SECONDS)
+            except AudioError:  # found out again when it is drawn, by the settings of the run
+                continue
+            waveforms[i] = waveform[:MAX_CLIP_SAMPLES]
+        return _Decoded(clips, list(waveforms), *pad_waveforms(list(waveforms.values())))
+
+
+class _ShardWriter:
+    """Gathers encoded clips and writes a shard whenever there is enough of them, or work enough in them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._clips: list[EncodedClip] = []
+        self._bytes, self._written = 0, time.monotonic()
+
+    def add(self, clip: EncodedClip) -> None:
+        self._clips.append(clip)
+        self._bytes += 0 if clip.frames is None else clip.frames.nbytes
+        if self._bytes >= SHARD_BYTES or time.monotonic() - self._written >= SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._clips:
+            try:
+                write_shard(self.folder, self._clips)
+            except OSError as error:
+                raise UserError(f"paths.cache_dir: {self.folder} cannot be written ({error.strerror}).") from None
+        self._clips, self._bytes, self._written = [], 0, time.monotonic()
+
+
+def cache_features(
+    config: Config, encoder: SpeechEncoder, sources: Sequence[Source], accelerator: Accelerator, num_workers: int
+) -> None:
+    """Give every source its encoder outputs, `Source.features`, after encoding what was never encoded before.
+
+    Of several processes each encodes its share. What is encoded when a run is stopped or killed is not lost.
+
+    Args:
+        config: `paths.cache_dir`; `training.batch_size`, the clips that are encoded at once; `data.prefetch_factor`.
+        encoder: on its device.
+        sources: all that the run will read.
+        accelerator: for device and processes.
+        num_workers: processes that decode audio for this process.
+
+    Raises:
+        UserError: the cache cannot be written, or there is no room for what is missing.
+        KeyboardInterrupt, SystemExit: a signal came.
+    """
+    folder = feature_folder(Path(config.paths.cache_dir), encoder.fingerprint, encoder.convention, encoder.dtype)
+    keys = [clip_keys(source) for source in sources]
+    cache = FeatureCache(folder)
+    missing: list[_Missing] = []
+    if accelerator.is_main_process:  # decides for all: another run may be writing to the folder at this very moment
+        missing = find_missing(sources, keys, cache)
+        if missing:
+            make_room(folder, sources, missing, encoder)
+    (missing,) = broadcast_object_list([missing])
+    if missing:
+        size = config.training.batch_size
+        batches = [missing[i : i + size] for i in range(0, len(missing), size)]
+        share = batches[accelerator.process_index :: accelerator.num_processes]
+        loader = open_loader(_Recordings(sources), share, num_workers, config.data.prefetch_factor)
+        with closing(Progress("Encoding", sum(map(len, share)), "clips", not accelerator.is_main_process)) as progress:
+            encode(encoder, loader, folder, progress, accelerator.device)
+        accelerator.wait_for_everyone()
+        cache = FeatureCache(folder)
+        if any(key not in cache for own in keys for key in own):
+            raise UserError(f"paths.cache_dir: {folder} is not the same folder on all machines of this run.")
+    for source, own in zip(sources, keys, strict=True):
+        source.features = cache.clips(own)
+    frames = sum(int(source.features.num_frames.sum()) for source in sources if source.features is not None)
+    size_text = format_bytes(frames * frame_bytes(encoder))
+    logger.info("Encoder outputs: %s clips in cache (%s)", f"{sum(map(len, keys)):,}", size_text)
+
+
+def find_missing(sources: Sequence[Source], keys: Sequence[Sequence[bytes]], cache: FeatureCache) -> list[_Missing]:
+    """Return the recordings that the cache lacks, each once, longest first: what does not fit fails at once."""
+    found = {
+        key: _Missing(key, number, row)
+        for number, own in enumerate(keys)
+        for row, key in enumerate(own)
+        if key not in cache
+    }
+    return sorted(found.values(), key=lambda one: -sources[one.source].durations[one.row])
+
+
+def make_room(folder: Path, sources: Sequence[Source], missing: Sequence[_Missing], encoder: SpeechEncoder) -> None:
+    """Make the folder, and say what will come into it.
+
+    Raises:
+        UserError: it cannot be written, or the disk is too small.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise UserError(f"paths.cache_dir: {folder} cannot be made or written ({error.strerror}).") from None
+    for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        with suppress(FileNotFoundError):  # another run has just finished it
+            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+                leftover.unlink()
+    seconds = np.array([sources[one.source].durations[one.row] for one in missing])
+    samples = (align_samples(round(float(s) * SAMPLE_RATE)) for s in seconds)
+    needed = sum(num_encoder_frames(num_mel_frames(n)) for n in samples) * frame_bytes(encoder)
+    what = f"{len(missing):,} clips ({seconds.sum() / 3600:.1f} h)"
+    if needed > free:
+        raise UserError(
+            f"data.cache_features=true: the encoder outputs of {what} need {format_bytes(needed)}, and {folder} has "
+            f"{format_bytes(free)} free; set paths.cache_dir to a larger disk, or data.cache_features=false."
+        )
+    logger.info("Encoding %s once, %s into %s (%s free)", what, format_bytes(needed), folder, format_bytes(free))
+
+
+def encode(
+    encoder: SpeechEncoder, batches: Iterable[_Decoded], folder: Path, progress: Progress, device: torch.device
+) -> None:
+    """Encode batches and write them down; a first signal ends it after the batch, with all that was encoded kept."""
+    writer = _ShardWriter(folder)
+    with StopRequest("batch") as stop:
+        for batch in batches:
+            frames: dict[int, Tensor] = {}
+            if batch.encodable:
+                encoded, lengths = encoder(upload(batch.waveforms, device), batch.num_samples)
+                frames = dict(zip(batch.encodable, encoded.cpu().split(lengths), strict=True))
+            for i, clip in enumerate(batch.clips):
+                writer.add(replace(clip, frames=frames.get(i)))
+            progress.advance(len(batch.clips))
+            if stop():
+                break
+        writer.flush()
+    if stop():
+        logger.info("What was encoded is kept; the same command goes on from there.")
+        raise KeyboardInterrupt if stop.signal == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
+
+
+def frame_bytes(encoder: SpeechEncoder) -> int:
+    """Bytes of one encoder frame."""
+    return encoder.encoder_dim * encoder.dtype.itemsize
+
+
+def format_bytes(count: float) -> str:
+    """Write a size in gigabytes: 46 GB, 0.2 GB, 0.003 GB."""
+    return f"{count / 1e9:.2g} GB" if count < 1e10 else f"{count / 1e9:,.0f} GB"
