@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from tiny_audio.errors import UserError
-from tiny_audio.model.decoder import load_decoder
+from tiny_audio.model.decoder import Decoder, load_decoder
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +109,46 @@ def test_a_model_that_mixes_packed_clips_is_refused(tiny_models, tmp_path):
     AutoTokenizer.from_pretrained(tiny_models.qwen3).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="a stablelm model does not keep the clips of a batch apart"):
         load_decoder(str(tmp_path), None, "Transcribe.", torch.float32)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 100])
+def test_loss_a_few_rows_at_a_time_is_that_of_all_logits(decoder, monkeypatch, rows_at_once):
+    torch.manual_seed(3)
+    row, targets = torch.randn(26, decoder.decoder_dim), torch.tensor([4, 2, 9, 7, 1])
+    where = ([9, 17], torch.tensor([7, 8, 20, 21, 25]))
+    monkeypatch.setattr("tiny_audio.model.decoder.MAX_LOGITS", rows_at_once * 320)
+    results = []
+    for ours in (True, False):
+        read = row.clone().requires_grad_()
+        if ours:
+            loss = decoder.loss(read, *where, targets)
+        else:
+            loss = cross_entropy(decoder.logits(read, *where), targets, reduction="sum")
+        (loss * 0.3).backward()
+        results.append((loss.detach(), read.grad))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(decoder.loss(row, *where, targets), results[0][0])
+
+
+def test_logits_that_are_scaled_after_the_head_are_scaled_in_the_loss(tiny_models, decoder):
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = GraniteConfig(vocab_size=320, logits_scaling=8.0, **sizes, attn_implementation="packed")
+    scaled = Decoder(GraniteForCausalLM(config), decoder.prompt, "granite")
+    row, where, targets = torch.randn(9, 32), ([4, 5], torch.tensor([2, 8])), torch.tensor([5, 6])
+    expected = cross_entropy(scaled.logits(row, *where), targets, reduction="sum")
+    torch.testing.assert_close(scaled.loss(row, *where, targets), expected)
+    head = scaled.module.get_output_embeddings()
+    bare = head(scaled.module.model(inputs_embeds=row[None, :4]).last_hidden_state[0, 2:3])
+    assert not torch.allclose(bare, scaled.logits(row[:4], [4], torch.tensor([2])), rtol=0.1)
+
+
+def test_fp16_computes_all_logits_at_once(decoder, monkeypatch):
+    """Its loss scale must be there before the gradient is worked out."""
+    half = copy.deepcopy(decoder).half()
+    read = (torch.randn(6, decoder.decoder_dim) * 0.1).half().requires_grad_()
+    monkeypatch.setattr("tiny_audio.model.decoder.TargetLoss.apply", None)
+    half.loss(read, [6], torch.tensor([4, 5]), torch.tensor([1, 2])).backward()
+    assert read.grad.isfinite().all()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -22,6 +23,40 @@ from .packing import PACKED_ATTENTION, PackedLayout, unused_mask
 from .weights import fingerprint, hub_arguments, loading, quiet_transformers, resolve
 
 logger = logging.getLogger(__name__)
+
+MAX_LOGITS = 1 << 24  # at once: 110 rows at a vocabulary of 150,000, 64 MB in fp32
+
+
+class TargetLoss(torch.autograd.Function):
+    """Cross-entropy of hidden states (K, W) under a frozen head, some rows at a time.
+
+    The gradient of a row is worked out as soon as its logits are there, so that they can be forgotten: at a vocabulary
+    of 150,000 logits and all that the backward pass keeps of them would be most of a step's memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
+        """Return the loss, summed, in fp32."""
+        wanted = ctx.needs_input_grad[0]
+        total = torch.zeros((), device=hidden.device)
+        gradients = []
+        size = max(1, MAX_LOGITS // head.weight.shape[0])
+        for rows, expected in zip(hidden.split(size), targets.split(size), strict=True):
+            with torch.set_grad_enabled(wanted):
+                rows = rows.detach().requires_grad_(wanted)
+                loss = cross_entropy(head(rows).float(), expected, reduction="sum")
+            total += loss.detach()
+            if wanted:
+                loss.backward()
+                assert rows.grad is not None
+                gradients.append(rows.grad)
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Scale what was kept."""
+        return torch.cat(ctx.saved_tensors) * gradient, None, None
 
 
 class Decoder(nn.Module):
@@ -44,6 +79,7 @@ class Decoder(nn.Module):
         self.revision: str | None = getattr(module.config, "_commit_hash", None)
         self.fingerprint = fingerprint(module)
         self.decoder_dim = int(module.get_input_embeddings().weight.shape[1])
+        self._bare_head = self._has_bare_head()
         self.end_ids = {prompt.eos_id, *_as_list(module.generation_config.eos_token_id)}
         # The model's own settings (sampling, repetition penalties) would be mixed into every call.
         module.generation_config = GenerationConfig(
@@ -78,16 +114,43 @@ class Decoder(nn.Module):
         Returns:
             (K, V) logits.
         """
+        logits: Tensor = self._read(self.module, embeddings, lengths, logits_to_keep=positions).logits[0]
+        return logits
+
+    def loss(self, embeddings: Tensor, lengths: list[int], positions: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy of K targets, summed, in fp32.
+
+        It is that of `logits`, but they are never there all at once: see `TargetLoss`.
+
+        Args:
+            embeddings, lengths, positions: see `logits`.
+            targets: (K,) int64.
+        """
+        head = self.module.get_output_embeddings()
+        # A gradient worked out ahead in fp16 would be lost to underflow before the loss scale comes to it.
+        whole = not self._bare_head or head.weight.requires_grad or embeddings.dtype == torch.float16
+        if whole:
+            return cross_entropy(self.logits(embeddings, lengths, positions).float(), targets, reduction="sum")
+        hidden = self._read(self.module.base_model, embeddings, lengths).last_hidden_state[0]
+        return TargetLoss.apply(hidden.index_select(0, positions), head, targets)
+
+    def _read(self, module: Any, embeddings: Tensor, lengths: list[int], **options: Any) -> Any:
         layout = PackedLayout.of(lengths, embeddings.device, self.kernel)
-        output = self.module(
+        return module(
             inputs_embeds=embeddings[None],
             position_ids=layout.position_ids,
             attention_mask=unused_mask(embeddings.device),
             packed_layout=layout,
-            logits_to_keep=positions,
             use_cache=False,
+            **options,
         )
-        return output.logits[0]
+
+    @torch.no_grad()
+    def _has_bare_head(self) -> bool:
+        """Whether logits are what the output embeddings make of hidden states, not scaled or capped afterwards."""
+        row = torch.randn(4, self.decoder_dim, generator=torch.Generator().manual_seed(0)).to(self.module.dtype)
+        hidden = self._read(self.module.base_model, row, [4]).last_hidden_state[0]
+        return torch.equal(self.module.get_output_embeddings()(hidden), self.logits(row, [4], torch.arange(4)))
 
     @torch.no_grad()
     def keeps_clips_apart(self) -> bool:

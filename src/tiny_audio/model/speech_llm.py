@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ..config import ModelConfig
 from ..data.loader import Batch
@@ -151,8 +150,8 @@ class SpeechLLM(nn.Module):
             targets: B tensors (K_i,) int64 on the CPU: transcript tokens and the end of the turn.
         """
         embeddings, sequences, projected = self.embed(frames, lengths, targets)
-        logits = self.decoder.logits(embeddings, sequences.lengths, sequences.predict_positions)
-        total = cross_entropy(logits.float(), sequences.targets, reduction="sum")
+        where = sequences.lengths, sequences.predict_positions
+        total = self.decoder.loss(embeddings, *where, sequences.targets)
         return Loss(total, len(sequences.targets), projected.auxiliary, projected.expert_usage)
 
     @torch.no_grad()
