@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import types
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.functional import gelu
 
+from tiny_audio.cli import main
 from tiny_audio.config import PROJECTORS, ProjectorConfig
 from tiny_audio.errors import UserError
+from tiny_audio.inference import Recogniser
 from tiny_audio.lengths import align_samples, num_encoder_frames, num_mel_frames
 from tiny_audio.model.projectors import build_projector, moe
 from tiny_audio.model.projectors.moe import balance_loss
 from tiny_audio.model.projectors.qformer import RotaryAttention, rotary_angles
 
 SMALL = {"hidden_dim": 12, "expert_dim": 16, "num_heads": 2, "dropout": 0.0}
+DOCS = Path(__file__).parents[2] / "docs/projectors.md"
 LENGTHS = [4, 128, 132, 600, 252, 124, 8, 1500]
 
 
@@ -183,3 +191,20 @@ def test_qformer_does_not_read_past_the_end_of_a_clip():
 def test_heads_that_do_not_fit_the_width_are_refused():
     with pytest.raises(UserError, match=r"num_heads=3 does not divide the decoder's width, which is 8"):
         small("qformer", num_heads=3)
+
+
+def test_a_fifth_projector_is_the_file_and_the_line_of_the_docs(run_settings, tmp_path, monkeypatch):
+    """Typed in as the docs have it, it trains and its checkpoint transcribes."""
+    code, line = re.search(r"```python\n(.*?)```.*?```\n(    \"pool\".*?)```", DOCS.read_text(), re.DOTALL).groups()
+    kind, target = re.fullmatch(r'\s*"(\w+)": "([\w.]+)",\s*', line).groups()
+    name = f"tiny_audio.model.projectors.{target.split('.')[0]}"
+    module = types.ModuleType(name)
+    module.__package__ = "tiny_audio.model.projectors"
+    exec(compile(code, str(DOCS), "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(PROJECTORS, kind, target)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *run_settings, f"model.projector_type={kind}"]) == 0
+    recogniser = Recogniser(tmp_path / "outputs/transcription/checkpoints/final.pt", "cpu")
+    assert type(recogniser.model.projector).__name__ == "PoolProjector"
+    assert isinstance(recogniser.transcribe(torch.randn(16_000).numpy() * 0.1), str)

@@ -1,0 +1,1 @@
+"""What a training step costs on this machine, at the published widths and with random weights: nothing is loaded."""

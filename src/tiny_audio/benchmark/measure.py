@@ -1,0 +1,131 @@
+"""Clocks and gauges: time as the device sees it, peak memory, and how fast the device multiplies matrices at all."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+import psutil
+import torch
+
+SAMPLE_SECONDS = 0.005  # between two looks at the process's memory
+
+
+class Timeline:
+    """Moments between pieces of work. Each mark names the work that was given to the device since the one before.
+
+    On CUDA the marks are events in the stream: the host is not kept waiting, so that what it could hide behind the
+    device's work stays hidden.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[tuple[str, torch.cuda.Event | float]] = []
+
+    def mark(self, name: str) -> None:
+        """Note that `name` has been given to the device; the first mark only starts the clock."""
+        self._marks.append((name, self._now()))
+
+    def _now(self) -> torch.cuda.Event | float:
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            return event
+        if self._device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter()
+
+    def intervals(self) -> list[tuple[str, float]]:
+        """Return the name and the seconds of each piece of work, in order."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        pairs = zip(self._marks[:-1], self._marks[1:], strict=True)
+        return [(name, _between(start, end)) for (_, start), (name, end) in pairs]
+
+
+def _between(start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> float:
+    if isinstance(start, float) or isinstance(end, float):
+        assert isinstance(start, float)
+        assert isinstance(end, float)
+        return end - start
+    return start.elapsed_time(end) / 1000
+
+
+class PeakMemory:
+    """Within this context: the most memory beyond what was there at its beginning.
+
+    On CUDA what torch has allocated, exactly; on the CPU the resident memory of the process, looked at every 5 ms.
+
+    Attributes:
+        bytes: set on leaving.
+    """
+
+    bytes: int = 0
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __enter__(self) -> PeakMemory:
+        release_memory(self._device)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._base = torch.cuda.memory_allocated(self._device)
+            return self
+        self._read = _memory_reader(self._device)
+        self._base = self._peak = self._read()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(SAMPLE_SECONDS):
+            self._peak = max(self._peak, self._read())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self._device) - self._base
+            return
+        self._done.set()
+        self._thread.join()
+        self.bytes = self._peak - self._base
+
+
+def _memory_reader(device: torch.device) -> Callable[[], int]:
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory
+    process = psutil.Process()
+    return lambda: int(process.memory_info().rss)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what is no longer used, so that it is not counted as there already."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)  # glibc keeps what was freed
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the operations a second of a large matrix product: the best of some, after warming up.
+
+    What no step can exceed here, and what utilisation is measured against. The sizes, 8192 on a GPU and 2048 on a CPU,
+    fill the device and take milliseconds.
+    """
+    size, repeats = (8192, 20) if device.type == "cuda" else (2048, 5)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    left @ right
+    timeline = Timeline(device)
+    timeline.mark("start")
+    for _ in range(repeats):
+        left @ right
+        timeline.mark("product")
+    return 2.0 * size**3 / min(seconds for _, seconds in timeline.intervals())
