@@ -22,6 +22,7 @@ class Evaluation:
 
     Attributes:
         loss: mean cross-entropy of a target token, teacher-forced; NaN where no clip could be read.
+        num_tokens: target tokens that it is the mean of.
         words, characters: error counts.
         transcripts: (name, reference, hypothesis) of each clip that was decoded by this process.
         skipped: clips that could not be read. What was said in them counts as deleted: a set does not become easier
@@ -29,6 +30,7 @@ class Evaluation:
     """
 
     loss: float = 0.0
+    num_tokens: int = 0
     words: ErrorCounts = field(default_factory=ErrorCounts)
     characters: ErrorCounts = field(default_factory=ErrorCounts)
     transcripts: list[tuple[str, str, str]] = field(default_factory=list)
@@ -69,7 +71,7 @@ def evaluate(
     training = model.training
     model.eval()
     result = Evaluation()
-    loss, num_tokens = 0.0, 0
+    loss = 0.0
     try:
         for batch in batches:
             if should_stop():
@@ -81,7 +83,7 @@ def evaluate(
                 frames, lengths = model.encode(batch)
                 loss += float(model.loss(frames, lengths, batch.target_ids).cross_entropy)
                 written = model.transcribe(frames, lengths, max_new_tokens)
-            num_tokens += sum(len(ids) for ids in batch.target_ids)
+            result.num_tokens += sum(len(ids) for ids in batch.target_ids)
             result.transcripts += zip(batch.names, batch.transcripts, written, strict=True)
     finally:
         model.train(training)
@@ -89,15 +91,15 @@ def evaluate(
         [reference for _, reference, _ in result.transcripts], [written for _, _, written in result.transcripts]
     )
     if accelerator.num_processes > 1:
-        shares = gather_object([(loss, num_tokens, result.words, result.characters, result.skipped)])
-        loss, num_tokens = sum(share[0] for share in shares), sum(share[1] for share in shares)
+        shares = gather_object([(loss, result.num_tokens, result.words, result.characters, result.skipped)])
+        loss, result.num_tokens = sum(share[0] for share in shares), sum(share[1] for share in shares)
         others = [share for i, share in enumerate(shares) if i != accelerator.process_index]
         result.words.merge([share[2] for share in others])
         result.characters.merge([share[3] for share in others])
         result.skipped = [skip for share in shares for skip in share[4]]
     if result.skipped:
         _count_unheard(result, references)
-    result.loss = loss / num_tokens if num_tokens else math.nan
+    result.loss = loss / result.num_tokens if result.num_tokens else math.nan
     return result
 
 

@@ -6,18 +6,21 @@ They are read with `weights_only=True`: a file from a stranger can hold numbers,
 
 from __future__ import annotations
 
+import filecmp
 import io
 import json
 import logging
 import os
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from ..config import build_config
 from ..errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -84,6 +87,34 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def kind(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return what two checkpoints agree on where the weights of one fit between the models of the other.
+
+    Models are told by their weights, so they may have moved; where a run started and what it froze do not matter.
+    """
+    models, settings = saved["models"], asdict(build_config({"model": saved["config"]["model"]}).model)
+    chosen = ("encoder_fingerprint", "decoder_fingerprint", "feature_convention", "prompt")
+    shaped = ("projector_type", "projector_config", "use_lora", "lora_config", "freeze_decoder")
+    return {key: models[key] for key in chosen} | {key: settings[key] for key in shaped}
+
+
+def find_checkpoints(path: str | Path) -> CheckpointFolder:
+    """Return the folder of checkpoints that is meant by a run's folder, or by that folder itself.
+
+    Raises:
+        UserError: it is not there, or holds no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"there is no folder {path}.")
+    for folder in (CheckpointFolder(path), CheckpointFolder(path / "checkpoints")):
+        if folder.files():
+            return folder
+    near = sorted({str(file.parent) for file in path.glob("*/checkpoints/*.pt")})
+    hint = f" There are some in {', '.join(near)}." if near else ""
+    raise UserError(f"there are no checkpoints in {path}.{hint}")
+
+
 def _suggest(path: Path) -> str:
     for folder in (path, path / "checkpoints", path.parent):
         if steps := CheckpointFolder(folder).steps():
@@ -107,6 +138,16 @@ class CheckpointFolder:
             return []
         names = (_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
         return sorted(int(match[1]) for match in names if match)
+
+    def files(self) -> list[Path]:
+        """All checkpoints: those of steps in their order, then others; `final.pt` only where it is not one of them."""
+        steps = [self.file(step) for step in self.steps()]
+        others = sorted(set(self.path.glob("*.pt")) - set(steps)) if self.path.is_dir() else []
+        return steps + [
+            file
+            for file in others
+            if file.name != FINAL_FILE or not any(filecmp.cmp(file, step) for step in reversed(steps))
+        ]
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest checkpoint that can be read; what cannot is named and passed over.

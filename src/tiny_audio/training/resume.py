@@ -31,6 +31,11 @@ def find_start(config: Config, folder: CheckpointFolder) -> tuple[str, dict[str,
         path, saved = str(newest[0]), newest[1]
     elif named is not None:
         path, saved = named, load_checkpoint(named)
+        if "averaged" in saved:
+            raise UserError(
+                f"training.resume_from_checkpoint={named} is an average of checkpoints, which no run can go on from; "
+                f"to start a run from its weights: model.checkpoint={named}"
+            )
         saved["state"] |= {"resumed_from": named}
         if Path(named).resolve().parent != folder.path.resolve():  # another run's: its figures stay there
             saved["state"] |= {"best": None, "history": [], "wandb_run_id": None}

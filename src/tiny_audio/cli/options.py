@@ -1,0 +1,43 @@
+"""Options in both spellings, `key=value` and `--key value`, for the commands that take few."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ..errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads the arguments of a command; a mistake is a `UserError` of one line."""
+
+    def __init__(self, prog: str, usage: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse.ArgumentParser.error`."""
+        raise UserError(f"{message}; `{self.prog} --help` says more.")
+
+    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse arguments, in which any option with a value may be written `key=value`."""
+        names = [
+            option.removeprefix("--").replace("-", "[_-]")
+            for action in self._actions
+            for option in action.option_strings
+            if action.nargs != 0 and option.startswith("--")
+        ]
+        typed = re.compile(rf"(?:--)?({'|'.join(names)})=(.*)", re.DOTALL)
+        tokens = []
+        for token in argv:
+            match = typed.fullmatch(token)
+            tokens.append(f"--{match[1].replace('_', '-')}={match[2]}" if match else token)
+        return self.parse_intermixed_args(tokens)

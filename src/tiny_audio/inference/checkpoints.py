@@ -1,0 +1,214 @@
+"""Evaluating checkpoints: the same clips for each, and the frozen models loaded once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from ..config import Config, build_config
+from ..data.loader import Batch, ClipDataset, eval_loader
+from ..data.skips import MAX_TOLD
+from ..data.sources import Source, open_sources
+from ..errors import UserError
+from ..evaluation.evaluate import Evaluation, evaluate
+from ..evaluation.score import Result, score
+from ..model.attention import choose_attention
+from ..model.checkpointed import load_weights, rebuild
+from ..model.device import FROZEN_DTYPES
+from ..model.speech_llm import SpeechLLM
+from ..training.checkpoint import kind, load_checkpoint
+from ..training.console import Progress
+from ..training.run import start_accelerator, usable_workers
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_checkpoints(
+    paths: Sequence[Path],
+    settings: Callable[[dict[str, Any]], Config],
+    encoder: str | None = None,
+    decoder: str | None = None,
+) -> tuple[list[Result], Config]:
+    """Transcribe the evaluation sets with each checkpoint, and score.
+
+    Args:
+        paths: checkpoints; of several, one that cannot be used is named and passed over.
+        settings: from the configuration of the last of them to that of the evaluation: data and device are read of it.
+        encoder, decoder: where the models lie now, if not where they lay in training.
+
+    Returns:
+        A result for each checkpoint, and the configuration.
+
+    Raises:
+        UserError: no checkpoint can be used, or there is nothing to evaluate on.
+    """
+    usable = list(paths)
+    while (
+        saved := load(usable[-1], alone=len(usable) == 1)
+    ) is None:  # what cannot be read is told here, and not again
+        usable.pop()
+    config = settings(saved["config"])
+    del saved  # it may hold gigabytes of optimizer state
+    if not config.data.eval_datasets:
+        raise UserError("the run had no evaluation set; name one: data.eval_path=my/dev.jsonl")
+    accelerator = start_accelerator(config)
+    if accelerator.num_processes > 1:
+        raise UserError("ta eval runs as one process; start it without accelerate or torchrun.")
+    data, cache_dir = config.data, Path(config.paths.cache_dir)
+    sources = open_sources(data.eval_datasets, data, cache_dir, limit=data.max_eval_samples, seed=config.training.seed)
+    evaluator = _Evaluator(config, accelerator, sources, len(usable), encoder, decoder)
+    results = []
+    with closing(evaluator.progress):
+        for path in usable:
+            if (saved := load(path, alone=len(usable) == 1)) is not None:
+                try:
+                    results.append(evaluator.run(path, title(path, usable), saved))
+                except torch.OutOfMemoryError:
+                    size = config.training.eval_batch_size
+                    raise UserError(f"the device's memory is too small for batch_size={size}; halve it.") from None
+    return results, config
+
+
+def load(path: Path, alone: bool) -> dict[str, Any] | None:
+    """Read a checkpoint; one among others that cannot be read is named, and None."""
+    try:
+        return load_checkpoint(path)
+    except UserError as error:
+        if alone:
+            raise
+        logger.warning("%s It is passed over.", error)
+        return None
+
+
+def title(path: Path, paths: Sequence[Path]) -> str:
+    """Return what tables call a checkpoint: `step 500`, `final`; its path, where there are several folders."""
+    if len({other.parent for other in paths}) > 1:
+        return str(path)
+    return path.stem.replace("checkpoint-step-", "step ")
+
+
+class _Evaluator:
+    """Holds models and sets from one checkpoint to the next."""
+
+    def __init__(
+        self,
+        config: Config,
+        accelerator: Accelerator,
+        sources: list[Source],
+        num_checkpoints: int,
+        encoder: str | None,
+        decoder: str | None,
+    ) -> None:
+        self.config, self.accelerator, self.sources = config, accelerator, sources
+        self.num_checkpoints, self.encoder, self.decoder = num_checkpoints, encoder, decoder
+        self.model: SpeechLLM | None = None
+        self._kind: dict[str, Any] = {}
+        self._sets: list[EncodedSet] = []
+        self._told: set[tuple[str, str]] = set()
+        clips = sum(len(source) for source in sources)
+        self.progress = Progress("Evaluating", clips * num_checkpoints, "clips", quiet=False)
+
+    def run(self, path: Path, name: str, saved: dict[str, Any]) -> Result:
+        """Evaluate one checkpoint."""
+        model = self._load(saved, str(path))
+        sets, transcripts = {}, []
+        for source, batches in zip(self.sources, self._sets, strict=True):
+            found = evaluate(
+                model, self._counted(batches), list(source.texts), self.accelerator, self.config.training.max_new_tokens
+            )
+            self._tell_unread(found)
+            sets[source.name], rows = score(source, found)
+            transcripts += rows
+        result = Result(path, name, saved["state"]["step"], sets, transcripts)
+        logger.info("%s: WER %.1f%%", path.name, 100 * result.total.words.rate)
+        return result
+
+    def _load(self, saved: dict[str, Any], path: str) -> SpeechLLM:
+        """Put a checkpoint's weights between the models that are there, or load its own models."""
+        if self.model is not None and self._kind == kind(saved):
+            load_weights(self.model, saved, build_config({"model": saved["config"]["model"]}).model, path)
+            return self.model
+        self.model, self._sets = None, []  # two of them may not fit
+        dtype = FROZEN_DTYPES[self.accelerator.mixed_precision]
+        model = rebuild(saved, path, dtype, self.encoder, self.decoder).to(self.accelerator.device)
+        logger.info("Attention: %s", choose_attention(model, self.config.hardware.attention))
+        room = psutil.virtual_memory().available // 4 if self.num_checkpoints > 1 else 0
+        self._sets = [
+            EncodedSet(self._open(source, model), model, self.accelerator, room // len(self.sources))
+            for source in self.sources
+        ]
+        self.model, self._kind = model, kind(saved)
+        return model
+
+    def _open(self, source: Source, model: SpeechLLM) -> Iterable[Batch]:
+        """The batches that the run itself evaluated on."""
+        data = self.config.data
+        return eval_loader(
+            ClipDataset([source], model.decoder.prompt.target_ids, data),
+            self.config.training.eval_batch_size,
+            num_workers=min(usable_workers(data.num_workers), 2),
+            prefetch_factor=data.prefetch_factor,
+        )
+
+    def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            yield batch
+            self.progress.advance(len(batch) + len(batch.skipped))
+
+    def _tell_unread(self, found: Evaluation) -> None:
+        new = [skip for skip in found.skipped if (skip.source, skip.name) not in self._told]
+        self._told |= {(skip.source, skip.name) for skip in new}
+        if new:
+            named = "; ".join(f"{skip.name} {skip.detail}" for skip in new[:MAX_TOLD])
+            more = f"; and {len(new) - MAX_TOLD} more" if len(new) > MAX_TOLD else ""
+            text = "%s: %d clips could not be read; what was said in them counts as wrong: %s%s"
+            logger.warning(text, new[0].source, len(new), named, more)
+
+
+class EncodedSet:
+    """The batches of a set. What the encoder makes of them is kept on the CPU in the first pass, for those after it.
+
+    Args:
+        batches: of recordings.
+        model: whose encoder is used.
+        accelerator: for mixed precision.
+        room_bytes: of memory; a set that needs more is read and encoded anew in each pass.
+    """
+
+    def __init__(self, batches: Iterable[Batch], model: SpeechLLM, accelerator: Accelerator, room_bytes: int) -> None:
+        self.batches, self.model, self.accelerator = batches, model, accelerator
+        self.room_bytes = room_bytes
+        self._kept: list[Batch] = []
+        self._whole = False
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._whole:
+            yield from self._kept
+            return
+        self._kept, room = [], self.room_bytes
+        for batch in self.batches:
+            if room > 0:
+                batch = self._encoded(batch)
+                room -= 0 if batch.features is None else batch.features.nbytes
+                self._kept.append(batch)
+            yield batch
+        self._whole = room > 0
+        if not self._whole:
+            self._kept, self.room_bytes = [], 0
+
+    @torch.no_grad()
+    def _encoded(self, batch: Batch) -> Batch:
+        if not len(batch):
+            return batch
+        with self.accelerator.autocast():
+            frames, lengths = self.model.encode(batch)
+        assert lengths == batch.num_frames
+        return replace(batch, features=frames.cpu(), waveforms=torch.zeros(0, 0))

@@ -1,0 +1,77 @@
+"""Scores of sets: clips that could not be read, several sets as one, intervals and differences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tiny_audio.data.skips import Skip
+from tiny_audio.data.sources import Source
+from tiny_audio.evaluation.evaluate import Evaluation
+from tiny_audio.evaluation.score import Result, Score, difference, merge, rank, score
+from tiny_audio.evaluation.wer import bootstrap_interval, count_errors
+
+TEXTS = ["one two", "three", "one two", "four five six"]
+
+
+def source(name: str = "set") -> Source:
+    names = ["a", "b", "a", "c"]  # a name that stands for two clips, as segments of one recording
+    return Source(name, 1.0, np.ones(4), TEXTS, names, [], names, np.arange(4))  # type: ignore[arg-type]
+
+
+def evaluation(hypotheses: dict[int, str], order: list[int]) -> Evaluation:
+    """What `evaluate` returns for these clips in this order; the others could not be read."""
+    found = source()
+    result = Evaluation(loss=2.0, num_tokens=5)
+    result.transcripts = [(found.names[i], TEXTS[i], hypotheses[i]) for i in order]
+    unread = [i for i in range(4) if i not in order]
+    result.skipped = [Skip("set", found.names[i], "missing", "is gone") for i in unread]
+    said, wrote = (list(texts) for texts in zip(*[(TEXTS[i], hypotheses.get(i, "")) for i in range(4)], strict=True))
+    result.words, result.characters = count_errors(said, wrote)
+    return result
+
+
+def made(errors: list[int], lengths: list[int], loss: float = 1.0, num_tokens: int = 1) -> Score:
+    words, characters = count_errors(["x " * sum(lengths)], ["x " * (sum(lengths) - sum(errors))])
+    return Score(words, characters, loss, num_tokens, np.array(errors), np.array(lengths))
+
+
+def test_clips_come_in_the_order_of_the_set_and_unread_ones_are_all_wrong():
+    heard = {0: "one two", 2: "one too", 3: "four five six seven"}
+    result, transcripts = score(source(), evaluation(heard, [3, 0, 2]))
+    assert [row.hypothesis for row in transcripts] == ["one two", None, "one too", "four five six seven"]
+    assert result.errors.tolist() == [0, 1, 1, 1]
+    assert result.lengths.tolist() == [2, 1, 2, 3]
+    assert (result.words.substitutions, result.words.insertions, result.words.deletions) == (1, 1, 1)
+    assert result.interval == bootstrap_interval(np.array([0, 1, 1, 1]), np.array([2, 1, 2, 3]))
+
+
+def test_sets_are_added_up_not_averaged():
+    total = merge([made([1, 0], [1, 1], loss=1.0, num_tokens=1), made([0, 0], [4, 4], loss=3.0, num_tokens=3)])
+    assert total.words.rate == 0.1
+    assert total.loss == 2.5
+    assert total.errors.tolist() == [1, 0, 0, 0]
+    unread = merge([made([1], [1], loss=float("nan"), num_tokens=0), made([0], [1], loss=3.0, num_tokens=3)])
+    assert unread.loss == 3.0
+
+
+def test_the_difference_is_paired():
+    """What is hard for both cancels: the interval is that of the one clip that they differ in."""
+    hard = [8, 0, 0, 9, 0, 7, 0, 0, 9, 0]
+    first, second = made(hard, [10] * 10), made([e + 1 for e in hard], [10] * 10)
+    gap, low, high = difference(first, second)
+    assert gap == pytest.approx(0.1)
+    assert (low, high) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert first.interval[1] > second.interval[0], "which their own intervals cannot tell"
+
+
+def test_ranking():
+    def result(name: str, errors: int, loss: float) -> Result:
+        return Result(Path(name), name, 1, {"set": made([errors], [10], loss)}, [])
+
+    found = [result("a", 3, 1.0), result("b", 1, 2.0), result("c", 1, float("nan"))]
+    assert [item.name for item in rank(found, "wer", False)] == ["b", "c", "a"]
+    assert [item.name for item in rank(found, "wer", True)] == ["a", "b", "c"]
+    assert [item.name for item in rank(found, "loss", False)] == ["a", "b"]
