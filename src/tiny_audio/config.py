@@ -31,6 +31,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 METRICS = ("wer", "cer", "loss")
 TEXT_CASES = ("lower", "keep")
 DEVICES = ("auto", "cuda", "mps", "cpu")
+TRACKERS = ("wandb", "tensorboard", "trackio")
 ATTENTIONS = ("auto", "varlen", "flash_attn", "sdpa")
 
 
@@ -282,6 +283,7 @@ class DataConfig:
 class LoggingConfig:
     """Where the numbers go. `metrics.jsonl` in the output folder is always written."""
 
+    report_to: list[str] | None = None  # wandb, tensorboard, trackio; null: wandb where use_wandb is true
     use_wandb: bool = True
     project_name: str = "tiny-audio"
     entity: str | None = None
@@ -289,9 +291,19 @@ class LoggingConfig:
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
     log_steps: int = 100
+    log_transcripts: int = 20  # transcripts of each evaluation that are logged
 
     def __post_init__(self) -> None:
         _at_least("logging.log_steps", self.log_steps, 1)
+        _at_least("logging.log_transcripts", self.log_transcripts, 0)
+        for name in self.report_to or ():
+            _choice("logging.report_to", name, TRACKERS)
+
+    @property
+    def trackers(self) -> list[str]:
+        """The trackers to log to, besides the files of the output folder."""
+        by_default = ["wandb"] if self.use_wandb else []
+        return by_default if self.report_to is None else self.report_to
 
 
 @dataclass

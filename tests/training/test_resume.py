@@ -15,51 +15,8 @@ import pytest
 import torch
 
 from conftest import run_ta, start_ta
+from runs import MAX_STEPS, metrics, settings, steps_logged
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
-
-MAX_STEPS = 24
-
-
-def settings(run_settings: list[str], *more: str) -> list[str]:
-    return [
-        "train",
-        *run_settings,
-        "model.projector_type=moe",  # its routing, balance loss and usage counts must be made again too
-        "model.projector_config.expert_dim=32",
-        "model.projector_config.dropout=0.1",
-        "training.gradient_accumulation_steps=2",
-        f"training.max_steps={MAX_STEPS}",
-        "training.save_steps=4",
-        "training.eval_steps=6",
-        "training.save_total_limit=3",
-        *more,
-    ]
-
-
-def metrics(folder: Path) -> dict[tuple[int, str], float]:
-    """All figures of a run but times and machine load; each step must stand in the file once."""
-    found: dict[tuple[int, str], float] = {}
-    for line in (folder / "outputs/transcription/metrics.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        kept = (
-            "train/loss",
-            "train/auxiliary",
-            "train/expert",
-            "train/grad",
-            "train/learning_rate",
-            "train/epoch",
-            "eval/",
-        )
-        for key in row:
-            if key.startswith(kept):
-                assert (row["step"], key) not in found, "a step was logged twice"
-                found[row["step"], key] = row[key]
-    return found
-
-
-def steps_logged(folder: Path) -> int:
-    path = folder / "outputs/transcription/metrics.jsonl"
-    return path.read_text().count('"train/loss"') if path.is_file() else 0
 
 
 def run_until(folder: Path, arguments: list[str], step: int, number: int) -> int:
@@ -157,13 +114,14 @@ def test_going_back_to_an_older_checkpoint_and_on_from_there(undisturbed, run_se
     assert f"Resuming from step {first + 4}..." in log
 
 
-def test_sigterm_to_every_process_of_a_run_saves_and_leaves(run_settings, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_schedulers_signal_to_every_process_of_a_run_saves_and_leaves(run_settings, tmp_path, number):
     """As a scheduler does before it takes a machine away: worker processes must not pull the run down with them."""
     process = start_ta(settings(run_settings, "data.num_workers=2", "training.max_steps=2000"), tmp_path)
     while steps_logged(tmp_path) < 3 and process.poll() is None:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) == 143, (tmp_path / "log.txt").read_text()
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=60) == 128 + number, (tmp_path / "log.txt").read_text()
     log = (tmp_path / "log.txt").read_text()
     newest = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps()[-1]
     assert f"Saved at step {newest}; the same command goes on from there." in log

@@ -139,10 +139,12 @@ def check(config: Config) -> None:
     """Refuse what no run can start from.
 
     Raises:
-        UserError: there is nothing to train on, or an entry names a corpus that is not known.
+        UserError: there is nothing to train on, an entry names a corpus that is not known, or a tracker is missing.
     """
     from ..data.corpora import known_corpus
+    from ..training.trackers import check_installed
 
+    check_installed(config.logging.trackers)
     if not config.data.datasets:
         raise UserError("data.datasets is empty; name a corpus, such as data=librispeech.")
     for entry in config.data.datasets + config.data.eval_datasets:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -224,7 +223,7 @@ def encode(
         writer.flush()
     if stop():
         logger.info("What was encoded is kept; the same command goes on from there.")
-        raise KeyboardInterrupt if stop.signal == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
+        stop.leave()
 
 
 def frame_bytes(encoder: SpeechEncoder) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
+
+# Ctrl+C, and what schedulers send before they take a machine away (Slurm: --signal=USR1@120).
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
 
 
 class StopRequest:
-    """Catches SIGINT and SIGTERM while a run goes on; a second Ctrl+C leaves at once, without saving.
+    """Catches the signals that ask a run to stop; a second one leaves at once, without saving.
 
     Args:
         unit: what is finished first, as the message says it.
@@ -28,7 +31,7 @@ class StopRequest:
         return self.signal is not None
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._receive)
         return self
 
@@ -44,3 +47,12 @@ class StopRequest:
         self.signal = number
         warning = f"\n[WARN] Stopping after this {self.unit}; again to leave without saving.\n"
         os.write(2, warning.encode())  # logging is not reentrant
+
+    def leave(self) -> NoReturn:
+        """End the program as the signal would have: status 130 for Ctrl+C, 128 and its number for others.
+
+        Where only another process of the run got one, this one ends as after SIGTERM.
+        """
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + (self.signal or signal.SIGTERM))

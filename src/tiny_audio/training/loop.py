@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..config import Config
+from ..custom_metrics import CustomMetrics
 from ..data.loader import Batch
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
@@ -87,6 +88,8 @@ class Trainer:
         if state.sums and accelerator.is_main_process:
             self.sums += torch.tensor(state.sums, device=accelerator.device)
         self._nonfinite = torch.zeros((), device=accelerator.device)  # steps left out, not yet told
+        self.custom = CustomMetrics(state.custom)
+        psutil.cpu_percent()  # the first call returns 0; later ones, the load since the call before
 
     def run(self) -> bool:
         """Train to the end; return False where a signal stopped the run before it, its state saved."""
@@ -96,7 +99,8 @@ class Trainer:
                 if self._evaluation_due():  # before the first step, or where a stopped run did not come to it
                     self.finish_step({})
                 while not self._last and not (step_input := self.next_input()).stop:
-                    grad_norm = self.train_step(step_input)
+                    with self.custom:
+                        grad_norm = self.train_step(step_input)
                     self.finish_step(self.log(grad_norm) if self._log_due() else {})
             except Interrupted:
                 logger.warning("The evaluation at step %d was left; it is made up for on resuming.", self.state.step)
@@ -204,6 +208,7 @@ class Trainer:
             metrics.SKIPPED_CLIPS: self.skips.counts.total(),
             metrics.NONFINITE_STEPS: state.nonfinite_steps,
             metrics.CPU_PERCENT: psutil.cpu_percent(),
+            **self.custom.take(),
         }
         if usage:
             values[metrics.AUXILIARY_LOSS] = auxiliary
@@ -242,6 +247,7 @@ class Trainer:
         state.evaluated_step = state.step
         state.history.append({"step": state.step, **found})
         self.trackers.log({metrics.EVAL + key: value for key, value in found.items()}, state.step)
+        self.trackers.log_transcripts(evaluation.transcripts, state.step)
         sign = 1 if self.training.greater_is_better else -1
         improved = math.isfinite(found[name]) and (
             state.best is None or sign * found[name] > sign * state.best["value"]
@@ -265,7 +271,7 @@ class Trainer:
         now = time.monotonic()
         state.train_seconds += now - self._clock
         self._clock = now
-        state.sums = self.read_sums()
+        state.sums, state.custom = self.read_sums(), self.custom.state()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             content = {

@@ -12,6 +12,7 @@ NONFINITE_STEPS = "train/nonfinite_steps"
 AUXILIARY_LOSS = "train/auxiliary_loss"  # of projectors with experts, as it is added to the loss
 EXPERT_SHARE = "train/expert_share_"  # train/expert_share_0, ...: of the tokens read
 EVAL = "eval/"  # eval/loss, eval/wer, eval/cer
+TRANSCRIPTS = "eval/transcripts"  # a table
 GPU_MEMORY_ALLOCATED = "system/gpu_memory_allocated"  # bytes
 GPU_MEMORY_RESERVED = "system/gpu_memory_reserved"  # bytes
 CPU_PERCENT = "system/cpu_percent"

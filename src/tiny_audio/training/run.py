@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -128,7 +127,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
         finished = trainer.run()
     if not finished:
         logger.info("Saved at step %d; the same command goes on from there.", state.step)
-        raise KeyboardInterrupt if trainer.stop.signal == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
+        trainer.stop.leave()
     logger.info("Training completed!")
     logger.info("Total time: %s", format_time(state.train_seconds))
     return finish(config, folder, state, skips, accelerator)

@@ -22,6 +22,7 @@ class RunState:
         sums: what was added up since the last logged step, so that a resumed run logs the same means: see
             `Trainer.sums`.
         loss_tokens: target tokens since then.
+        custom: sum and count of each of the user's own metrics since then.
         draws, audio_seconds: seen so far, skipped clips excluded from the seconds.
         nonfinite_steps: steps that were left out because their gradient was not finite.
         train_seconds: wall time spent, evaluation included, over all parts of the run.
@@ -37,6 +38,7 @@ class RunState:
     evaluated_step: int = -1
     sums: list[float] = field(default_factory=list)
     loss_tokens: int = 0
+    custom: dict[str, list[float]] = field(default_factory=dict)
     draws: int = 0
     audio_seconds: float = 0.0
     nonfinite_steps: int = 0

@@ -1,25 +1,25 @@
-"""Where metrics go: `metrics.jsonl` always, Weights & Biases where it is on."""
+"""Where figures go: `metrics.jsonl` and `transcripts.jsonl` always, and the trackers that are asked for."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import os
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..config import Config
 from .checkpoint import write_atomically
-from .metrics import GLOBAL_STEP
+from .trackers import TRANSCRIPT_COLUMNS, TensorBoard, Tracker, Trackio, Transcript, WandbRun, check_installed
 
 logger = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """`metrics.jsonl`: one object a line, in order of steps.
+    """A file of one object a line, in order of steps.
 
     Args:
         path: the file.
@@ -29,18 +29,19 @@ class JsonLines:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path.is_file() else []
-        kept = [line for line in lines if (at := _step_of(line)) is not None and at <= step]
-        if kept != lines:
-            write_atomically(path, "".join(line + "\n" for line in kept).encode())
-        self._file = path.open("a", buffering=1)
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        lines = text.split("\n")  # not splitlines: a transcript may hold other separators of lines
+        kept = "".join(f"{line}\n" for line in lines if (at := _step_of(line)) is not None and at <= step)
+        if kept != text:
+            write_atomically(path, kept.encode())
+        self._file = path.open("a", buffering=1, encoding="utf-8")
         self._lost = False
 
-    def log(self, values: dict[str, float], step: int) -> None:
-        """Append the metrics of a step; what is not finite is null. A full disk costs lines, which is said once."""
-        plain = {key: value if math.isfinite(value) else None for key, value in values.items()}
+    def write(self, rows: Iterable[Mapping[str, Any]], step: int) -> None:
+        """Append lines of a step. A full disk costs lines, which is said once."""
         try:
-            self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **plain}) + "\n")
+            for row in rows:
+                self._file.write(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n")
         except OSError as error:
             if not self._lost:
                 logger.error("%s cannot be written (%s); training goes on.", self.path, error.strerror or error)
@@ -59,66 +60,71 @@ def _step_of(line: str) -> int | None:
         return None
 
 
-class WandbRun:
-    """A Weights & Biases run; offline where there is no login or no network, which is said once."""
+class LocalFiles:
+    """`metrics.jsonl` and `transcripts.jsonl` in the output folder."""
 
-    def __init__(self, config: Config, folder: Path, run_id: str | None) -> None:
-        import wandb
-
-        os.environ.setdefault("WANDB_SILENT", "true")
-        logging_config = config.logging
-        arguments: dict[str, Any] = {
-            "project": logging_config.project_name,
-            "entity": logging_config.entity,
-            "name": logging_config.run_name,
-            "tags": logging_config.tags or None,
-            "notes": logging_config.notes,
-            "config": config.to_dict(),
-            "dir": str(folder),
-            "id": run_id,
-            "resume": "allow",
-        }
-        if not os.environ.get("WANDB_MODE") and not wandb.login(prompt=False):
-            arguments["mode"] = "offline"
-            logger.warning("WandB: not logged in (`wandb login`); the run is kept offline in %s.", folder / "wandb")
-        try:
-            self._run = wandb.init(**arguments)
-        except (wandb.Error, OSError, TimeoutError) as error:
-            logger.warning("WandB cannot be reached (%s); the run is kept offline in %s.", error, folder / "wandb")
-            self._run = wandb.init(**arguments | {"mode": "offline"})
-        # W&B drops steps lower than its last, which a resumed run logs again: the step is a metric like any other.
-        self._run.define_metric(GLOBAL_STEP)
-        self._run.define_metric("*", step_metric=GLOBAL_STEP)
-        self.run_id: str = self._run.id
-        logger.info("WandB run initialized: %s", self._run.url or f"offline, {self._run.dir}")
+    def __init__(self, folder: Path, step: int) -> None:
+        self._metrics = JsonLines(folder / "metrics.jsonl", step)
+        self._transcripts = JsonLines(folder / "transcripts.jsonl", step)
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Log the metrics of a step."""
-        self._run.log({**values, GLOBAL_STEP: step})
+        """See `Tracker`; what is not finite is null."""
+        plain = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self._metrics.write([{"time": round(time.time(), 3), **plain}], step)
+
+    def log_transcripts(self, rows: Sequence[Transcript], step: int) -> None:
+        """See `Tracker`; a line each."""
+        self._transcripts.write((dict(zip(TRANSCRIPT_COLUMNS, row, strict=True)) for row in rows), step)
 
     def close(self) -> None:
-        """Finish the run."""
-        self._run.finish()
+        """See `Tracker`."""
+        self._metrics.close()
+        self._transcripts.close()
 
 
 class Trackers:
-    """All places that metrics go to; on other processes than the first, none."""
+    """All places that figures go to; on other processes than the first, none.
+
+    Args:
+        config: the run's settings.
+        folder: its output folder.
+        step: the step that it goes on from; -1 where it starts afresh.
+        run_id: the W&B run that it goes on in.
+        is_main: whether this is the first process.
+    """
 
     def __init__(self, config: Config, folder: Path, step: int, run_id: str | None, is_main: bool) -> None:
-        self._trackers: list[JsonLines | WandbRun] = []
+        names = config.logging.trackers
+        check_installed(names)
+        self._trackers: list[Tracker] = []
+        self._num_transcripts = config.logging.log_transcripts
         self.run_id = run_id
         if not is_main:
             return
-        self._trackers.append(JsonLines(folder / "metrics.jsonl", step))
-        if config.logging.use_wandb:
+        self._trackers.append(LocalFiles(folder, step))
+        if "wandb" in names:
             wandb_run = WandbRun(config, folder, run_id)
             self.run_id = wandb_run.run_id
             self._trackers.append(wandb_run)
+        if "tensorboard" in names:
+            self._trackers.append(TensorBoard(config, folder, step))
+        if "trackio" in names:
+            self._trackers.append(Trackio(config, folder, step))
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Log metrics by their names, such as those of `metrics.py` or one's own `custom/...`."""
+        """Log metrics by their names: those of `metrics.py`, and the user's own."""
         for tracker in self._trackers:
             tracker.log(values, step)
+
+    def log_transcripts(self, transcripts: Sequence[Transcript], step: int) -> None:
+        """Log `logging.log_transcripts` of an evaluation's transcripts, of the same clips every time.
+
+        They come in order of length, and are taken evenly from all of it.
+        """
+        count = min(self._num_transcripts, len(transcripts))
+        rows = [transcripts[i * len(transcripts) // count] for i in range(count)]
+        for tracker in self._trackers if rows else ():
+            tracker.log_transcripts(rows, step)
 
     def close(self) -> None:
         """Close all."""

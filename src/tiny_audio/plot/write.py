@@ -1,0 +1,46 @@
+"""Curves into a file, by its ending."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+from ..errors import UserError
+from .figure import draw, style
+from .page import build_page
+from .runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+def write(runs: Sequence[Run], output: Path) -> None:
+    """Draw the runs into a .png, .svg or .html file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    figure, buffer = draw(runs), io.BytesIO()
+    with matplotlib.rc_context(style()), warnings.catch_warnings():
+        if output.suffix == ".png":
+            warnings.filterwarnings("error", "Glyph .* missing")
+            try:
+                figure.savefig(buffer, format="png", dpi=150)
+            except UserWarning:
+                logger.warning("No font here has all letters of the names; output=curves.html shows them.")
+                warnings.filterwarnings("ignore", "Glyph .* missing")
+                figure.savefig(buffer, format="png", dpi=150)
+        else:  # the fonts are those of whoever looks at it
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+    content = buffer.getvalue()
+    if output.suffix == ".html":
+        content = build_page(runs, content.decode()).encode()
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"output: cannot write {output}: {error.strerror}.") from None

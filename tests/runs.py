@@ -1,0 +1,50 @@
+"""Runs on the tiny models that are stopped, killed and compared: their settings, and the figures they leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+MAX_STEPS = 24
+
+
+def settings(run_settings: list[str], *more: str) -> list[str]:
+    return [
+        "train",
+        *run_settings,
+        "model.projector_type=moe",  # its routing, balance loss and usage counts must be made again too
+        "model.projector_config.expert_dim=32",
+        "model.projector_config.dropout=0.1",
+        "training.gradient_accumulation_steps=2",
+        f"training.max_steps={MAX_STEPS}",
+        "training.save_steps=4",
+        "training.eval_steps=6",
+        "training.save_total_limit=3",
+        *more,
+    ]
+
+
+def metrics(folder: Path) -> dict[tuple[int, str], float]:
+    """All figures of a run but times and machine load; each step must stand in the file once."""
+    found: dict[tuple[int, str], float] = {}
+    for line in (folder / "outputs/transcription/metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        kept = (
+            "train/loss",
+            "train/auxiliary",
+            "train/expert",
+            "train/grad",
+            "train/learning_rate",
+            "train/epoch",
+            "eval/",
+        )
+        for key in row:
+            if key.startswith(kept):
+                assert (row["step"], key) not in found, "a step was logged twice"
+                found[row["step"], key] = row[key]
+    return found
+
+
+def steps_logged(folder: Path) -> int:
+    path = folder / "outputs/transcription/metrics.jsonl"
+    return path.read_text().count('"train/loss"') if path.is_file() else 0
