@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,8 @@ def train(kind: str, seed: int, steps: int, folder: Path) -> None:
         f"paths.cache_dir={folder.parents[1]}/cache",
     ]
     print(f"\n{kind}, seed {seed}: {folder}", flush=True)
-    run = subprocess.Popen(command, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
-    _, status, used = os.wait4(run.pid, 0)
-    if status:
+    if subprocess.run(command, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}).returncode:
         raise SystemExit(f"{kind}, seed {seed} failed; its folder is {folder}.")
-    if not (folder / "peak_kib").is_file():  # a finished run that is started again uses less
-        (folder / "peak_kib").write_text(str(used.ru_maxrss))
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -62,8 +59,6 @@ def read_run(folder: Path) -> dict[str, Any]:
     from tiny_audio.pocket import SPEECH_DIR
 
     state = json.loads((folder / "quickstart/checkpoints/training_state.json").read_text())
-    rows = [json.loads(line) for line in (folder / "quickstart/metrics.jsonl").read_text().splitlines()]
-    speed = [row["train/samples_per_second"] for row in rows if "train/samples_per_second" in row]
     recogniser = Recogniser(folder / "quickstart/checkpoints/final.pt", device="cpu")
     dev = [json.loads(line) for line in (Path(SPEECH_DIR) / "dev.jsonl").read_text().splitlines()]
     written = recogniser.transcribe_batch([load_audio(Path(SPEECH_DIR) / row["audio"]) for row in dev], 16, 60)
@@ -73,13 +68,50 @@ def read_run(folder: Path) -> dict[str, Any]:
         "curve": [[row["step"], row["wer"]] for row in state["history"]],
         "errors": errors.tolist(),
         "words": words.tolist(),
-        "step_seconds": 16 / float(np.median(speed[1:] or speed)),
-        "train_seconds": state["train_seconds"],
-        "peak_gib": int((folder / "peak_kib").read_text()) / 2**20,
     }
 
 
-def summarise(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def measure_cost(rounds: int = 30) -> dict[str, dict[str, float]]:
+    """Time a training step on one batch whose encoder outputs are there, and its memory; the projectors take turns.
+
+    Taken in turns and as medians, the figures compare on a machine that does other things, too.
+    """
+    import torch
+
+    from tiny_audio.benchmark.measure import PeakMemory
+    from tiny_audio.config import DataConfig, DatasetConfig, ModelConfig, ProjectorConfig
+    from tiny_audio.data.loader import ClipDataset
+    from tiny_audio.data.plan import Draw
+    from tiny_audio.data.sources import open_sources
+    from tiny_audio.model.speech_llm import build_speech_llm
+
+    data = DataConfig(name="pocket")
+    source = open_sources([DatasetConfig(name="pocket", split="dev")], data, ROOT / "cache", limit=16, seed=0)
+    models = {}
+    for kind in SETTINGS:
+        projector = ProjectorConfig(hidden_dim=512, expert_dim=128, dropout=0.0)
+        config = ModelConfig(encoder="pocket", decoder="pocket", projector_type=kind, projector_config=projector)
+        models[kind] = build_speech_llm(config, torch.float32).train()
+    one = models["mlp"]
+    batch = ClipDataset(source, one.decoder.prompt.target_ids, data).__getitems__([Draw(0, 0, i) for i in range(16)])
+    frames, lengths = one.encode(batch)
+    seconds: dict[str, list[float]] = {kind: [] for kind in models}
+    for _ in range(rounds):
+        for kind, model in models.items():
+            start = time.perf_counter()
+            model.loss(frames, lengths, batch.target_ids).objective.backward()
+            seconds[kind].append(time.perf_counter() - start)
+            model.zero_grad(set_to_none=True)
+    cost = {}
+    for kind, model in models.items():
+        with PeakMemory(torch.device("cpu")) as peak:
+            model.loss(frames, lengths, batch.target_ids).objective.backward()
+        cost[kind] = {"step_ms": 1000 * float(np.median(seconds[kind])), "peak_mib": peak.bytes / 2**20}
+        model.zero_grad(set_to_none=True)
+    return cost
+
+
+def summarise(runs: dict[str, dict[str, Any]], cost: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
     """Return one row a projector: error rate over its seeds, interval, and the difference to mlp."""
     from tiny_audio.evaluation.wer import bootstrap_interval
 
@@ -96,17 +128,15 @@ def summarise(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "interval": bootstrap_interval(errors[kind], words),
             "seeds": rates.tolist(),
             "difference": bootstrap_interval(difference, words),
-            "step_ms": 1000 * float(np.mean([run["step_seconds"] for run in seeds.values()])),
-            "peak_gib": max(run["peak_gib"] for run in seeds.values()),
-            "minutes": float(np.mean([run["train_seconds"] for run in seeds.values()])) / 60,
+            **cost[kind],
         }
     return rows
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
-    lines = ["| projector | trains | WER (95 % interval) | each seed | against mlp, 95 % | step | memory | whole run |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines = ["| projector | trains | WER (95 % interval) | each seed | against mlp, 95 % | step | its memory |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     for kind, row in rows.items():
         low, high = (100 * value for value in row["interval"])
         less, more = (100 * value for value in row["difference"])
@@ -114,7 +144,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         against = "" if kind == "mlp" else f"{less:+.1f} to {more:+.1f} points"
         lines.append(
             f"| {kind} | {row['parameters'] / 1e6:.2f} M | {100 * row['wer']:.1f} % ({low:.1f} to {high:.1f}) | {each} "
-            f"| {against} | {row['step_ms']:.0f} ms | {row['peak_gib']:.2f} GiB | {row['minutes']:.1f} min |"
+            f"| {against} | {row['step_ms']:.0f} ms | {row['peak_mib']:.0f} MiB |"
         )
     return "\n".join(lines)
 
@@ -163,7 +193,8 @@ def main() -> None:
     args = parser.parse_args()
     record = args.output.with_suffix(".json")
     if args.report:
-        runs = json.loads(record.read_text())["runs"]
+        found = json.loads(record.read_text())
+        runs, cost = found["runs"], found["cost"]
     else:
         runs = {kind: {} for kind in args.projectors}
         for seed in args.seeds:
@@ -171,9 +202,10 @@ def main() -> None:
                 folder = args.folder.resolve() / f"{kind}-{seed}"
                 train(kind, seed, args.steps, folder)
                 runs[kind][str(seed)] = read_run(folder)
+        cost = measure_cost()
         machine = f"{platform.machine()}, {os.cpu_count()} cores"
-        record.write_text(json.dumps({"steps": args.steps, "machine": machine, "runs": runs}) + "\n")
-    rows = summarise(runs)
+        record.write_text(json.dumps({"steps": args.steps, "machine": machine, "cost": cost, "runs": runs}) + "\n")
+    rows = summarise(runs, cost)
     print("\n" + table(rows))
     draw(runs, rows, args.output.with_suffix(".png"))
 

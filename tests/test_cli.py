@@ -231,6 +231,11 @@ def test_a_sweep_runs_every_combination_in_a_folder_of_its_own(started, capsys):
     assert "[INFO] Job 1: experiment=mosa training=high_quality, in s/1\n" in capsys.readouterr().err
 
 
+def test_a_sweep_over_a_value(started):
+    assert main(["train", "-m", "training.learning_rate=1e-4,5e-4", "hydra.sweep.dir=s"]) == 0
+    assert [(c.training.learning_rate, c.paths.output_dir) for c in started] == [(1e-4, "s/0"), (5e-4, "s/1")]
+
+
 def test_a_failed_job_of_a_sweep_does_not_stop_the_others(started, capsys):
     started.fail = UserError("no.")
     assert main(["train", "-m", "training.seed=1,2"]) == 2

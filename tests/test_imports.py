@@ -9,13 +9,13 @@ import tiny_audio
 
 PACKAGE = Path(tiny_audio.__file__).parent
 LAYERS = [
-    {"errors", "config", "config_errors", "lengths", "pocket", "__init__"},
+    {"errors", "config", "config_errors", "custom_metrics", "lengths", "pocket", "__init__"},
     {"audio", "text", "prompt"},
     {"data"},
     {"model"},
     {"evaluation"},
     {"training"},
-    {"inference", "publish"},
+    {"inference", "publish", "benchmark", "plot", "sweep"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -16,14 +16,15 @@ from .console import run_command
 COMMANDS = {
     "train": "train a projector: ta train experiment=transcription",
     "infer": "transcribe recordings: ta infer checkpoint=PATH audio=test.wav",
-}
-LATER = {
     "eval": "evaluate every checkpoint of a run and mark the best",
     "clean-checkpoints": "delete checkpoints but the best and the newest",
-    "benchmark": "measure a model on public test sets",
+    "average": "make one checkpoint from the best of a run",
+    "plot": "draw the curves of one or several runs: ta plot outputs/transcription",
+    "sweep": "search for good settings on this machine: ta sweep sweep.yaml",
+    "benchmark": "measure a training step on this machine, before anything is downloaded",
+}
+LATER = {
     "data": "look into, check and prepare corpora",
-    "plot": "draw the curves of a run",
-    "sweep": "search for good settings on this machine",
 }
 
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(name: str) -> Callable[[list[str]], int]:
     def run(argv: list[str]) -> int:
         if name in COMMANDS:
-            status: int = importlib.import_module(f".{name}", __name__).run(argv)
+            status: int = importlib.import_module("." + name.replace("-", "_"), __name__).run(argv)
             return status
         if name in LATER:
             raise UserError("this command comes in a later version of Tiny Audio.")

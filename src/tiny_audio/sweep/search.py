@@ -1,0 +1,205 @@
+"""The search itself: Optuna proposes, a process of its own trains, what it evaluates decides.
+
+A process for each trial, because it then starts with all memory free, and what ends it (a full GPU, a crash in a
+library) does not end the search. It is watched through its `metrics.jsonl`, so training knows nothing of a search.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from ..config import Config
+from ..errors import UserError
+from ..training.interrupt import StopRequest
+from .file import Sweep, merge
+from .report import Result, print_best, results, write_csv
+from .study import build_sampler, open_study
+from .watch import Watch, last_line
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: two searches in one folder are not found out there
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+TRAIN = (sys.executable, "-m", "tiny_audio.cli", "train")
+POLL_SECONDS = 0.5
+STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses
+FAILURES_IN_A_ROW = 3  # then it is not the values that are wrong
+
+
+@dataclass(frozen=True)
+class Search:
+    """A sweep and where it is done.
+
+    Attributes:
+        settings: what every trial gets.
+        options: of `ta train`, such as `--config-dir`.
+        folder: of the search; a trial trains in `trial-N` of it.
+        compose: from settings to the configuration that they make.
+    """
+
+    sweep: Sweep
+    settings: tuple[str, ...]
+    options: tuple[str, ...]
+    folder: Path
+    compose: Callable[[list[str]], Config]
+
+    def trial_folder(self, trial: int) -> Path:
+        """Return the folder of a trial, counted from 1."""
+        return self.folder / f"trial-{trial}"
+
+    def run(self, trials: int) -> list[Result]:
+        """Train until `trials` of them are done, those of earlier starts included.
+
+        Raises:
+            UserError: the folder holds another search, or several trials in a row have failed.
+            KeyboardInterrupt, SystemExit: a signal stopped the search; the same call goes on.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"paths.output_dir: {self.folder} cannot be made ({error.strerror}).") from None
+        with (
+            claim(self.folder) as lock,
+            open_study(self.sweep, self.settings, self.folder) as study,
+            StopRequest() as stop,
+        ):
+            failures, before = 0, len(results(study, self.sweep))
+            if before:
+                logger.info("Done already: %d of %d trials (%s).", before, trials, self.folder)
+            while len(done := results(study, self.sweep)) < trials and (trial := self.next_trial(study)):
+                self.train(study, trial, trials, stop, lock)
+                done = results(study, self.sweep)
+                write_csv(self.folder / "results.csv", done, self.sweep)
+                if stop():  # the trial came to its end all the same
+                    leave(stop)
+                failures = failures + 1 if done[-1].state == "failed" else 0
+                if failures == FAILURES_IN_A_ROW:
+                    raise UserError(
+                        f"{failures} trials in a row failed; the last one: {done[-1].error} "
+                        f"(all it printed: {self.trial_folder(done[-1].trial) / 'log.txt'})"
+                    )
+                if len(done) < trials:
+                    print_best(done, self.sweep, 5, sys.stderr)
+            return done
+
+    def next_trial(self, study: Study) -> Trial | None:
+        """Return the trial that was interrupted, else a new one; None where the grid is done."""
+        from optuna.trial import Trial, TrialState
+
+        done = study.get_trials(deepcopy=False)
+        unfinished = [trial for trial in done if trial.state == TrialState.RUNNING]
+        number = unfinished[0].number if unfinished else len(done)
+        # Seeded by the number of the trial: a search that was stopped proposes what it would have, and repeats nothing.
+        study.sampler = build_sampler(self.sweep.method, seed=number)
+        if unfinished:
+            return Trial(study, unfinished[0]._trial_id)
+        if self.sweep.method == "grid" and not any(trial.state == TrialState.WAITING for trial in done):
+            grid = self.sweep.grid()
+            if number == len(grid):
+                return None
+            study.enqueue_trial(grid[number])
+        return study.ask()
+
+    def train(self, study: Study, trial: Trial, trials: int, stop: StopRequest, lock: TextIO) -> None:
+        """Run one trial to its end and tell the study of it."""
+        from optuna.trial import TrialState
+
+        number = trial.number + 1
+        chosen = [f"{parameter.name}={parameter.suggest(trial)}" for parameter in self.sweep.parameters]
+        folder = self.trial_folder(number)
+        settings = [*merge(self.settings, chosen, [f"paths.output_dir={folder}"])]
+        title = f"Trial {number}/{trials}"
+        logger.info("%s: %s", title, " ".join(chosen))
+        logger.info("%s: prints to %s", title, folder / "log.txt")
+        watch = Watch(self.sweep, trial, self.compose(settings), title)
+        status = self.start(folder, settings, watch, stop, lock)
+        if status in STOPPED and not watch.pruned:
+            logger.info("%s is not finished; the same command goes on with it.", title)
+            leave(stop)
+        if status == 0 and watch.best:
+            trial.set_user_attr("step", watch.best[0])
+            logger.info("%s: done, at best %s", title, watch.show(watch.best))
+            study.tell(trial, watch.best[1])
+        elif watch.pruned and watch.last:
+            trial.set_user_attr("step", watch.last[0])
+            logger.info("%s: stopped early, others were better by then.", title)
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            reason = last_line(folder / "log.txt") if status else f"it has logged no {self.sweep.metric}"
+            trial.set_user_attr("error", reason)
+            logger.error("%s failed (exit status %d): %s", title, status, reason)
+            study.tell(trial, state=TrialState.FAIL)
+
+    def start(self, folder: Path, settings: list[str], watch: Watch, stop: StopRequest, lock: TextIO) -> int:
+        """Train in a process and watch it; return its exit status."""
+        folder.mkdir(exist_ok=True)
+        command = [*TRAIN, *self.options, *settings]
+        # A group of its own: Ctrl+C in a terminal reaches every process of a group, and what is forwarded below would
+        # be the second one, which leaves without saving. It holds our lock too, so that a search that is started
+        # after this one was killed outright does not train in the same folder at the same time.
+        with (folder / "log.txt").open("a", encoding="utf-8") as log:
+            kept = () if fcntl is None else (lock.fileno(),)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, pass_fds=kept
+            )
+        note(lock, process.pid)
+        sent = False
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    watch.read()
+                if (stop() or watch.pruned) and not sent:
+                    process.send_signal(signal.SIGTERM)
+                    sent = True
+        finally:
+            if process.poll() is None:  # Ctrl+C a second time
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+        watch.read()
+        return process.returncode
+
+
+def leave(stop: StopRequest) -> NoReturn:
+    """End as the signal asked."""
+    raise SystemExit(128 + signal.SIGTERM) if stop.signal == signal.SIGTERM else KeyboardInterrupt
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[TextIO]:
+    """Hold the folder, after waiting for whoever does; its `.lock` says which process trains there."""
+    with closing((folder / ".lock").open("a+")) as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                logger.warning(
+                    "%s: another sweep works here, or a trial of one that was killed (process %s); waiting for it.",
+                    folder,
+                    lock.read().strip() or "unknown",
+                )
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+
+
+def note(lock: TextIO, process: int) -> None:
+    """Write into the lock which process holds it."""
+    lock.truncate(0)
+    lock.write(f"{process}\n")
+    lock.flush()
