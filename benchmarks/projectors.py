@@ -170,7 +170,7 @@ def draw(runs: dict[str, dict[str, Any]], rows: dict[str, dict[str, Any]], path:
     left.set_yticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
     left.minorticks_off()
     left.legend(frameon=False)
-    right.set(xlabel="dev WER, %", title="Last step: 95 % interval, seeds above", ylim=(len(runs) - 0.5, -0.5))
+    right.set(xlabel="dev WER, %", title="95 % interval, seeds below", ylim=(len(runs) - 0.5, -0.5))
     right.set_yticks(range(len(runs)), list(runs))
     right.set_xlim(left=0)
     for axes in (left, right):

@@ -320,3 +320,24 @@ def test_what_was_not_logged_yet_goes_on_exactly():
 def test_what_cannot_be_logged_is_refused(name, value, message):
     with pytest.raises(UserError, match=message):
         log_metric(name, value)
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(tmp_path, caplog):
+    class Faulty:
+        calls = 0
+
+        def log(self, values, step):
+            self.calls += 1
+            raise ConnectionError("the server is gone\nand a long story")
+
+        log_transcripts = close = log
+
+    config = Config(logging=LoggingConfig(use_wandb=False), paths=PathsConfig(output_dir=str(tmp_path)))
+    tracking, faulty = Trackers(config, tmp_path, -1, None, is_main=True), Faulty()
+    tracking._trackers.insert(0, faulty)
+    for step in (1, 2):
+        tracking.log({"train/loss": float(step)}, step)
+    tracking.close()
+    assert faulty.calls == 1
+    assert "Faulty failed (the server is gone); training goes on without it" in caplog.text
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 SAMPLE_SECONDS = 0.005  # between two looks at the process's memory
+M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 class Timeline:
@@ -103,6 +104,15 @@ def _memory_reader(device: torch.device) -> Callable[[], int]:
         return torch.mps.driver_allocated_memory
     process = psutil.Process()
     return lambda: int(process.memory_info().rss)
+
+
+def return_freed_memory() -> None:
+    """Have glibc give freed tensors of 1 MiB and more back at once, so that the process is as large as what is alive.
+
+    By itself it keeps what was freed for later, in pieces that depend on what came before.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 def release_memory(device: torch.device) -> None:

@@ -24,7 +24,7 @@ from ..prompt import Prompt
 from ..training.run import start_accelerator, usable_workers
 from .data import measure_data, open_data
 from .flops import step_flops
-from .measure import PeakMemory, Timeline, matrix_rate, release_memory
+from .measure import PeakMemory, Timeline, matrix_rate, release_memory, return_freed_memory
 from .models import PUBLISHED, Sizes, build_frozen, build_model, random_batch
 from .parts import measure_parts
 from .report import Report
@@ -82,6 +82,8 @@ def choose_load(settings: Settings, sizes: Sizes, device: torch.device) -> tuple
 def measure_steps(settings: Settings, sizes: Sizes, accelerator: Accelerator, report: Report) -> dict[str, Any]:
     """Measure the step with each projector."""
     device, dtype = accelerator.device, FROZEN_DTYPES[accelerator.mixed_precision]
+    if device.type == "cpu":
+        return_freed_memory()
     logger.info("Making random models of the published widths...")
     encoder, decoder = build_frozen(sizes, device, dtype)
     assert settings.batch_size is not None

@@ -31,6 +31,7 @@ from .feature_cache import cache_features
 from .loop import Trainer
 from .resume import find_start, pin_revisions, restore
 from .state import RunState, seed_step
+from .trackers import check_installed
 from .tracking import Trackers
 
 try:
@@ -51,6 +52,7 @@ def train(config: Config) -> float | None:
         UserError: something that the user can mend; the message says what.
         KeyboardInterrupt, SystemExit: a signal stopped the run; its state is saved.
     """
+    check_installed(config.logging.trackers)
     accelerator = start_accelerator(config)
     output = Path(config.paths.output_dir) / config.experiment
     with claim_folder(output, accelerator) as folder:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,7 @@ class Trackers:
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Log metrics by their names: those of `metrics.py`, and the user's own."""
-        for tracker in self._trackers:
-            tracker.log(values, step)
+        self._all(lambda tracker: tracker.log(values, step))
 
     def log_transcripts(self, transcripts: Sequence[Transcript], step: int) -> None:
         """Log `logging.log_transcripts` of an evaluation's transcripts, of the same clips every time.
@@ -123,10 +122,21 @@ class Trackers:
         """
         count = min(self._num_transcripts, len(transcripts))
         rows = [transcripts[i * len(transcripts) // count] for i in range(count)]
-        for tracker in self._trackers if rows else ():
-            tracker.log_transcripts(rows, step)
+        if rows:
+            self._all(lambda tracker: tracker.log_transcripts(rows, step))
 
     def close(self) -> None:
         """Close all."""
-        for tracker in self._trackers:
-            tracker.close()
+        self._all(lambda tracker: tracker.close())
+
+    def _all(self, act: Callable[[Tracker], None]) -> None:
+        """Do something with each. One that fails is left out from then on: a server's fault must not cost the run."""
+        for tracker in list(self._trackers):
+            try:
+                act(tracker)
+            except Exception as error:
+                if isinstance(tracker, LocalFiles):
+                    raise
+                self._trackers.remove(tracker)
+                name, reason = type(tracker).__name__, str(error).partition("\n")[0] or type(error).__name__
+                logger.error("%s failed (%s); training goes on without it, metrics.jsonl holds all.", name, reason)

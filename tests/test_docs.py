@@ -1,0 +1,63 @@
+"""Every command that README and docs show can be typed as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tiny_audio.cli import COMMANDS, LATER, main
+from tiny_audio.config import PROJECTORS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# What stands for something of the reader's.
+PLACEHOLDER = re.compile(r"PATH|FILE|DIR|NAME|\.\.\.|\{|<")
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) of every `ta` command: in blocks, joined over line ends, and in running text."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        blocks = "\n".join(re.findall(r"```(?:\w*)\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+        lines = [line.strip() for line in blocks.splitlines()]
+        lines += re.findall(r"`(ta [^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        found += [(page.name, line.partition("  #")[0]) for line in lines if line.startswith("ta ")]
+    return sorted(set(found))
+
+
+def test_the_pages_show_commands():
+    shown = {command.split()[1] for _, command in commands()}
+    assert {"train", "infer", "eval", "clean-checkpoints", "average", "plot", "sweep", "benchmark"} <= shown
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_a_shown_command_is_known_and_its_settings_compose(page, command, monkeypatch, capsys):
+    monkeypatch.setitem(PROJECTORS, "pool", "pool.PoolProjector")  # the fifth that docs/projectors.md adds
+    name, *arguments = shlex.split(command)[1:]
+    if name.startswith("-") or name == "COMMAND":
+        return
+    assert name in COMMANDS or (page == "README.md" and name in LATER), f"{page}: {command}"
+    if name == "train" and "-m" not in arguments and not PLACEHOLDER.search(command):
+        arguments = arguments if "--cfg" in arguments else [*arguments, "--cfg", "job"]
+        assert main([name, *arguments]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "experiment=transcription data.max_samples=50 training.batch_size=1",
+        "experiment=transcription data.max_samples=10 data.num_workers=0",
+        "training.batch_size=32",
+        "data=librispeech",
+        "training=fast",
+        "experiment=mosa data=common_voice training=high_quality training.batch_size=8",
+        *(f"experiment={name}" for name in ("mosa", "moe", "qformer", "mlp_lora", "mlp_fine_tune")),
+        "experiment=transcription training.resume_from_checkpoint=outputs/x/checkpoints/checkpoint-step-5.pt",
+    ],
+)
+def test_settings_that_people_type_compose(settings, capsys):
+    assert main(["train", *settings.split(), "--cfg", "job"]) == 0, capsys.readouterr().err
