@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..config import Config
 from ..errors import UserError
-from ..training.interrupt import StopRequest
+from ..training.interrupt import SIGNALS, StopRequest
 from .file import Sweep, merge
 from .report import Result, print_best, results, write_csv
 from .study import build_sampler, open_study
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 TRAIN = (sys.executable, "-m", "tiny_audio.cli", "train")
 POLL_SECONDS = 0.5
-STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses
+STOPPED = tuple(status for number in SIGNALS for status in (-number, 128 + number))  # exit statuses
 FAILURES_IN_A_ROW = 3  # then it is not the values that are wrong
 
 
@@ -85,7 +85,7 @@ class Search:
                 done = results(study, self.sweep)
                 write_csv(self.folder / "results.csv", done, self.sweep)
                 if stop():  # the trial came to its end all the same
-                    leave(stop)
+                    stop.leave()
                 failures = failures + 1 if done[-1].state == "failed" else 0
                 if failures == FAILURES_IN_A_ROW:
                     raise UserError(
@@ -129,7 +129,7 @@ class Search:
         status = self.start(folder, settings, watch, stop, lock)
         if status in STOPPED and not watch.pruned:
             logger.info("%s is not finished; the same command goes on with it.", title)
-            leave(stop)
+            stop.leave()
         if status == 0 and watch.best:
             trial.set_user_attr("step", watch.best[0])
             logger.info("%s: done, at best %s", title, watch.show(watch.best))
@@ -173,11 +173,6 @@ class Search:
                 process.wait()
         watch.read()
         return process.returncode
-
-
-def leave(stop: StopRequest) -> NoReturn:
-    """End as the signal asked."""
-    raise SystemExit(128 + signal.SIGTERM) if stop.signal == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextmanager
