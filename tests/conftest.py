@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,19 +85,3 @@ def run_settings(tiny_models: TinyModels, corpus: Path) -> list[str]:
         "hardware.device=cpu",
         "hardware.num_threads=1",
     ]
-
-
-def start_ta(arguments: list[str], folder: Path, **kwargs: object) -> subprocess.Popen[str]:
-    """Start `ta` in a process group of its own, its output in `log.txt`."""
-    command = [sys.executable, "-c", "from tiny_audio.cli import main; raise SystemExit(main())", *arguments]
-    with (folder / "log.txt").open("a") as log:
-        return subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, text=True, start_new_session=True, **kwargs
-        )
-
-
-def run_ta(arguments: list[str], folder: Path, **kwargs: object) -> tuple[int, str]:
-    """Run `ta` to its end; return the exit status and what it printed."""
-    (folder / "log.txt").unlink(missing_ok=True)
-    status = start_ta(arguments, folder, **kwargs).wait(timeout=300)
-    return status, (folder / "log.txt").read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 MAX_STEPS = 24
@@ -48,3 +50,19 @@ def metrics(folder: Path) -> dict[tuple[int, str], float]:
 def steps_logged(folder: Path) -> int:
     path = folder / "outputs/transcription/metrics.jsonl"
     return path.read_text().count('"train/loss"') if path.is_file() else 0
+
+
+def start_ta(arguments: list[str], folder: Path, **kwargs: object) -> subprocess.Popen[str]:
+    """Start `ta` in a process group of its own, its output in `log.txt`."""
+    command = [sys.executable, "-c", "from tiny_audio.cli import main; raise SystemExit(main())", *arguments]
+    with (folder / "log.txt").open("a") as log:
+        return subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, text=True, start_new_session=True, **kwargs
+        )
+
+
+def run_ta(arguments: list[str], folder: Path, **kwargs: object) -> tuple[int, str]:
+    """Run `ta` to its end; return the exit status and what it printed."""
+    (folder / "log.txt").unlink(missing_ok=True)
+    status = start_ta(arguments, folder, **kwargs).wait(timeout=300)
+    return status, (folder / "log.txt").read_text()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import run_ta
+from runs import run_ta
 from tiny_audio.cli import main
 from tiny_audio.evaluation.wer import word_errors
 from tiny_audio.inference import Recogniser

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from clips import write_bad_files
-from conftest import run_ta
+from runs import run_ta
 from tiny_audio.cli import main
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GlmAsrEncoder, Qwen3ForCausalLM
 
-from conftest import run_ta
+from runs import run_ta
 from tiny_audio.audio import load_audio
 from tiny_audio.pocket import DECODER_DIR, ENCODER_DIR, POCKET_DIR, SPEECH_DIR
 from tiny_audio.text import clean_transcript

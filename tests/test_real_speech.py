@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import run_ta
+from runs import run_ta
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.sources import open_source
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from conftest import run_ta
+from runs import run_ta
 from tiny_audio.errors import UserError
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint, write_atomically
 

@@ -15,8 +15,7 @@ import psutil
 import pytest
 import torch
 
-from conftest import run_ta
-from runs import metrics, settings, steps_logged
+from runs import metrics, run_ta, settings, steps_logged
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
 
 KILLS = 20

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import run_ta, start_ta
-from runs import MAX_STEPS, metrics, settings, steps_logged
+from runs import MAX_STEPS, metrics, run_ta, settings, start_ta, steps_logged
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
 
 

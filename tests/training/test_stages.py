@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import run_ta
+from runs import run_ta
 from tiny_audio.cli import main
 from tiny_audio.training.checkpoint import load_checkpoint
 

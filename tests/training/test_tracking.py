@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import run_ta
+from runs import run_ta
 from tiny_audio.cli import main
 from tiny_audio.config import Config, LoggingConfig, PathsConfig
 from tiny_audio.custom_metrics import CustomMetrics, log_metric
