@@ -37,8 +37,9 @@ quickstart: setup
 	  sed -n 's/.*$(HELD_BACK)\.flac.*"text": "\([^"]*\)".*/\1/p' $(TEST)/test.jsonl && \
 	  printf '  wrote:  %s\n' "$$wrote"
 
+# A file at a time on two cores: what a file's tests share is made once.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
