@@ -53,7 +53,6 @@ def watched(ours: Ours, mark: Callable[[str], None]) -> Iterator[None]:
     """Have `mark(part)` called whenever a part of the step has been given to the device."""
     model, optimizer = ours.model, ours.trainer.optimizer.optimizer
     language_model: Any = model.decoder.module
-    head = language_model.get_output_embeddings()
 
     def before(part: str) -> Callable[..., None]:
         return lambda *_: mark(part)
@@ -62,9 +61,9 @@ def watched(ours: Ours, mark: Callable[[str], None]) -> Iterator[None]:
         mark("projector")
         on_gradient(output.tokens, "decoder backward")
 
-    def read(module: Any, arguments: tuple[Tensor, ...]) -> None:
+    def read(module: Any, arguments: Any, output: Any) -> None:
         mark("decoder forward")
-        on_gradient(arguments[0], "head and loss")
+        on_gradient(output.last_hidden_state, "head and loss")
 
     def on_gradient(tensor: Tensor, part: str) -> None:
         tensor.register_hook(lambda gradient: mark(part))
@@ -75,7 +74,7 @@ def watched(ours: Ours, mark: Callable[[str], None]) -> Iterator[None]:
             model.encoder.log_mel.register_forward_hook(before("mel")),
             model.encoder.register_forward_hook(before("encoder")),
             model.projector.register_forward_hook(projected),
-            head.register_forward_pre_hook(read),
+            language_model.base_model.register_forward_hook(read),
             model.register_forward_hook(before("head and loss")),
             *(weight.register_post_accumulate_grad_hook(before("projector")) for weight in ours.trainer.weights),
             optimizer.register_step_post_hook(before("clipping and optimizer")),

@@ -35,21 +35,19 @@ class TargetLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
         """Return the loss, summed, in fp32."""
-        wanted = ctx.needs_input_grad[0]
         total = torch.zeros((), device=hidden.device)
         gradients = []
         size = max(1, MAX_LOGITS // head.weight.shape[0])
-        for rows, expected in zip(hidden.split(size), targets.split(size), strict=True):
-            with torch.set_grad_enabled(wanted):
-                rows = rows.detach().requires_grad_(wanted)
-                loss = cross_entropy(head(rows).float(), expected, reduction="sum")
-            total += loss.detach()
-            if wanted:
-                loss.backward()
-                assert rows.grad is not None
-                gradients.append(rows.grad)
+        for rows, expected in zip(hidden.detach().split(size), targets[:, None].split(size), strict=True):
+            logits = head(rows).float()
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            total += (normaliser - logits.gather(1, expected)).sum()
+            if ctx.needs_input_grad[0]:  # softmax, less 1 at the target; written over the logits
+                by_logit = logits.sub_(normaliser).exp_()
+                by_logit.scatter_add_(1, expected, by_logit.new_full(expected.shape, -1.0))
+                gradients.append((by_logit.to(head.weight.dtype) @ head.weight).to(rows.dtype))
         ctx.save_for_backward(*gradients)
         return total
 
@@ -128,8 +126,8 @@ class Decoder(nn.Module):
         """
         head = self.module.get_output_embeddings()
         # A gradient worked out ahead in fp16 would be lost to underflow before the loss scale comes to it.
-        whole = not self._bare_head or head.weight.requires_grad or embeddings.dtype == torch.float16
-        if whole:
+        apart = self._bare_head and type(head) is nn.Linear and not head.weight.requires_grad
+        if not apart or embeddings.dtype == torch.float16:
             return cross_entropy(self.logits(embeddings, lengths, positions).float(), targets, reduction="sum")
         hidden = self._read(self.module.base_model, embeddings, lengths).last_hidden_state[0]
         return TargetLoss.apply(hidden.index_select(0, positions), head, targets)
