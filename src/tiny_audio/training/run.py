@@ -56,7 +56,11 @@ def train(config: Config) -> float | None:
     accelerator = start_accelerator(config)
     output = Path(config.paths.output_dir) / config.experiment
     with claim_folder(output, accelerator) as folder:
-        return train_in(folder, output, config, accelerator)
+        best = train_in(folder, output, config, accelerator)
+    if accelerator.num_processes > 1:  # together: the threads of a group that is left to the interpreter may abort it
+        accelerator.wait_for_everyone()
+        torch.distributed.destroy_process_group()
+    return best
 
 
 def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator) -> float | None:
