@@ -7,7 +7,7 @@ import torch
 
 from tiny_audio.benchmark.models import Sizes, build_frozen, random_batch
 from tiny_audio.config import Config, HardwareConfig
-from tiny_audio.training.run import start_accelerator
+from tiny_audio.training.build import start_accelerator
 
 
 @pytest.fixture(scope="session")

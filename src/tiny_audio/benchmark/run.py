@@ -21,7 +21,7 @@ from ..model.device import FROZEN_DTYPES
 from ..model.speech_llm import SpeechLLM
 from ..model.weights import resolve
 from ..prompt import Prompt
-from ..training.run import start_accelerator, usable_workers
+from ..training.build import start_accelerator, usable_workers
 from .data import measure_data, open_data
 from .flops import step_flops
 from .measure import PeakMemory, Timeline, matrix_rate, release_memory, return_freed_memory

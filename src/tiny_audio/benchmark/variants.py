@@ -29,10 +29,10 @@ from ..data.skips import SkipLog
 from ..lengths import SAMPLE_RATE
 from ..model.packing import PACKED_ATTENTION
 from ..model.speech_llm import Loss, SpeechLLM
+from ..training.build import build_optimizer
 from ..training.checkpoint import CheckpointFolder
 from ..training.console import Console
 from ..training.loop import Trainer
-from ..training.run import build_optimizer
 from ..training.state import RunState
 from ..training.tracking import Trackers
 from .flops import Load

@@ -24,9 +24,9 @@ from ..model.attention import choose_attention
 from ..model.checkpointed import load_weights, rebuild
 from ..model.device import FROZEN_DTYPES
 from ..model.speech_llm import SpeechLLM
+from ..training.build import start_accelerator, usable_workers
 from ..training.checkpoint import kind, load_checkpoint
 from ..training.console import Progress
-from ..training.run import start_accelerator, usable_workers
 
 logger = logging.getLogger(__name__)
 

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import nn
 
-from ..config import Config, DatasetConfig
-from ..data.loader import Batch, ClipDataset, eval_loader, train_loader
+from ..config import Config
+from ..data.loader import ClipDataset
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
-from ..data.sources import Source, open_sources
 from ..errors import UserError
-from ..evaluation.evaluate import Evaluation, evaluate
-from ..model.attention import choose_attention
 from ..model.checkpointed import describe_models, load_weights
-from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
-from ..model.speech_llm import SpeechLLM, build_speech_llm
+from ..model.speech_llm import SpeechLLM
+from .build import (
+    build_evaluation,
+    build_optimizer,
+    explaining_out_of_memory,
+    load_data,
+    load_models,
+    open_batches,
+    start_accelerator,
+    usable_workers,
+)
 from .checkpoint import CheckpointFolder, load_checkpoint
-from .console import Console, format_count, format_metric, format_time
+from .console import Console, format_metric, format_time
 from .feature_cache import cache_features
 from .loop import Trainer
 from .resume import find_start, pin_revisions, restore
-from .state import RunState, seed_step
+from .state import RunState
 from .trackers import check_installed
 from .tracking import Trackers
 
@@ -55,17 +58,19 @@ def train(config: Config) -> float | None:
     check_installed(config.logging.trackers)
     accelerator = start_accelerator(config)
     output = Path(config.paths.output_dir) / config.experiment
-    with claim_folder(output, accelerator) as folder:
-        best = train_in(folder, output, config, accelerator)
-    if accelerator.num_processes > 1:  # together: the threads of a group that is left to the interpreter may abort it
+    try:
+        with claim_folder(output, accelerator) as folder:
+            best = train_in(folder, output, config, accelerator)
         accelerator.wait_for_everyone()
-        torch.distributed.destroy_process_group()
-    return best
+        return best
+    finally:
+        if torch.distributed.is_initialized():  # its threads, left to the interpreter, may abort a process at its exit
+            torch.distributed.destroy_process_group()
 
 
 def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator) -> float | None:
     """Train with the output folder in hand: see `train`."""
-    training, hardware, is_main = config.training, config.hardware, accelerator.is_main_process
+    training, is_main = config.training, accelerator.is_main_process
     with accelerator.main_process_first():  # it may move checkpoints
         start, saved = find_start(config, folder)
     if saved is None:
@@ -86,10 +91,6 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     if skips.counts:
         logger.warning("%s (see %s).", skips.summary(), skips.path)
 
-    model.to(accelerator.device)
-    logger.info("Attention: %s%s", choose_attention(model, hardware.attention), ", compiled" * hardware.compile)
-    if hardware.compile:
-        model.compile_layers()
     if config.data.cache_features:
         with explaining_out_of_memory():
             workers = usable_workers(config.data.num_workers)
@@ -180,73 +181,6 @@ def claim_folder(output: Path, accelerator: Accelerator) -> Iterator[CheckpointF
         yield folder
 
 
-@contextmanager
-def explaining_out_of_memory() -> Iterator[None]:
-    """Turn a device that is too small into one line that says what to make smaller."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise UserError(
-            "the memory of the device is too small. Halve training.batch_size and double "
-            "training.gradient_accumulation_steps (if it happened in an evaluation: training.eval_batch_size), or "
-            "lower data.max_audio_length; the same command goes on from the newest checkpoint."
-        ) from None
-
-
-def start_accelerator(config: Config) -> Accelerator:
-    """Choose device and precision, and say so; other processes than the first then stay silent."""
-    hardware = config.hardware
-    device = choose_device(hardware.device)
-    precision = choose_precision(hardware.mixed_precision, device)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
-    if hardware.num_threads is not None:
-        torch.set_num_threads(hardware.num_threads)
-    if not torch.distributed.is_initialized():  # a second run in the same process (multirun) may differ
-        AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-    if not accelerator.is_main_process:
-        logging.getLogger("tiny_audio").setLevel(logging.ERROR)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    logger.info("Device: %s, precision: %s", name, "fp32" if precision == "no" else precision)
-    if precision == "fp16":
-        logger.warning(
-            "fp16: the gradient of LLMs of this family often overflows; such steps are left out. Prefer bf16."
-        )
-    return accelerator
-
-
-def load_models(config: Config, accelerator: Accelerator) -> SpeechLLM:
-    """Load the frozen models and make the projector, the same on all processes."""
-    seed_step(config.training.seed, -1, 0)
-    with accelerator.main_process_first():
-        model = build_speech_llm(config.model, FROZEN_DTYPES[accelerator.mixed_precision])
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    logger.info("Trainable parameters: %s", format_count(trainable))
-    logger.info("Frozen parameters: %s", format_count(frozen))
-    return model
-
-
-def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], list[Source]]:
-    """Open the training and the evaluation sources."""
-    data, seed = config.data, config.training.seed
-    limit = "" if data.max_samples is None else f" (max {data.max_samples} samples)"
-    logger.info("Loading dataset%s...", limit)
-
-    def open_all(entries: list[DatasetConfig], limit: int | None) -> list[Source]:
-        with accelerator.main_process_first():
-            return open_sources(entries, data, Path(config.paths.cache_dir), limit=limit, seed=seed)
-
-    sources = open_all(data.datasets, data.max_samples)
-    eval_sources = open_all(data.eval_datasets, data.max_eval_samples) if data.eval_datasets else []
-    for kind, opened in (("training", sources), ("evaluation", eval_sources)):
-        for source in opened:
-            hours = float(source.durations.sum()) / 3600
-            logger.info("%s: %s clips, %.2f h for %s", source.name, f"{len(source):,}", hours, kind)
-    return sources, eval_sources
-
-
 def initialise_weights(
     config: Config,
     model: SpeechLLM,
@@ -276,80 +210,6 @@ def initialise_weights(
         if batch is not None:
             frames, lengths = model.encode(batch)
             model.projector.calibrate(frames.float(), lengths, model.decoder.embedding_rms)
-
-
-def open_batches(
-    config: Config, plan: SamplingPlan, dataset: ClipDataset, state: RunState, accelerator: Accelerator
-) -> Iterator[Batch]:
-    """Return this process's batches, from where the run stands on."""
-    loader = train_loader(
-        plan,
-        dataset,
-        start_batch=state.batches,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        num_workers=usable_workers(config.data.num_workers),
-        prefetch_factor=config.data.prefetch_factor,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    return iter(loader)
-
-
-def usable_workers(num_workers: int) -> int:
-    """Return `data.num_workers`, but no more than there are cores: they would only take turns."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(num_workers, cores)
-
-
-def build_optimizer(config: Config, model: SpeechLLM) -> torch.optim.Optimizer:
-    """AdamW (arXiv 1711.05101) over the weights that train; biases and norms do not decay.
-
-    Fused: one kernel for all weights, which leaves a step out where a flag on the device says so.
-    """
-    training = config.training
-    scale = (training.decoder_learning_rate or training.learning_rate) / training.learning_rate
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            decays = weight.ndim > 1 and not name.endswith("bias")
-            groups.setdefault((name.split(".")[0], decays), []).append(weight)
-    described = [
-        {
-            "params": weights,
-            "weight_decay": training.weight_decay if decays else 0.0,
-            "lr_scale": scale if part == "decoder" else 1.0,
-        }
-        for (part, decays), weights in groups.items()
-    ]
-    betas = (training.adam_beta1, training.adam_beta2)
-    return torch.optim.AdamW(described, training.learning_rate, betas, fused=True)
-
-
-def build_evaluation(
-    config: Config, model: SpeechLLM, sources: list[Source], accelerator: Accelerator, skips: SkipLog
-) -> Callable[[Callable[[], bool]], Evaluation] | None:
-    """Return what evaluates the model as it stands, or None where there is nothing to evaluate on."""
-    if not sources:
-        logger.warning("data.eval_datasets is empty: there will be no WER, and the last checkpoint counts as the best.")
-        return None
-    batches = eval_loader(
-        ClipDataset(sources, model.decoder.prompt.target_ids, config.data),
-        config.training.eval_batch_size,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        num_workers=min(usable_workers(config.data.num_workers), 2),
-        prefetch_factor=config.data.prefetch_factor,
-    )
-    references = [text for source in sources for text in source.texts]
-
-    def run(should_stop: Callable[[], bool]) -> Evaluation:
-        result = evaluate(model, batches, references, accelerator, config.training.max_new_tokens, should_stop)
-        if result.skipped:
-            skips.note(result.skipped)
-            logger.warning("%d clips could not be read; what was said in them counts as wrong.", len(result.skipped))
-        return result
-
-    return run
 
 
 def finish(
