@@ -16,7 +16,8 @@ import pytest
 from clips import write, write_bad_files, write_manifest
 from tiny_audio.audio import AudioError
 from tiny_audio.config import DataConfig, DatasetConfig
-from tiny_audio.data.sources import Source, Strings, open_source, open_sources
+from tiny_audio.data.sources import Source, open_source, open_sources
+from tiny_audio.data.strings import Strings
 from tiny_audio.errors import UserError
 
 DATA = DataConfig()

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -20,11 +20,13 @@ import numpy as np
 from ..audio import AudioError
 from ..errors import UserError
 from .hub import select_files
+from .strings import Labels
 
 logger = logging.getLogger(__name__)
 
 AUDIO_COLUMNS = ("audio", "file_name", "audio_filepath", "wav", "path", "file")
 TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "normalized_text")
+SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id", "spk_id")
 NAME_COLUMNS = ("id", "segment_id", "audio_id", "ID")
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 MANIFEST_NAMES = ("manifest", "metadata")
@@ -53,6 +55,7 @@ class Table:
         durations: (N,) float32 seconds, NaN where the corpus does not say.
         recordings: N recordings.
         version: changes whenever the rows do; the key under which durations are cached.
+        speakers: N names, empty where unknown; None where the corpus has no column for them.
     """
 
     origin: str
@@ -61,6 +64,7 @@ class Table:
     durations: np.ndarray
     recordings: Recordings
     version: str
+    speakers: Sequence[str] | None = None
 
 
 class FileRecordings:
@@ -166,6 +170,7 @@ def _open_manifest(path: Path, split: str | None, audio_column: str | None, text
         durations=np.array([_seconds(row.get("duration")) for row in rows], dtype=np.float32),
         recordings=FileRecordings(_audio_folder(path, names), names),
         version=f"{path.absolute()} {stat.st_mtime_ns} {stat.st_size} {split} {audio}",
+        speakers=_speakers(columns, lambda column: (row.get(column) for row in rows)),
     )
 
 
@@ -228,6 +233,13 @@ def _column(columns: Iterable[str], asked: str | None, usual: Sequence[str], set
     raise UserError(
         f"data.datasets: {origin} has no column {wanted}; it has {', '.join(sorted(map(str, columns)))}: set {setting}."
     )
+
+
+def _speakers(columns: Iterable[str], read: Callable[[str], Iterable[Any]]) -> Labels | None:
+    """Who speaks, from the first of the usual columns, if there is one."""
+    columns = set(columns)
+    column = next((name for name in SPEAKER_COLUMNS if name in columns), None)
+    return None if column is None else Labels("" if value is None else str(value) for value in read(column))
 
 
 def _seconds(value: Any) -> float:
@@ -297,6 +309,7 @@ def open_parquet(files: Sequence[Path], origin: str, audio_column: str | None, t
         durations=_arrow_durations(rows),
         recordings=ArrowRecordings(recordings, files[0].parent, version),
         version=version,
+        speakers=_speakers(rows.column_names, lambda column: _iterate(rows, column)),
     )
 
 

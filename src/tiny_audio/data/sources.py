@@ -6,9 +6,8 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -22,37 +21,11 @@ from .features import CachedClips
 from .hub import fetch_parquet
 from .manifests import MANIFEST_SUFFIXES, Recordings, Table, open_parquet, open_path
 from .skips import Skip
+from .strings import Labels, Strings
 
 logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-class Strings(Sequence[str]):
-    """Many strings in one piece of memory, which worker processes share as long as nobody writes to it."""
-
-    def __init__(self, strings: Iterable[str]) -> None:
-        data, ends = bytearray(), [0]
-        for string in strings:
-            data += string.encode("utf-8", "surrogatepass")
-            ends.append(len(data))
-        self.data = bytes(data)
-        self.ends = np.array(ends, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        return self.data[self.ends[index] : self.ends[index + 1]].decode("utf-8", "surrogatepass")
 
 
 class Source:
@@ -64,6 +37,7 @@ class Source:
         durations: (N,) float32 seconds, as listed or as the recordings' headers say.
         texts: N cleaned transcripts, none of them empty.
         names: N file paths (relative to their manifest) or ids.
+        speakers: N names, empty where the corpus does not say whose; None where it never does.
         skipped: what was left out when the corpus was indexed.
         features: encoder outputs of the N rows, where they are cached; recordings are then not read.
     """
@@ -78,6 +52,7 @@ class Source:
         skipped: list[Skip],
         recordings: Recordings,
         rows: np.ndarray,
+        speakers: Sequence[str] | None = None,
     ) -> None:
         assert len(durations) == len(texts) == len(names) == len(rows)
         self.name = name
@@ -85,6 +60,7 @@ class Source:
         self.durations = durations.astype(np.float32)
         self.texts = texts if isinstance(texts, Strings) else Strings(texts)
         self.names = names if isinstance(names, Strings) else Strings(names)
+        self.speakers = speakers if speakers is None or isinstance(speakers, Labels) else Labels(speakers)
         self.skipped = skipped
         self.features: CachedClips | None = None
         self._recordings = recordings
@@ -130,6 +106,7 @@ class Source:
             self.skipped,
             self._recordings,
             self._rows[rows],
+            None if self.speakers is None else [self.speakers[row] for row in rows.tolist()],
         )
 
 
@@ -307,6 +284,7 @@ def _index(
         skipped=[Skip(name, table.names[row], *reasons[row]) for row in sorted(reasons)],
         recordings=table.recordings,
         rows=rows,
+        speakers=None if table.speakers is None else [table.speakers[row] for row in rows.tolist()],
     )
 
 

@@ -1,0 +1,56 @@
+"""Columns of text in little memory, which worker processes share as long as nobody writes to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+import numpy as np
+
+
+class Strings(Sequence[str]):
+    """Many strings in one piece of memory, which worker processes share as long as nobody writes to it."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        data, ends = bytearray(), [0]
+        for string in strings:
+            data += string.encode("utf-8", "surrogatepass")
+            ends.append(len(data))
+        self.data = bytes(data)
+        self.ends = np.array(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        return self.data[self.ends[index] : self.ends[index + 1]].decode("utf-8", "surrogatepass")
+
+
+class Labels(Sequence[str]):
+    """Many strings of which few differ, such as speakers: a number a row, and each string once."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        known: dict[str, int] = {}
+        self.codes = np.array([known.setdefault(string, len(known)) for string in strings], dtype=np.int32)
+        self.values = list(known)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self.values[code] for code in self.codes[index].tolist()]
+        return self.values[int(self.codes[index])]
