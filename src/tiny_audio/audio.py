@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,21 @@ class AudioError(Exception):
         "duration_mismatch",
     )
 
+    UNREADABLE = ("missing", "decode_error")  # may be readable tomorrow: the disk was not mounted
+
     def __init__(self, reason: str, message: str) -> None:
         assert reason in self.REASONS
         super().__init__(message)
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a recording: `seconds` of the file from `start` seconds on; None: all that follows."""
+
+    path: Path
+    start: float
+    seconds: float | None = None
 
 
 def _openable(source: str | Path | bytes) -> str | io.BytesIO:
@@ -54,8 +66,10 @@ def _openable(source: str | Path | bytes) -> str | io.BytesIO:
     return str(path)
 
 
-def load_audio(source: str | Path | bytes) -> np.ndarray:
+def load_audio(source: str | Path | bytes | Segment) -> np.ndarray:
     """Decode a recording of any rate and channel count (wav, flac, mp3, ogg/opus) from a path or its bytes.
+
+    Of a segment, no more than its part of the file is read.
 
     Returns:
         float32 samples (S,), mono, 16 kHz.
@@ -63,9 +77,12 @@ def load_audio(source: str | Path | bytes) -> np.ndarray:
     Raises:
         AudioError: missing, empty, not audio, cut short in its header, or with a NaN or infinite sample.
     """
-    file = _openable(source)
+    file = _openable(source.path if isinstance(source, Segment) else source)
     try:
-        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        if isinstance(source, Segment):
+            samples, rate = _read_segment(file, source)
+        else:
+            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         raise AudioError("decode_error", f"cannot be decoded: {error}") from None
     waveform = samples.mean(axis=1)
@@ -76,7 +93,16 @@ def load_audio(source: str | Path | bytes) -> np.ndarray:
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
-def header_seconds(source: str | Path | bytes) -> float:
+def _read_segment(file: str | io.BytesIO, segment: Segment) -> tuple[np.ndarray, int]:
+    """Samples (S, channels) of a part of a file, empty where it lies past the end, and their rate."""
+    with soundfile.SoundFile(file) as opened:
+        rate = opened.samplerate
+        opened.seek(min(round(segment.start * rate), opened.frames))
+        frames = -1 if segment.seconds is None else round(segment.seconds * rate)
+        return opened.read(frames, dtype="float32", always_2d=True), rate
+
+
+def header_seconds(source: str | Path | bytes | Segment) -> float:
     """Read how long a recording says it is, in seconds, decoding it only where its header does not say.
 
     Of a wav file that was cut short this is the announced length, which the decoder passes over in silence.
@@ -84,6 +110,8 @@ def header_seconds(source: str | Path | bytes) -> float:
     Raises:
         AudioError: missing, empty, or not audio.
     """
+    if isinstance(source, Segment):
+        return source.seconds or max(header_seconds(source.path) - source.start, 0.0)
     file = _openable(source)
     try:
         info = soundfile.info(file, verbose=True)

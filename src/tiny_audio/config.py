@@ -252,6 +252,9 @@ class DataConfig:
     max_skipped_share: float = 0.2  # the run stops when more than this share of the draws had to be skipped
     text_case: str = "lower"  # lower | keep
     keep_punctuation: bool = False
+    temperature: float = 1.0  # shares are proportional to weight^(1/temperature)
+    streaming: bool = False  # fetch corpora of the Hub a row group at a time, as they are drawn
+    streaming_disk_gb: float = 20.0  # that a stream may keep of each corpus in paths.cache_dir
     cache_features: bool = False  # keep the frozen encoder's outputs in paths.cache_dir, and reuse them
     num_workers: int = 4
     prefetch_factor: int = 2
@@ -272,6 +275,13 @@ class DataConfig:
         _at_least("data.num_workers", self.num_workers, 0)
         _at_least("data.prefetch_factor", self.prefetch_factor, 1)
         _fraction("data.max_skipped_share", self.max_skipped_share)
+        _above("data.temperature", self.temperature, 0)
+        _above("data.streaming_disk_gb", self.streaming_disk_gb, 0)
+        if self.streaming and self.cache_features:
+            raise ConfigError(
+                "data.cache_features=true needs more disk than the recordings that data.streaming=true does without; "
+                "choose one of them."
+            )
         _choice("data.text_case", self.text_case, TEXT_CASES)
         for key, entries in (("train_path", self.datasets), ("eval_path", self.eval_datasets)):
             path = getattr(self, key)

@@ -7,10 +7,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
@@ -19,13 +17,13 @@ import soundfile
 import yaml
 
 from clips import tone
+from hub_stub import HubStub, hub_environment, serving
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.corpora import CORPORA, hub_location, known_corpus
 from tiny_audio.data.hub import select_files
 from tiny_audio.data.sources import open_source
 from tiny_audio.errors import UserError
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
 
 LIBRISPEECH = [
@@ -105,62 +103,23 @@ def parquet(*texts: str) -> bytes:
     return file.getvalue()
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Two open repositories, a gated one, and the errors that the Hub gives for others."""
-
-    files = {  # noqa: RUF012
-        "me/speech": {
-            "README.md": b"#",
-            "data/train-00000-of-00002.parquet": parquet("one", "two"),
-            "data/train-00001-of-00002.parquet": parquet("three"),
-        },
-        "me/languages": {"en/train.parquet": b"", "ko/train.parquet": b""},
-        "me/script": {"script.py": b""},
-        "me/gated": {"data/train.parquet": b""},
-    }
-    requests: list[str] = []  # noqa: RUF012
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        self.requests.append(f"{self.command} {self.path}")
-        parts = self.path.split("?")[0].strip("/").split("/")
-        api = parts[:2] == ["api", "datasets"]
-        name = "/".join(parts[2:4] if api else parts[1:3])
-        if name not in self.files:
-            return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-        if api and "revision" in parts and parts[-1] not in (COMMIT, "main"):
-            return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        if api:
-            siblings = [{"rfilename": file} for file in self.files[name]]
-            return self.answer(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode())
-        if name == "me/gated":
-            return self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
-        content = self.files[name]["/".join(parts[5:])]
-        return self.answer(200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{len(content)}"'})
-
-    def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStub]:
+    """Two open repositories, a gated one, and one of scripts."""
+    root = tmp_path_factory.mktemp("hub")
+    for name, content in {
+        "me/speech/README.md": b"#",
+        "me/speech/data/train-00000-of-00002.parquet": parquet("one", "two"),
+        "me/speech/data/train-00001-of-00002.parquet": parquet("three"),
+        "me/languages/en/train.parquet": b"",
+        "me/languages/ko/train.parquet": b"",
+        "me/script/script.py": b"",
+        "me/gated/data/train.parquet": b"",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    with serving(root, frozenset({"me/gated"})) as server:
+        yield server
 
 
 OPEN = """
@@ -184,15 +143,7 @@ def open_there(
     endpoint: str, folder: Path, *entries: tuple[dict[str, object], int | None], **variables: str
 ) -> list[str]:
     """What `open_source` says to each entry, in a process of its own: the Hub's address is read at import."""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(folder / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "0",
-        "HF_TOKEN": "",
-        **variables,
-    }
+    environment = {**os.environ, **hub_environment(endpoint, folder), **variables}
     run = subprocess.run(
         [sys.executable, "-c", OPEN],
         input="".join(json.dumps(entry) + "\n" for entry in entries),
@@ -224,15 +175,13 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 ]
 
 
-def test_a_repository_is_fetched_as_far_as_needed_and_then_no_more(endpoint: str, tmp_path: Path) -> None:
+def test_a_repository_is_fetched_as_far_as_needed_and_then_no_more(hub: HubStub, tmp_path: Path) -> None:
     entries: list[Entry] = [(SPEECH, 2), (SPEECH, None), *((entry, None) for entry, _ in REFUSED)]
-    said = open_there(endpoint, tmp_path, *entries)
+    said = open_there(hub.endpoint, tmp_path, *entries)
     assert said[:2] == ["2 ['one', 'two'] 16000", EVERYTHING]
     for line, (_, expected) in zip(said[2:], REFUSED, strict=True):
         assert expected in line
-    downloads = [request for request in Hub.requests if request.startswith("GET /datasets/me/speech")]
-    assert ["00000-of" in request for request in downloads] == [True, False]
-    lookups = [request for request in Hub.requests if request == "GET /api/datasets/me/speech"]
+    lookups = [request for request in hub.requests if request.startswith("GET /api/datasets/me/speech?blobs")]
     assert len(lookups) == 1
 
     # From here on there is no Hub: what was fetched serves, and anything else is refused within seconds.

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiny_audio.data.manifests import FileRecordings
 from tiny_audio.data.skips import Skip, SkipLog
 from tiny_audio.data.sources import Source
+from tiny_audio.data.tables import FileRecordings
 from tiny_audio.errors import UserError
 
 

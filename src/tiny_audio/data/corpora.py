@@ -86,7 +86,13 @@ CORPORA: dict[str, Corpus] = {
     # 543 h in en, CC0. `raw_text` is empty for many rows.
     "voxpopuli": Corpus("facebook/voxpopuli", text_column="normalized_text", selector="language", configuration="en"),
     # 250 h in small, 2,500 h in medium; no terms to accept, the simplest to begin with.
-    "loquacious": Corpus("speechbrain/LoquaciousSet", audio_column="wav", selector="subset", configuration="small"),
+    "loquacious": Corpus(
+        "speechbrain/LoquaciousSet",
+        audio_column="wav",
+        selector="subset",
+        configuration="small",
+        splits={"dev": ("dev", "dev"), "test": ("test", "test")},  # the same for all subsets
+    ),
 }
 
 
@@ -114,10 +120,7 @@ def _refuse_foreign_settings(entry: DatasetConfig, corpus: Corpus) -> None:
     """A setting that would be passed over in silence is an error."""
     for setting in ("language", "subset"):
         value = getattr(entry, setting)
-        if (setting, value) == (
-            "language",
-            "en",
-        ):  # true of every corpus here, so there is no harm in saying it
+        if (setting, value) == ("language", "en"):  # true of every corpus here, so there is no harm in saying it
             continue
         if value is not None and setting != corpus.selector:
             raise UserError(
@@ -125,7 +128,7 @@ def _refuse_foreign_settings(entry: DatasetConfig, corpus: Corpus) -> None:
             )
     if entry.release not in (None, 3) or (entry.release and entry.name != "tedlium"):
         raise UserError(f"data.datasets: {entry.name} has no release {entry.release} on the Hub; leave it out.")
-    if corpus.splits and entry.split is not None and entry.split not in corpus.splits:
+    if corpus.splits and not corpus.selector and entry.split not in (None, *corpus.splits):
         raise UserError(f"data.datasets: {entry.name} has no split {entry.split}; it has {', '.join(corpus.splits)}.")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..audio import AudioError, header_seconds
-from .manifests import FileRecordings, Recordings, Table
+from .tables import FileRecordings, Recordings, Table
 
 logger = logging.getLogger(__name__)
 

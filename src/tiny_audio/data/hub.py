@@ -2,7 +2,7 @@
 
 A repository is looked up once: its commit and its files are noted in the cache, and every later run reads
 that very commit, without a network where the files are already there. Delete the note, or set `revision`,
-to move on.
+to move on. What is downloaded of a file when a run is stopped is not downloaded again.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import UserError
+from ..progress import Progress
 from .corpora import HUB, SPLIT_SPELLINGS, Corpus
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_SECONDS = 5.0  # to look a repository up: without a network, a run should say so at once
+TIMEOUT_SECONDS = 15.0  # to look a repository up, sizes of thousands of files included
 PARALLEL_DOWNLOADS = 8
 HTTP_CLIENTS = (
     "httpx",
@@ -54,36 +58,116 @@ def _belongs(name: str, part: str) -> bool:
     return part in path.parent.parts or re.fullmatch(re.escape(part) + _NUMBERING, path.name) is not None
 
 
-def fetch_parquet(
-    corpus: Corpus,
-    configuration: str | None,
-    split: str,
-    *,
-    revision: str | None,
-    cache_dir: Path,
-    limit: int | None = None,
-) -> list[Path]:
-    """Download a split's parquet files into the Hugging Face cache (`HF_HOME`) and return their paths.
+@dataclass(frozen=True)
+class RepoSplit:
+    """The parquet files of one split, at one commit.
+
+    Attributes:
+        corpus: the repository, and what to say where it refuses.
+        commit: 40 hex digits.
+        split: as typed.
+        files: {path in the repository: bytes, 0 where the Hub did not say}, in order.
+    """
+
+    corpus: Corpus
+    commit: str
+    split: str
+    files: dict[str, int]
+
+    @property
+    def origin(self) -> str:
+        """For messages, and for whoever wants to know what exactly was trained on."""
+        return f"{self.corpus.hub_id}@{self.commit[:12]} ({self.split})"
+
+    @property
+    def folder_name(self) -> str:
+        """A name for what is kept of it on this disk."""
+        return f"{self.corpus.hub_id.replace('/', '--')}@{self.commit[:12]}"
+
+
+def find_split(
+    corpus: Corpus, places: Sequence[tuple[str | None, str]], *, revision: str | None, cache_dir: Path
+) -> RepoSplit:
+    """Look a repository up, in the cache or else on the Hub, and choose the files of a split.
 
     Args:
         corpus: the repository, and what to say where it refuses or lacks the files.
-        configuration: a folder of it; None takes any.
-        split: as typed.
+        places: (configuration, split) where the files may be, the first that holds any is taken; a configuration is a
+            folder of the repository, None takes any.
         revision: a branch, tag or commit; None takes the newest at first use, and that one from then on.
         cache_dir: where the note of that commit is kept.
-        limit: rows that are needed: no more files than hold them are fetched, the first ones.
 
     Raises:
         UserError: it cannot be reached, does not exist, refuses, or has no such files.
     """
     commit, files = _look_up(corpus, revision, cache_dir)
-    chosen = select_files(files, configuration, split)
-    _check_choice(corpus, configuration, split, files, chosen)
-    if limit is None:
-        logger.info("%s: %d parquet files of %s, from the cache or the Hub", corpus.hub_id, len(chosen), split)
-        with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
-            return list(pool.map(lambda name: _download(corpus, name, commit), chosen))
-    return _download_rows(corpus, chosen, commit, limit)
+    choices = [(place, select_files(list(files), *place)) for place in places]
+    (configuration, split), chosen = next((choice for choice in choices if choice[1]), choices[-1])
+    _check_choice(corpus, configuration, split, list(files), chosen)
+    return RepoSplit(corpus, commit, split, {name: files[name] for name in chosen})
+
+
+def download(split: RepoSplit) -> list[Path]:
+    """Download a split's files into the Hugging Face cache (`HF_HOME`) and return their paths.
+
+    Raises:
+        UserError: they cannot be fetched, or the disk is too small.
+    """
+    from huggingface_hub import constants
+
+    missing = {name: size for name, size in split.files.items() if cached_file(split, name) is None}
+    if missing:
+        _check_room(split, sum(missing.values()), Path(constants.HF_HUB_CACHE))
+        logger.info(
+            "%s: downloading %d of %d files, %s, into %s",
+            split.origin,
+            len(missing),
+            len(split.files),
+            f"{sum(missing.values()) / 1e9:.1f} GB",
+            constants.HF_HUB_CACHE,
+        )
+        title = f"Downloading {split.corpus.hub_id}"
+        with (
+            closing(Progress(title, round(sum(missing.values()) / 1e6), "MB")) as progress,
+            _own_progress(),
+            ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool,
+        ):
+            for name, _ in zip(missing, pool.map(lambda name: _download(split, name), missing), strict=True):
+                progress.advance(round(missing[name] / 1e6))
+    return [_download(split, name) for name in split.files]
+
+
+def cached_file(split: RepoSplit, name: str) -> Path | None:
+    """Return where a file lies in the Hugging Face cache, if it was downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(split.corpus.hub_id, name, revision=split.commit, repo_type="dataset")
+    return Path(found) if isinstance(found, str) else None
+
+
+def _check_room(split: RepoSplit, needed: int, cache: Path) -> None:
+    """`datasets` keeps the same clips as Arrow beside the files, so both have to fit."""
+    there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if 2 * needed > free:
+        raise UserError(
+            f"{split.corpus.hub_id} needs {2 * needed / 1e9:,.0f} GB for {split.split} (files, and the same as Arrow), "
+            f"and {cache} has {free / 1e9:,.0f} GB free; set HF_HOME to a larger disk, or data.streaming=true."
+        )
+
+
+@contextmanager
+def _own_progress() -> Iterator[None]:
+    """One line for all files, in place of the Hub's own bar for each."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def _check_choice(
@@ -102,38 +186,22 @@ def _check_choice(
         raise UserError(f"{corpus.hub_id} has {split} in {listed} {where}; choose one by subset.")
 
 
-def _download_rows(corpus: Corpus, files: list[str], commit: str, limit: int) -> list[Path]:
-    """As many files, from the first on, as hold `limit` rows."""
-    import pyarrow.parquet
-
-    paths: list[Path] = []
-    rows = 0
-    for name in files:
-        paths.append(_download(corpus, name, commit))
-        rows += pyarrow.parquet.read_metadata(paths[-1]).num_rows
-        if rows >= limit:
-            break
-    if len(paths) < len(files):
-        logger.info("%s: %d of %d files hold the %d clips asked for", corpus.hub_id, len(paths), len(files), limit)
-    return paths
-
-
-def _look_up(corpus: Corpus, revision: str | None, cache_dir: Path) -> tuple[str, list[str]]:
-    """The commit of a repository and its files, from the note in the cache or else from the Hub."""
+def _look_up(corpus: Corpus, revision: str | None, cache_dir: Path) -> tuple[str, dict[str, int]]:
+    """The commit of a repository and its files with their sizes, from the note in the cache or else from the Hub."""
     name = f"{corpus.hub_id}@{revision or 'newest'}.json"
-    note = cache_dir / "hub" / name.replace("/", "--")
+    note = cache_dir / "repositories" / name.replace("/", "--")
     if note.is_file():
         noted = json.loads(note.read_text(encoding="utf-8"))
-        return noted["commit"], noted["files"]
+        return noted["commit"], dict(noted["files"])
 
     from huggingface_hub import HfApi
 
     try:
-        info = HfApi().dataset_info(corpus.hub_id, revision=revision, timeout=TIMEOUT_SECONDS)
+        info = HfApi().dataset_info(corpus.hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
     except Exception as error:
-        raise _explained(error, corpus, revision) from None
+        raise explained(error, corpus, revision) from None
     assert info.sha is not None
-    files = [sibling.rfilename for sibling in info.siblings or []]
+    files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
     note.parent.mkdir(parents=True, exist_ok=True)
     temporary = note.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps({"commit": info.sha, "files": files}), encoding="utf-8")
@@ -142,17 +210,17 @@ def _look_up(corpus: Corpus, revision: str | None, cache_dir: Path) -> tuple[str
     return info.sha, files
 
 
-def _download(corpus: Corpus, name: str, commit: str) -> Path:
+def _download(split: RepoSplit, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(corpus.hub_id, name, repo_type="dataset", revision=commit))
+        return Path(hf_hub_download(split.corpus.hub_id, name, repo_type="dataset", revision=split.commit))
     except Exception as error:
-        raise _explained(error, corpus, commit) from None
+        raise explained(error, split.corpus, split.commit) from None
 
 
-def _explained(error: Exception, corpus: Corpus, revision: str | None) -> Exception:
-    """One line for the ways in which the Hub cannot be had; any other exception is returned as it is."""
+def explained(error: Exception, corpus: Corpus, revision: str | None) -> Exception:
+    """Return one line for the ways in which the Hub cannot be had; any other exception as it is."""
     from huggingface_hub import errors
 
     page = corpus.terms or f"{HUB}/{corpus.hub_id}"

@@ -143,7 +143,7 @@ class ClipDataset(Dataset[Batch]):
             waveform = waveform[:MAX_CLIP_SAMPLES]
         expected = float(source.durations[draw.row])
         seconds = num_samples / SAMPLE_RATE
-        if is_cut_short(seconds, expected):
+        if not source.estimated and is_cut_short(seconds, expected):
             raise AudioError("duration_mismatch", f"holds {seconds:.2f} s, not the expected {expected:.2f} s")
         check_clip(num_samples, silent, self.data.min_audio_length, self.data.max_audio_length)
         return _Clip(min(num_samples, MAX_CLIP_SAMPLES), waveform, frames)  # resampling may have added a sample or two

@@ -29,6 +29,7 @@ import numpy as np
 GOLDEN_STEP = np.uint64(0x9E3779B97F4A7C15)
 WINDOW_BATCHES = 64  # 1024 draws at batch 16: padding of about 1 %, and a shuffle that still mixes widely
 GROUP_BATCHES = 8  # neighbours by duration stay together, so the processes of one step get similar lengths
+POOL_BLOCKS = 16  # of a stream, that are open at a time: 1,600 clips of 100 a row group, some 400 MB
 JITTER_SECONDS = 0.1  # which clips of almost the same duration share a batch is left to chance
 BLOCK_DRAWS = 1 << 20  # draws counted at once when a run resumes: 16 MB, 10 ms
 
@@ -50,6 +51,7 @@ class SamplingPlan:
         batch_size: clips a batch.
         seed: of all choices.
         temperature: shares are proportional to weight^(1/temperature); above 1 they move towards equality.
+        blocks: for each source None, or (N_k,) which rows are fetched together: its shuffles then keep them close.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class SamplingPlan:
         batch_size: int,
         seed: int,
         temperature: float = 1.0,
+        blocks: Sequence[np.ndarray | None] | None = None,
     ) -> None:
         assert len(durations) == len(weights) > 0, "one weight a source"
         assert all(len(d) for d in durations)
@@ -67,6 +70,7 @@ class SamplingPlan:
         assert temperature > 0
         self.durations = [np.asarray(d, dtype=np.float32) for d in durations]
         self.sizes = np.array([len(d) for d in durations], dtype=np.int64)
+        self.blocks = list(blocks) if blocks is not None else [None] * len(durations)
         self.batch_size = batch_size
         self.seed = seed
         tempered = np.asarray(weights, dtype=np.float64) ** (1 / temperature)
@@ -92,9 +96,10 @@ class SamplingPlan:
         """A hash of all that the stream depends on: two plans that share it draw the same batches."""
         settings = (self.seed, self.batch_size, self.window, self.shares.tolist())
         digest = hashlib.sha256(repr(settings).encode())
-        for durations in self.durations:
+        for durations, blocks in zip(self.durations, self.blocks, strict=True):
             digest.update(len(durations).to_bytes(8, "little"))
             digest.update(durations.tobytes())
+            digest.update(b"" if blocks is None else blocks.tobytes())
         return digest.hexdigest()[:16]
 
     def epoch(self, draws: int) -> float:
@@ -136,7 +141,9 @@ class SamplingPlan:
         while count:
             turn, offset = divmod(first, size)
             if self._shuffles.get(source, (-1,))[0] != turn:
-                order = np.random.default_rng([self.seed, 1, source, turn]).permutation(size)
+                rng = np.random.default_rng([self.seed, 1, source, turn])
+                blocks = self.blocks[source]
+                order = rng.permutation(size) if blocks is None else shuffle_blocks(blocks, rng)
                 self._shuffles[source] = (turn, order)
             parts.append(self._shuffles[source][1][offset : offset + count])
             first, count = first + len(parts[-1]), count - len(parts[-1])
@@ -160,6 +167,22 @@ class SamplingPlan:
         groups = [rng.permutation(batches[i : i + group]) for i in range(0, len(batches), group)]
         ordered = [batch for i in rng.permutation(len(groups)) for batch in groups[i]]
         return [[Draw(start + int(i), int(sources[i]), int(rows[i])) for i in batch] for batch in ordered]
+
+
+def shuffle_blocks(blocks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shuffle rows so that few blocks are open at a time: the blocks are shuffled, then rows among POOL_BLOCKS of them.
+
+    Args:
+        blocks: (N,) the block of each row.
+        rng: of all choices.
+
+    Returns:
+        (N,) int64, a permutation.
+    """
+    by_block = np.argsort(rng.permutation(int(blocks.max()) + 1)[blocks], kind="stable")
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(blocks[by_block])) + 1])
+    pools = np.split(by_block, starts[POOL_BLOCKS::POOL_BLOCKS])
+    return np.concatenate([rng.permutation(pool) for pool in pools])
 
 
 class PlanSampler:

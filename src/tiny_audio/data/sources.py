@@ -7,23 +7,32 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..audio import load_audio
+from ..audio import AudioError, load_audio
 from ..config import DataConfig, DatasetConfig
 from ..errors import UserError
 from ..text import CLEANERS, clean_transcript
 from .corpora import Corpus, hub_location, known_corpus
 from .durations import read_durations
 from .features import CachedClips
-from .hub import fetch_parquet
-from .manifests import MANIFEST_SUFFIXES, Recordings, Table, open_parquet, open_path
+from .folders import ARCHIVE_SUFFIXES, is_archive, open_path, unpack
+from .hub import download, find_split, select_files
+from .index import Index, index_file, load_index, save_index
+from .manifests import MANIFEST_SUFFIXES
+from .parquet import open_parquet
+from .remote import fetch_first_rows, open_stream
 from .skips import Skip
 from .strings import Labels, Strings
+from .tables import Recordings, Table
 
 logger = logging.getLogger(__name__)
+
+#: Of fluent English, spaces included: where a streamed corpus does not list durations, they are guessed by it.
+CHARACTERS_PER_SECOND = 14.0
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -38,6 +47,9 @@ class Source:
         texts: N cleaned transcripts, none of them empty.
         names: N file paths (relative to their manifest) or ids.
         speakers: N names, empty where the corpus does not say whose; None where it never does.
+        origin: what it was read from; of the Hub, with the commit.
+        blocks: (N,) int32, of a corpus that is streamed: which rows are fetched together; else None.
+        estimated: whether durations are guesses from the transcripts, as in a stream that does not list them.
         skipped: what was left out when the corpus was indexed.
         features: encoder outputs of the N rows, where they are cached; recordings are then not read.
     """
@@ -53,6 +65,9 @@ class Source:
         recordings: Recordings,
         rows: np.ndarray,
         speakers: Sequence[str] | None = None,
+        origin: str = "",
+        blocks: np.ndarray | None = None,
+        estimated: bool = False,
     ) -> None:
         assert len(durations) == len(texts) == len(names) == len(rows)
         self.name = name
@@ -61,6 +76,9 @@ class Source:
         self.texts = texts if isinstance(texts, Strings) else Strings(texts)
         self.names = names if isinstance(names, Strings) else Strings(names)
         self.speakers = speakers if speakers is None or isinstance(speakers, Labels) else Labels(speakers)
+        self.origin = origin or name
+        self.blocks = blocks
+        self.estimated = estimated
         self.skipped = skipped
         self.features: CachedClips | None = None
         self._recordings = recordings
@@ -107,11 +125,20 @@ class Source:
             self._recordings,
             self._rows[rows],
             None if self.speakers is None else [self.speakers[row] for row in rows.tolist()],
+            self.origin,
+            None if self.blocks is None else self.blocks[rows],
+            self.estimated,
         )
 
 
 def open_sources(
-    entries: Sequence[DatasetConfig], data: DataConfig, cache_dir: Path, *, limit: int | None, seed: int
+    entries: Sequence[DatasetConfig],
+    data: DataConfig,
+    cache_dir: Path,
+    *,
+    limit: int | None,
+    seed: int,
+    data_dir: Path = Path("data"),
 ) -> list[Source]:
     """Open the corpora of a mixture.
 
@@ -123,6 +150,7 @@ def open_sources(
             sources, in proportion to their weights as far as they have enough. A source that is left with
             none is dropped.
         seed: of the subset.
+        data_dir: `paths.data_dir`, where archives are unpacked.
 
     Returns:
         Sources with different names, in the order of the entries.
@@ -133,7 +161,7 @@ def open_sources(
     if not entries:
         raise UserError("data.datasets is empty: name at least one corpus.")
     sources = [
-        open_source(entry, data, cache_dir, limit, name)
+        open_source(entry, data, cache_dir, limit, name, data_dir)
         for entry, name in zip(entries, _unique_names(entries), strict=True)
     ]
     return sources if limit is None else _take(sources, limit, seed)
@@ -164,6 +192,7 @@ def open_source(
     cache_dir: Path,
     limit: int | None = None,
     name: str | None = None,
+    data_dir: Path = Path("data"),
 ) -> Source:
     """Open one corpus and index its usable rows.
 
@@ -178,80 +207,103 @@ def open_source(
         cache_dir: `paths.cache_dir`.
         limit: how many clips will be used at most; a corpus of the Hub is only downloaded that far.
         name: of the source; the entry's own, if left out.
+        data_dir: `paths.data_dir`, where archives are unpacked.
 
     Raises:
-        UserError: it cannot be found, fetched or read, or has no usable row.
+        UserError: it cannot be found, fetched or read, has no usable row, or more of its recordings cannot be opened
+            than `data.max_skipped_share` allows.
     """
     name = name or _name(entry)
-    table = _open_table(entry, cache_dir, limit)
-    source = _index(name, entry.weight, table, CLEANERS.get(entry.name), data, cache_dir)
+    table = open_table(entry, data, cache_dir, limit, data_dir)
+    source = _to_source(name, entry.weight, table, _indexed(entry.name, table, data, cache_dir))
     reasons = Counter(skip.reason for skip in source.skipped)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     if not len(source):
         raise UserError(f"data.datasets: {table.origin} has no usable clip ({left_out or 'it is empty'}).")
+    unreadable = sum(reasons[reason] for reason in AudioError.UNREADABLE)
+    if unreadable > data.max_skipped_share * len(table.names):
+        example = next(skip for skip in source.skipped if skip.reason in AudioError.UNREADABLE)
+        raise UserError(
+            f"data.datasets: {unreadable:,} of the {len(table.names):,} recordings of {table.origin} cannot be opened, "
+            f"more than data.max_skipped_share={data.max_skipped_share:g} allows; {example.name}: {example.detail}."
+        )
     return source
 
 
-def _open_table(entry: DatasetConfig, cache_dir: Path, limit: int | None) -> Table:
-    """Find out what an entry is, a path, a dataset of the Hub, or a known corpus, and read what it lists."""
+def open_table(
+    entry: DatasetConfig, data: DataConfig, cache_dir: Path, limit: int | None = None, data_dir: Path = Path("data")
+) -> Table:
+    """Find out what an entry is, a path, a dataset of the Hub, or a known corpus, and read what it lists.
+
+    Args and errors: see `open_source`; nothing is left out here.
+    """
     if entry.path is None and entry.name == "pocket":
         from ..pocket import SPEECH_DIR
 
         return open_path(Path(SPEECH_DIR), entry.split or "train", entry.audio_column, entry.text_column)
     corpus = known_corpus(entry)
     if entry.path is not None and not _is_hub_id(entry.path):
-        path = Path(entry.path).expanduser()
-        return open_path(path, entry.split, entry.audio_column, entry.text_column)
-    if entry.path is not None or corpus is None:
-        assert entry.path is not None  # known_corpus has refused an unknown name without a path
-        corpus = Corpus(entry.path, guessed=True)
-        return _open_hub(entry, corpus, entry.subset or entry.language, entry.split, cache_dir, limit)
-    return _open_hub(entry, corpus, *hub_location(entry, corpus), cache_dir, limit)
+        return _open_local(entry, corpus, Path(entry.path).expanduser(), data_dir)
+    places = [(entry.subset or entry.language, entry.split or "train")]
+    if corpus is not None:
+        places = [hub_location(entry, corpus), *places] if entry.path else [hub_location(entry, corpus)]
+    if entry.path is not None:  # a mirror, or a repository of one's own
+        corpus = replace(corpus or Corpus(""), hub_id=entry.path, guessed=True, terms=None, note=None)
+    assert corpus is not None  # known_corpus has refused an unknown name without a path
+    audio, text = entry.audio_column or corpus.audio_column, entry.text_column or corpus.text_column
+    found = find_split(corpus, places, revision=entry.revision, cache_dir=cache_dir)
+    if limit is not None:
+        return open_parquet(fetch_first_rows(found, limit, cache_dir), found.origin, audio, text)
+    if data.streaming:
+        return open_stream(found, audio, text, cache_dir, round(data.streaming_disk_gb * 1e9))
+    return open_parquet(download(found), found.origin, audio, text)
 
 
-def _open_hub(
-    entry: DatasetConfig,
-    corpus: Corpus,
-    configuration: str | None,
-    split: str | None,
-    cache_dir: Path,
-    limit: int | None,
-) -> Table:
-    """Fetch what is needed of a repository; the entry's own columns and revision go first."""
-    files = fetch_parquet(
-        corpus,
-        configuration,
-        split or corpus.split,
-        revision=entry.revision,
-        cache_dir=cache_dir,
-        limit=limit,
-    )
-    return open_parquet(
-        files,
-        f"{corpus.hub_id} ({split or corpus.split})",
-        entry.audio_column or corpus.audio_column,
-        entry.text_column or corpus.text_column,
-    )
+def _open_local(entry: DatasetConfig, corpus: Corpus | None, path: Path, data_dir: Path) -> Table:
+    """Read what lies on this disk; of a known corpus also as it lies on the Hub or comes from its makers."""
+    if path.is_file() and is_archive(path):
+        path = unpack(path, data_dir)
+        inside = [one for one in path.iterdir() if one.is_dir()]
+        path = inside[0] if len(inside) == 1 and not (path / (entry.language or "en")).is_dir() else path
+    split, audio, text = entry.split, entry.audio_column, entry.text_column
+    if corpus is not None and path.is_dir():
+        language = path / (entry.language or "en")  # an unpacked Common Voice: cv-corpus-*/en/train.tsv
+        if entry.name == "common_voice" and language.is_dir() and any(language.glob("*.tsv")):
+            return open_path(language, split or corpus.split, audio, text)
+        configuration, hub_split = hub_location(entry, corpus)
+        files = [file.relative_to(path).as_posix() for file in path.rglob("*.parquet")]
+        if chosen := select_files(files, configuration, hub_split):
+            columns = (audio or corpus.audio_column, text or corpus.text_column)
+            return open_parquet([path / name for name in chosen], f"{path} ({split or corpus.split})", *columns)
+    return open_path(path, split, audio, text)
 
 
 def _is_hub_id(path: str) -> bool:
     """Whether a path means an `owner/name` of the Hub: nothing on this disk goes by it, or by its owner."""
     return (
         _HUB_ID.fullmatch(path) is not None
-        and Path(path).suffix not in (*MANIFEST_SUFFIXES, ".parquet")
+        and not path.endswith((*MANIFEST_SUFFIXES, *ARCHIVE_SUFFIXES, ".parquet"))
         and not Path(path).exists()
         and not Path(path).parent.exists()
     )
 
 
-def _index(
-    name: str,
-    weight: float,
-    table: Table,
-    prepare: Callable[[str], str] | None,
-    data: DataConfig,
-    cache_dir: Path,
-) -> Source:
+def _indexed(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path) -> Index:
+    """The usable rows of a table, from the cache where they were found out before.
+
+    What could not be opened is tried anew at every start, so an index with such rows is not kept.
+    """
+    limits = (data.text_case, data.keep_punctuation, data.min_audio_length, data.max_audio_length)
+    file = index_file(cache_dir, table.version, (corpus_name if corpus_name in CLEANERS else "", *limits))
+    index = load_index(file)
+    if index is None:
+        index = _index(table, CLEANERS.get(corpus_name), data, cache_dir)
+        if not {why for _, why, _ in index.left_out} & set(AudioError.UNREADABLE):
+            save_index(file, index)
+    return index
+
+
+def _index(table: Table, prepare: Callable[[str], str] | None, data: DataConfig, cache_dir: Path) -> Index:
     """Clean the transcripts, complete the durations, and leave out what cannot be used."""
     texts: list[str] = []
     for raw in table.texts:
@@ -263,7 +315,9 @@ def _index(
     reasons: dict[int, tuple[str, str]] = dict.fromkeys(empty, ("empty_text", "has no transcript"))
     seconds = table.durations.copy()
     unknown = np.flatnonzero(usable & np.isnan(seconds))
-    if len(unknown):
+    if len(unknown) and table.blocks is not None:
+        seconds[unknown] = [_estimated_seconds(texts[row], data) for row in unknown.tolist()]
+    elif len(unknown):
         seconds[unknown], failures = read_durations(table, unknown, cache_dir)
         reasons |= {row: (error.reason, str(error)) for row, error in failures.items()}
         usable[list(failures)] = False
@@ -275,16 +329,30 @@ def _index(
             reasons[row] = (reason, f"{seconds[row]:.2f} s is {word} than {limit:g} s")
         usable &= ~outside
     rows = np.flatnonzero(usable)
+    left_out = [(row, *reasons[row]) for row in sorted(reasons)]
+    return Index(rows, Strings(texts[row] for row in rows.tolist()), seconds[rows].astype(np.float32), left_out)
+
+
+def _estimated_seconds(text: str, data: DataConfig) -> float:
+    """How long it takes to say a transcript, roughly, within what is allowed; what is not is found when it is read."""
+    return min(max(len(text) / CHARACTERS_PER_SECOND, data.min_audio_length), data.max_audio_length)
+
+
+def _to_source(name: str, weight: float, table: Table, index: Index) -> Source:
+    rows = index.rows.tolist()
     return Source(
         name=name,
         weight=weight,
-        durations=seconds[rows],
-        texts=Strings(texts[row] for row in rows.tolist()),
-        names=Strings(table.names[row] for row in rows.tolist()),
-        skipped=[Skip(name, table.names[row], *reasons[row]) for row in sorted(reasons)],
+        durations=index.durations,
+        texts=index.texts,
+        names=Strings(table.names[row] for row in rows),
+        skipped=[Skip(name, table.names[row], why, how) for row, why, how in index.left_out],
         recordings=table.recordings,
-        rows=rows,
-        speakers=None if table.speakers is None else [table.speakers[row] for row in rows.tolist()],
+        rows=index.rows,
+        speakers=None if table.speakers is None else Labels(table.speakers[row] for row in rows),
+        origin=table.origin,
+        blocks=None if table.blocks is None else table.blocks[index.rows],
+        estimated=table.blocks is not None and bool(np.isnan(table.durations[index.rows]).any()),
     )
 
 

@@ -19,6 +19,13 @@ class Strings(Sequence[str]):
         self.data = bytes(data)
         self.ends = np.array(ends, dtype=np.int64)
 
+    @classmethod
+    def of(cls, data: bytes, ends: np.ndarray) -> Strings:
+        """Make them of their UTF-8 bytes, and where each ends: (N + 1,) int64, from 0."""
+        strings = cls(())
+        strings.data, strings.ends = data, ends
+        return strings
+
     def __len__(self) -> int:
         return len(self.ends) - 1
 

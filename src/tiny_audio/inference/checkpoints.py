@@ -24,9 +24,9 @@ from ..model.attention import choose_attention
 from ..model.checkpointed import load_weights, rebuild
 from ..model.device import FROZEN_DTYPES
 from ..model.speech_llm import SpeechLLM
+from ..progress import Progress
 from ..training.build import start_accelerator, usable_workers
 from ..training.checkpoint import kind, load_checkpoint
-from ..training.console import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,9 @@ def evaluate_checkpoints(
     accelerator = start_accelerator(config)
     if accelerator.num_processes > 1:
         raise UserError("ta eval runs as one process; start it without accelerate or torchrun.")
-    data, cache_dir = config.data, Path(config.paths.cache_dir)
-    sources = open_sources(data.eval_datasets, data, cache_dir, limit=data.max_eval_samples, seed=config.training.seed)
+    data, cache_dir, data_dir = config.data, Path(config.paths.cache_dir), Path(config.paths.data_dir)
+    limit, seed = data.max_eval_samples, config.training.seed
+    sources = open_sources(data.eval_datasets, data, cache_dir, limit=limit, seed=seed, data_dir=data_dir)
     evaluator = _Evaluator(config, accelerator, sources, len(usable), encoder, decoder)
     results = []
     with closing(evaluator.progress):

@@ -77,7 +77,8 @@ def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], l
 
     def open_all(entries: list[DatasetConfig], limit: int | None) -> list[Source]:
         with accelerator.main_process_first():
-            return open_sources(entries, data, Path(config.paths.cache_dir), limit=limit, seed=seed)
+            cache_dir, data_dir = Path(config.paths.cache_dir), Path(config.paths.data_dir)
+            return open_sources(entries, data, cache_dir, limit=limit, seed=seed, data_dir=data_dir)
 
     sources = open_all(data.datasets, data.max_samples)
     eval_sources = open_all(data.eval_datasets, data.max_eval_samples) if data.eval_datasets else []
@@ -86,6 +87,18 @@ def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], l
             hours = float(source.durations.sum()) / 3600
             logger.info("%s: %s clips, %.2f h for %s", source.name, f"{len(source):,}", hours, kind)
     return sources, eval_sources
+
+
+def build_plan(config: Config, sources: list[Source]) -> SamplingPlan:
+    """Return what the run draws from its training sources."""
+    return SamplingPlan(
+        [source.durations for source in sources],
+        [source.weight for source in sources],
+        config.training.batch_size,
+        config.training.seed,
+        config.data.temperature,
+        [source.blocks for source in sources],
+    )
 
 
 def open_batches(

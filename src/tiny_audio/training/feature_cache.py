@@ -38,7 +38,7 @@ from ..lengths import (
 )
 from ..model.device import upload
 from ..model.encoder import SpeechEncoder
-from .console import Progress
+from ..progress import Progress
 from .interrupt import StopRequest
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,11 @@ from ..data.skips import SkipLog
 from ..errors import UserError
 from ..model.checkpointed import describe_models, load_weights
 from ..model.speech_llm import SpeechLLM
+from ..progress import format_time
 from .build import (
     build_evaluation,
     build_optimizer,
+    build_plan,
     explaining_out_of_memory,
     load_data,
     load_models,
@@ -29,7 +31,7 @@ from .build import (
     usable_workers,
 )
 from .checkpoint import CheckpointFolder, load_checkpoint
-from .console import Console, format_metric, format_time
+from .console import Console, format_metric
 from .feature_cache import cache_features
 from .loop import Trainer
 from .resume import find_start, pin_revisions, restore
@@ -79,8 +81,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
         pin_revisions(config, saved)
     model = load_models(config, accelerator)
     sources, eval_sources = load_data(config, accelerator)
-    durations, weights = [source.durations for source in sources], [source.weight for source in sources]
-    plan = SamplingPlan(durations, weights, training.batch_size, training.seed)
+    plan = build_plan(config, sources)
     if saved is not None and belongs_to_another_run(config, saved, plan):
         logger.warning("%s is of a finished run on other data: starting afresh, its checkpoints are moved away.", start)
         with accelerator.main_process_first():

@@ -1,0 +1,142 @@
+"""Parquet files as a `Table`, through `datasets`, which keeps them as memory-mapped Arrow in its own cache."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..audio import AudioError
+from ..errors import UserError
+from .strings import Strings
+from .tables import (
+    AUDIO_COLUMNS,
+    NAME_COLUMNS,
+    TEXT_COLUMNS,
+    Table,
+    compact,
+    file_versions,
+    find_column,
+    find_speakers,
+    to_seconds,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class ArrowRecordings:
+    """Recordings in a memory-mapped Arrow table, as Hugging Face's `Audio` stores them: bytes, or a path."""
+
+    def __init__(self, dataset: Any, folder: Path, version: str) -> None:
+        self.dataset = dataset  # datasets.Dataset with the single column `audio`
+        self.folder = folder
+        self.version = version  # of the table
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> Path | bytes:
+        return unpack_audio(self.dataset[int(row)]["audio"], self.folder)
+
+    def versions(self, rows: Sequence[int]) -> list[str]:
+        """See `Recordings`. Bytes change with the table that they are in; they need not be read for this."""
+        outside: list[str | None] = []
+        for chunk in self.dataset.data.column("audio").chunks:
+            inside = chunk.field("bytes").is_valid().to_pylist()
+            paths = chunk.field("path").to_pylist()
+            outside += [None if here else path for here, path in zip(inside, paths, strict=True)]
+        files = [row for row in rows if outside[row] is not None]
+        found = dict(zip(files, file_versions([self.folder / str(outside[row]) for row in files]), strict=True))
+        return [found.get(row, f"{self.version} {row}") for row in rows]
+
+
+def unpack_audio(recording: Any, folder: Path | None) -> Path | bytes:
+    """Return what Hugging Face's `Audio` stores of a recording, its bytes or where its file lies.
+
+    Raises:
+        AudioError: it holds neither.
+    """
+    if recording is not None and recording["bytes"] is not None:
+        return bytes(recording["bytes"])
+    if recording is None or not recording["path"] or folder is None:
+        raise AudioError("missing", "the row holds no recording")
+    return folder / recording["path"]
+
+
+def open_parquet(files: Sequence[Path], origin: str, audio_column: str | None, text_column: str | None) -> Table:
+    """Open parquet files.
+
+    Args:
+        files: of one split, in order.
+        origin: where they come from, for messages.
+        audio_column, text_column: None looks for a usual name.
+
+    Raises:
+        UserError: they cannot be read, or lack a column.
+    """
+    import datasets
+
+    logger.info("Opening %d parquet file%s of %s...", len(files), "s" if len(files) > 1 else "", origin)
+    try:
+        rows = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"data.datasets: {origin} cannot be read as parquet ({cause}).") from None
+    audio = find_column(rows.column_names, audio_column, AUDIO_COLUMNS, "audio_column", origin)
+    text = find_column(rows.column_names, text_column, TEXT_COLUMNS, "text_column", origin)
+    recordings = rows.select_columns([audio]).cast_column(audio, datasets.Audio(decode=False))
+    if audio != "audio":
+        recordings = recordings.rename_column(audio, "audio")
+    version = f"{rows._fingerprint} {audio}"
+    return Table(
+        origin=origin,
+        names=_names(rows, recordings),
+        texts=iterate(rows.data, text),
+        durations=listed_durations(rows.data),
+        recordings=ArrowRecordings(recordings, files[0].parent, version),
+        version=f"{version} {text}",
+        speakers=find_speakers(rows.column_names, lambda column: iterate(rows.data, column)),
+    )
+
+
+def iterate(table: Any, column: str) -> Iterator[str | None]:
+    """Read a column of an Arrow table as text, a chunk at a time: millions of rows need not be in memory at once."""
+    for chunk in table.column(column).chunks:
+        for value in chunk.to_pylist():
+            yield None if value is None else str(value)
+
+
+def name_column(columns: Iterable[str]) -> str | None:
+    """Return the column that names the rows, if there is one."""
+    columns = set(columns)
+    return next((name for name in NAME_COLUMNS if name in columns), None)
+
+
+def listed_durations(table: Any) -> np.ndarray:
+    """Return (N,) float32 seconds as an Arrow table lists them, NaN where it does not: see `DURATION_COLUMNS`."""
+    columns = set(table.column_names)
+    if "duration" in columns:
+        return np.array([to_seconds(value) for value in table.column("duration").to_pylist()], dtype=np.float32)
+    if {"begin_time", "end_time"} <= columns:  # GigaSpeech: the segment's place in its source
+        begins, ends = (table.column(name).to_pylist() for name in ("begin_time", "end_time"))
+        pairs = zip(begins, ends, strict=True)
+        return np.array([to_seconds(e - b) if None not in (b, e) else math.nan for b, e in pairs], dtype=np.float32)
+    return np.full(table.num_rows, np.nan, dtype=np.float32)
+
+
+#: What `listed_durations` reads.
+DURATION_COLUMNS = ("duration", "begin_time", "end_time")
+
+
+def _names(rows: Any, recordings: Any) -> Strings:
+    """Ids if there are any, else the paths stored with the recordings, else row numbers."""
+    if column := name_column(rows.column_names):
+        return compact(str(name) for name in iterate(rows.data, column))
+    names: list[str] = []
+    for chunk in recordings.data.column("audio").chunks:
+        names += [path or f"row {len(names) + i}" for i, path in enumerate(chunk.field("path").to_pylist())]
+    return compact(names)

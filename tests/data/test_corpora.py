@@ -1,0 +1,198 @@
+"""The known corpora, by the settings that ship, from stand-ins with their columns and quirks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import yaml
+
+from hub_stub import HubStub, hub_environment, serving
+from standins import STANDINS, rows, write_standins
+from tiny_audio.config import DataConfig, DatasetConfig
+from tiny_audio.data.plan import POOL_BLOCKS, SamplingPlan, shuffle_blocks
+from tiny_audio.data.sources import open_source, open_sources
+
+COUNT = 24
+CONFIGS = Path(__file__).parents[2] / "configs" / "data"
+OPEN = """
+import json, sys
+from pathlib import Path
+from tiny_audio.config import DataConfig, DatasetConfig
+from tiny_audio.data.sources import open_source
+
+for line in sys.stdin:
+    entry, limit, streaming = json.loads(line)
+    source = open_source(DatasetConfig(**entry), DataConfig(streaming=streaming), Path("cache"), limit)
+    print(json.dumps({
+        "texts": list(source.texts),
+        "names": list(source.names),
+        "speakers": list(source.speakers) if source.speakers else None,
+        "seconds": [len(source.read(row)) / 16_000 for row in range(len(source))],
+        "durations": source.durations.tolist(),
+        "skipped": [(skip.name, skip.reason) for skip in source.skipped],
+        "origin": source.origin,
+    }))
+"""
+
+
+@pytest.fixture(scope="module")
+def standins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_standins(tmp_path_factory.mktemp("standins"), COUNT)
+
+
+@pytest.fixture(scope="module")
+def hub(standins: Path) -> Iterator[HubStub]:
+    with serving(standins) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def own_arrow_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("arrow"))
+
+
+def open_all(
+    hub: HubStub, folder: Path, limit: int | None, streaming: bool, endpoint: str = ""
+) -> list[dict[str, Any]]:
+    """All stand-ins as they are opened in a process of its own: the Hub's address is read at import."""
+    entries = [[standin.entry, limit, streaming] for standin in STANDINS.values()]
+    run = subprocess.run(
+        [sys.executable, "-c", OPEN],
+        input="".join(json.dumps(entry) + "\n" for entry in entries),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **hub_environment(endpoint or hub.endpoint, folder)},
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("way", ["whole", "streamed", "folder"])
+def test_every_corpus_is_cleaned_and_no_row_is_lost(way: str, hub: HubStub, standins: Path, tmp_path: Path) -> None:
+    if way == "folder":
+        opened = []
+        for standin in STANDINS.values():
+            entry = DatasetConfig(**standin.entry, path=str(standins / standin.repository))
+            source = open_source(entry, DataConfig(), tmp_path)
+            seconds = [len(source.read(row)) / 16_000 for row in range(len(source))]
+            opened.append({"texts": list(source.texts), "seconds": seconds, "durations": source.durations.tolist()})
+            opened[-1]["skipped"] = [(skip.name, skip.reason) for skip in source.skipped]
+    else:
+        opened = open_all(hub, tmp_path, None, way == "streamed")
+    for (name, standin), source in zip(STANDINS.items(), opened, strict=True):
+        due = [taught for _, taught in rows(standin, COUNT)]
+        assert source["texts"] == [taught for taught in due if taught is not None], name
+        assert [reason for _, reason in source["skipped"]] == ["empty_text"] * due.count(None), name
+        lengths = [0.5 + 0.02 * number for number, taught in enumerate(due) if taught is not None]
+        np.testing.assert_allclose(source["seconds"], lengths, atol=0.06)  # mp3 pads a frame
+        listed = name in ("gigaspeech", "loquacious")
+        if way != "streamed" or listed:
+            np.testing.assert_allclose(source["durations"], lengths, atol=0.06)
+
+
+def test_a_quick_test_fetches_a_few_row_groups(hub: HubStub, tmp_path: Path) -> None:
+    before = hub.sent
+    opened = open_all(hub, tmp_path, 3, False)
+    sent = hub.sent - before
+    for standin, source in zip(STANDINS.values(), opened, strict=True):
+        kept = [taught for _, taught in rows(standin, COUNT)[:4]]  # a row group of stand-ins
+        assert source["texts"][: len(kept)] == [taught for taught in kept if taught is not None]
+        assert source["origin"].startswith(f"{standin.repository}@0123456789ab (")
+    whole = sum((hub.root / s.repository / file).stat().st_size for s in STANDINS.values() for file in s.files)
+    footers = 65_536 * len(STANDINS)  # read whole, of a file of any size
+    assert sent - footers < whole / 5, (sent, whole)  # 4 rows of 24
+    before = hub.sent
+    assert open_all(hub, tmp_path, 3, False, endpoint="http://127.0.0.1:9") == opened  # and then needs no Hub
+    assert hub.sent == before
+
+
+def test_a_stream_needs_no_hub_for_what_it_has_read(hub: HubStub, tmp_path: Path) -> None:
+    first = open_all(hub, tmp_path, None, True)
+    assert open_all(hub, tmp_path, None, True, endpoint="http://127.0.0.1:9") == first
+
+
+DRAW = """
+import json, sys
+from pathlib import Path
+from tiny_audio.config import DataConfig, DatasetConfig
+from tiny_audio.data.loader import ClipDataset, train_loader
+from tiny_audio.data.plan import SamplingPlan
+from tiny_audio.data.sources import open_source
+
+entry, workers, start, disk_gb = json.loads(sys.stdin.read())
+data = DataConfig(streaming=True, streaming_disk_gb=disk_gb)
+source = open_source(DatasetConfig(**entry), data, Path("cache"))
+plan = SamplingPlan([source.durations], [1.0], 4, 3, blocks=[source.blocks])
+dataset = ClipDataset([source], lambda text: [1], data)
+loader = train_loader(plan, dataset, start_batch=start, stop_batch=10, num_workers=workers)
+print(json.dumps([[batch.names, batch.waveforms.double().sum().item()] for batch in loader]))
+"""
+
+
+def test_a_stream_is_drawn_in_one_order_whatever_disk_and_workers(hub: HubStub, tmp_path: Path) -> None:
+    """With room for one row group only, most of them are fetched again; the clips are the same."""
+    entry = STANDINS["voxpopuli"].entry
+    drawn, kept = [], []
+    for workers, start, disk_gb in ((0, 0, 1), (2, 0, 1e-6), (0, 4, 1)):
+        folder = tmp_path / str(len(drawn))
+        folder.mkdir()
+        run = subprocess.run(
+            [sys.executable, "-c", DRAW],
+            input=json.dumps([entry, workers, start, disk_gb]),
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, **hub_environment(hub.endpoint, folder)},
+            timeout=120,
+        )
+        assert run.returncode == 0, run.stderr
+        drawn.append(json.loads(run.stdout))
+        kept.append(len(list(folder.rglob("*.arrow"))))
+    assert drawn[0] == drawn[1]
+    assert drawn[2] == drawn[0][4:]
+    assert kept[0] == 6
+    assert kept[1] == 1
+
+
+def test_shuffles_of_a_stream_keep_blocks_together() -> None:
+    blocks = np.repeat(np.arange(100, dtype=np.int32), 7)
+    order = shuffle_blocks(blocks, np.random.default_rng(0))
+    assert sorted(order.tolist()) == list(range(700))
+    pools = [set(blocks[order[i : i + 7 * POOL_BLOCKS]].tolist()) for i in range(0, 700, 7 * POOL_BLOCKS)]
+    assert all(len(pool) <= POOL_BLOCKS for pool in pools)
+    assert len(set().union(*pools)) == 100
+    assert blocks[order[:7]].std() > 5, "and mixed among them"
+
+
+def test_a_download_that_breaks_off_goes_on(hub: HubStub, tmp_path: Path) -> None:
+    hub.failures = 3
+    assert len(open_all(hub, tmp_path, None, False)[0]["texts"]) == COUNT - 1
+    assert hub.failures == 0
+
+
+def test_the_shares_of_the_mixture_are_its_weights(standins: Path, tmp_path: Path) -> None:
+    """Over 10,000 draws of the shipped mixture."""
+    shipped = yaml.safe_load((CONFIGS / "multi_asr.yaml").read_text())["datasets"]
+    repositories = {standin.entry["name"]: standin.repository for standin in STANDINS.values()}
+    entries = [DatasetConfig(**entry, path=str(standins / repositories[entry["name"]])) for entry in shipped]
+    sources = open_sources(entries, DataConfig(), tmp_path, limit=None, seed=0)
+    for temperature in (1.0, 2.0):
+        weights = np.array([source.weight for source in sources]) ** (1 / temperature)
+        plan = SamplingPlan(
+            [source.durations for source in sources], [source.weight for source in sources], 16, 7, temperature
+        )
+        drawn = [draw.source for number in range(625) for draw in plan.batch(number)]
+        assert len(drawn) == 10_000
+        shares = np.bincount(drawn, minlength=len(sources)) / len(drawn)
+        np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.01)

@@ -1,0 +1,165 @@
+"""A Hub on this machine: serves folders as dataset repositories, as far as `huggingface_hub` asks.
+
+Files come by way of a redirect to another address, in whole or in part, as they do from the Hub's own storage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class HubStub(ThreadingHTTPServer):
+    """Serves `root/OWNER/NAME/...`.
+
+    Attributes:
+        gated: repositories whose files need terms to be accepted; they are listed all the same.
+        requests: `METHOD path` of every request.
+        sent: bytes of files that were sent.
+        failures: how many of the next requests for a file's content break off.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, root: Path, gated: frozenset[str] = frozenset()) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.root, self.gated = root, gated
+        self.requests: list[str] = []
+        self.sent = 0
+        self.failures = 0
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that hangs up is no event."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: HubStub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.answer(404)
+
+    def do_GET(self) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+        parts = unquote(self.path.split("?")[0]).strip("/").split("/")
+        if parts[0] == "storage":
+            return self.send_file(self.server.root.joinpath(*parts[1:]))
+        api = parts[:2] == ["api", "datasets"]
+        name = "/".join(parts[2:4] if api else parts[1:3])
+        repository = self.server.root / name
+        if not repository.is_dir() or "/" not in name:
+            return self.answer(404, headers={"X-Error-Code": "RepoNotFound"})
+        if api and "revision" in parts and parts[-1] not in (COMMIT, "main"):
+            return self.answer(404, headers={"X-Error-Code": "RevisionNotFound"})
+        if api and "tree" in parts:
+            return self.send_tree(repository, "/".join(parts[6:]))
+        if api:
+            siblings = [
+                {"rfilename": file.relative_to(repository).as_posix(), "size": file.stat().st_size}
+                for file in sorted(repository.rglob("*"))
+                if file.is_file()
+            ]
+            return self.send_json({"id": name, "sha": COMMIT, "siblings": siblings})
+        if name in self.server.gated:
+            return self.answer(403, headers={"X-Error-Code": "GatedRepo"})
+        file = repository.joinpath(*parts[5:])
+        if not file.is_file():
+            return self.answer(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        # Another host, as at the Hub: redirects within one are followed before the headers here are read.
+        storage = self.server.endpoint.replace("127.0.0.1", "localhost") + "/storage"
+        headers = {
+            "Location": "/".join((storage, name, *parts[5:])),
+            "X-Repo-Commit": COMMIT,
+            "X-Linked-Size": str(file.stat().st_size),
+            "X-Linked-ETag": f'"{hashlib.sha256(file.read_bytes()).hexdigest()}"',
+        }
+        return self.answer(302, headers=headers)
+
+    def send_tree(self, repository: Path, folder: str) -> None:
+        entries = sorted((repository / folder).iterdir()) if (repository / folder).is_dir() else []
+        listed = [
+            {
+                "type": "file" if entry.is_file() else "directory",
+                "oid": COMMIT,
+                "size": entry.stat().st_size if entry.is_file() else 0,
+                "path": entry.relative_to(repository).as_posix(),
+            }
+            for entry in entries
+        ]
+        self.send_json(listed)
+
+    def send_file(self, file: Path) -> None:
+        content = file.read_bytes()
+        headers = {"ETag": f'"{file}"', "Accept-Ranges": "bytes"}
+        status, span = 200, self.headers.get("Range", "").removeprefix("bytes=")
+        if span:
+            first, _, last = span.partition("-")
+            begin, end = int(first), min(int(last), len(content) - 1) if last else len(content) - 1
+            headers["Content-Range"] = f"bytes {begin}-{end}/{len(content)}"
+            status, content = 206, content[begin : end + 1]
+        if self.command == "GET" and self.server.failures:
+            self.server.failures -= 1
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+            return None
+        if self.command == "GET":
+            self.server.sent += len(content)
+        return self.answer(status, content, headers)
+
+    def send_json(self, value: Any) -> None:
+        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def answer(self, status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(root: Path, gated: frozenset[str] = frozenset()) -> Iterator[HubStub]:
+    server = HubStub(root, gated)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def hub_environment(endpoint: str, folder: Path) -> dict[str, str]:
+    """Variables that make a process take `endpoint` for the Hub, and `folder/hf` for its cache."""
+    return {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": "",
+    }
