@@ -196,3 +196,25 @@ def test_the_shares_of_the_mixture_are_its_weights(standins: Path, tmp_path: Pat
         assert len(drawn) == 10_000
         shares = np.bincount(drawn, minlength=len(sources)) / len(drawn)
         np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.01)
+
+
+def test_a_worker_that_cannot_fetch_says_so_in_a_line(hub: HubStub, tmp_path: Path) -> None:
+    """The index is there, the Hub is not any more."""
+    entry = STANDINS["tedlium"].entry
+    environment = {**os.environ, **hub_environment(hub.endpoint, tmp_path)}
+    wait = "import time; time.sleep = lambda seconds: None\n"
+    for endpoint in (hub.endpoint, "http://127.0.0.1:9"):
+        for arrow in tmp_path.rglob("*.arrow"):
+            arrow.unlink()
+        run = subprocess.run(
+            [sys.executable, "-c", wait + DRAW],
+            input=json.dumps([entry, 1, 0, 1]),
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**environment, "HF_ENDPOINT": endpoint},
+            timeout=120,
+        )
+    assert run.returncode != 0
+    told = "tiny_audio.errors.FetchError: Could not fetch the dataset sanchit-gandhi/tedlium-data: the Hugging Face Hub"
+    assert any(line.startswith(told) for line in run.stderr.splitlines()), run.stderr

@@ -115,5 +115,5 @@ def random_batch(batch_size: int, mean_seconds: float, prompt: Prompt, vocabular
         names=[str(number) for number in range(batch_size)],
         sources=[],
         draws=list(range(batch_size)),
-        audio_seconds=sum(len(waveform) for waveform in noise) / SAMPLE_RATE,
+        seconds=[len(waveform) / SAMPLE_RATE for waveform in noise],
     )

@@ -42,11 +42,16 @@ class Batch:
     sources: list[int]  # B indices into the list of sources
     draws: list[int]  # B draw numbers
     skipped: list[Skip] = field(default_factory=list)  # draws that could not be read, each with its reason
-    audio_seconds: float = 0.0  # speech in the batch, without padding
+    seconds: list[float] = field(default_factory=list)  # B lengths, without padding
     features: Tensor | None = None  # (N, D) encoder frames, where they are cached; waveforms is then (0, 0)
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def audio_seconds(self) -> float:
+        """Speech in the batch, without padding."""
+        return sum(self.seconds)
 
     @property
     def num_frames(self) -> list[int]:
@@ -120,7 +125,7 @@ class ClipDataset(Dataset[Batch]):
             sources=[draw.source for draw in read],
             draws=[draw.number for draw in read],
             skipped=skipped,
-            audio_seconds=sum(clip.num_samples for clip in clips) / SAMPLE_RATE,
+            seconds=[clip.num_samples / SAMPLE_RATE for clip in clips],
             features=torch.cat(frames) if frames else None,
         )
 

@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..audio import AudioError
-from ..errors import UserError
+from ..errors import FetchError, UserError
 from ..progress import Progress
 from .hub import PARALLEL_DOWNLOADS, RepoSplit, cached_file, explained
 from .parquet import DURATION_COLUMNS, iterate, listed_durations, name_column, unpack_audio
@@ -31,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TRIES = 5  # of a range request, besides those of huggingface_hub itself
+TRIES = 2  # of a request, besides those of huggingface_hub itself: somebody waits for the run to begin
+TRIES_WHEN_DRAWN = 6  # and where a run of hours would end: over six minutes
 OPEN_GROUPS = 64  # memory-mapped row groups a process keeps open
 INDEX = "index.parquet"  # what is written about the clips of one file; `group` is the row group of each
 
@@ -83,7 +83,7 @@ def fetch_group(split: RepoSplit, name: str, number: int, path: Path) -> int:
     return int(pyarrow.parquet.read_metadata(path).num_rows)
 
 
-def open_remote(split: RepoSplit, name: str) -> Any:
+def open_remote(split: RepoSplit, name: str, tries: int = TRIES) -> Any:
     """Open a parquet file of the Hub, or its copy in the cache, as a `pyarrow.parquet.ParquetFile`.
 
     Raises:
@@ -100,23 +100,25 @@ def open_remote(split: RepoSplit, name: str) -> Any:
         file = HfFileSystem().open(f"datasets/{split.corpus.hub_id}@{split.commit}/{name}", cache_type="none")
         return pyarrow.parquet.ParquetFile(file, pre_buffer=True)
 
-    return insisting(open_file, split)
+    return insisting(open_file, split, tries)
 
 
-def insisting(request: Callable[[], T], split: RepoSplit) -> T:
+def insisting(request: Callable[[], T], split: RepoSplit, tries: int = TRIES) -> T:
     """Make a request, and make it again a few times, ever later, where the network fails: a run must not end of that.
 
     Raises:
-        UserError: it is refused, or fails every time.
+        FetchError: it is refused, or fails every time.
     """
-    for number in range(TRIES):
+    for number in range(tries):
         try:
             return request()
         except Exception as error:
             known = explained(error, split.corpus, split.commit)
-            last = number == TRIES - 1 or "cannot be reached" not in str(known)
-            if not isinstance(known, UserError) or last:
-                raise known from None
+            last = number == tries - 1 or "cannot be reached" not in str(known)
+            if not isinstance(known, UserError):
+                raise
+            if last:
+                raise FetchError(str(known)) from None
             logger.warning("%s Trying again in %d s...", known, 2 ** (2 * number))
             time.sleep(2 ** (2 * number))
     raise AssertionError
@@ -247,10 +249,23 @@ class StreamedRecordings:
 
     def __getitem__(self, row: int) -> bytes:
         block = int(self.blocks[row])
-        column = _open_arrow(self._fetched(block))
-        recording = unpack_audio(column[row - int(self.firsts[block])].as_py(), None)
+        recording = unpack_audio(self._column(block)[row - int(self.firsts[block])].as_py(), None)
         assert isinstance(recording, bytes)
         return recording
+
+    def _column(self, block: int) -> Any:
+        """The recordings of a row group; fetched again where another process has just made room by deleting it."""
+        import pyarrow
+
+        for _ in range(TRIES_WHEN_DRAWN):
+            path = self._fetched(block)
+            try:
+                return _open_arrow(path)
+            except FileNotFoundError:
+                continue
+            except pyarrow.ArrowInvalid:  # half of a file, after a power cut
+                path.unlink(missing_ok=True)
+        raise FetchError(f"paths.cache_dir: {path} disappears as soon as it is fetched; raise data.streaming_disk_gb.")
 
     def versions(self, rows: Sequence[int]) -> list[str]:
         """See `Recordings`: a commit never changes."""
@@ -267,8 +282,9 @@ class StreamedRecordings:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
                 if not path.is_file():
-                    with open_remote(self.split, name) as file:
-                        table = insisting(lambda: file.read_row_group(number, columns=[self.audio]), self.split)
+                    with open_remote(self.split, name, TRIES_WHEN_DRAWN) as file:
+                        request = partial(file.read_row_group, number, columns=[self.audio])
+                        table = insisting(request, self.split, TRIES_WHEN_DRAWN)
 
                     def write(part: Path) -> None:
                         with pyarrow.OSFile(str(part), "wb") as out, pyarrow.ipc.new_file(out, table.schema) as writer:
@@ -302,7 +318,4 @@ def _open_arrow(path: Path) -> Any:
     """The one column of a row group, memory-mapped."""
     import pyarrow
 
-    try:
-        return pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all().column(0)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise AudioError("decode_error", f"{path} cannot be read ({error})") from None
+    return pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all().column(0)

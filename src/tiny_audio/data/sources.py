@@ -139,6 +139,7 @@ def open_sources(
     limit: int | None,
     seed: int,
     data_dir: Path = Path("data"),
+    evaluation: bool = False,
 ) -> list[Source]:
     """Open the corpora of a mixture.
 
@@ -151,6 +152,7 @@ def open_sources(
             none is dropped.
         seed: of the subset.
         data_dir: `paths.data_dir`, where archives are unpacked.
+        evaluation: keep clips that cannot be opened: what was said in them counts as wrong.
 
     Returns:
         Sources with different names, in the order of the entries.
@@ -161,7 +163,7 @@ def open_sources(
     if not entries:
         raise UserError("data.datasets is empty: name at least one corpus.")
     sources = [
-        open_source(entry, data, cache_dir, limit, name, data_dir)
+        open_source(entry, data, cache_dir, limit, name, data_dir, evaluation)
         for entry, name in zip(entries, _unique_names(entries), strict=True)
     ]
     return sources if limit is None else _take(sources, limit, seed)
@@ -193,6 +195,7 @@ def open_source(
     limit: int | None = None,
     name: str | None = None,
     data_dir: Path = Path("data"),
+    evaluation: bool = False,
 ) -> Source:
     """Open one corpus and index its usable rows.
 
@@ -208,6 +211,7 @@ def open_source(
         limit: how many clips will be used at most; a corpus of the Hub is only downloaded that far.
         name: of the source; the entry's own, if left out.
         data_dir: `paths.data_dir`, where archives are unpacked.
+        evaluation: see `open_sources`.
 
     Raises:
         UserError: it cannot be found, fetched or read, has no usable row, or more of its recordings cannot be opened
@@ -215,7 +219,7 @@ def open_source(
     """
     name = name or _name(entry)
     table = open_table(entry, data, cache_dir, limit, data_dir)
-    source = _to_source(name, entry.weight, table, _indexed(entry.name, table, data, cache_dir))
+    source = _to_source(name, entry.weight, table, _indexed(entry.name, table, data, cache_dir, evaluation))
     reasons = Counter(skip.reason for skip in source.skipped)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     if not len(source):
@@ -288,7 +292,7 @@ def _is_hub_id(path: str) -> bool:
     )
 
 
-def _indexed(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path) -> Index:
+def _indexed(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path, evaluation: bool) -> Index:
     """The usable rows of a table, from the cache where they were found out before.
 
     What could not be opened is tried anew at every start, so an index with such rows is not kept.
@@ -297,14 +301,17 @@ def _indexed(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path) 
     file = index_file(cache_dir, table.version, (corpus_name if corpus_name in CLEANERS else "", *limits))
     index = load_index(file)
     if index is None:
-        index = _index(table, CLEANERS.get(corpus_name), data, cache_dir)
-        if not {why for _, why, _ in index.left_out} & set(AudioError.UNREADABLE):
+        index, complete = _index(table, CLEANERS.get(corpus_name), data, cache_dir, evaluation)
+        if complete:
             save_index(file, index)
     return index
 
 
-def _index(table: Table, prepare: Callable[[str], str] | None, data: DataConfig, cache_dir: Path) -> Index:
-    """Clean the transcripts, complete the durations, and leave out what cannot be used."""
+def _index(
+    table: Table, prepare: Callable[[str], str] | None, data: DataConfig, cache_dir: Path, evaluation: bool
+) -> tuple[Index, bool]:
+    """Clean the transcripts, complete the durations, and leave out what cannot be used; tell if all could be opened."""
+    failures: dict[int, AudioError] = {}
     texts: list[str] = []
     for raw in table.texts:
         text = raw or ""
@@ -319,8 +326,11 @@ def _index(table: Table, prepare: Callable[[str], str] | None, data: DataConfig,
         seconds[unknown] = [_estimated_seconds(texts[row], data) for row in unknown.tolist()]
     elif len(unknown):
         seconds[unknown], failures = read_durations(table, unknown, cache_dir)
-        reasons |= {row: (error.reason, str(error)) for row, error in failures.items()}
-        usable[list(failures)] = False
+        if evaluation:  # fails again when it is read, and counts as wrong
+            seconds[list(failures)] = data.min_audio_length
+        else:
+            reasons |= {row: (error.reason, str(error)) for row, error in failures.items()}
+            usable[list(failures)] = False
     for reason, outside, limit, word in (
         ("too_short", seconds < data.min_audio_length, data.min_audio_length, "shorter"),
         ("too_long", seconds > data.max_audio_length, data.max_audio_length, "longer"),
@@ -330,7 +340,8 @@ def _index(table: Table, prepare: Callable[[str], str] | None, data: DataConfig,
         usable &= ~outside
     rows = np.flatnonzero(usable)
     left_out = [(row, *reasons[row]) for row in sorted(reasons)]
-    return Index(rows, Strings(texts[row] for row in rows.tolist()), seconds[rows].astype(np.float32), left_out)
+    index = Index(rows, Strings(texts[row] for row in rows.tolist()), seconds[rows].astype(np.float32), left_out)
+    return index, not failures
 
 
 def _estimated_seconds(text: str, data: DataConfig) -> float:

@@ -64,7 +64,9 @@ def evaluate_checkpoints(
         raise UserError("ta eval runs as one process; start it without accelerate or torchrun.")
     data, cache_dir, data_dir = config.data, Path(config.paths.cache_dir), Path(config.paths.data_dir)
     limit, seed = data.max_eval_samples, config.training.seed
-    sources = open_sources(data.eval_datasets, data, cache_dir, limit=limit, seed=seed, data_dir=data_dir)
+    sources = open_sources(
+        data.eval_datasets, data, cache_dir, limit=limit, seed=seed, data_dir=data_dir, evaluation=True
+    )
     evaluator = _Evaluator(config, accelerator, sources, len(usable), encoder, decoder)
     results = []
     with closing(evaluator.progress):

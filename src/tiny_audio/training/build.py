@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -75,13 +76,15 @@ def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], l
     limit = "" if data.max_samples is None else f" (max {data.max_samples} samples)"
     logger.info("Loading dataset%s...", limit)
 
-    def open_all(entries: list[DatasetConfig], limit: int | None) -> list[Source]:
+    def open_all(entries: list[DatasetConfig], limit: int | None, evaluation: bool = False) -> list[Source]:
         with accelerator.main_process_first():
             cache_dir, data_dir = Path(config.paths.cache_dir), Path(config.paths.data_dir)
-            return open_sources(entries, data, cache_dir, limit=limit, seed=seed, data_dir=data_dir)
+            return open_sources(
+                entries, data, cache_dir, limit=limit, seed=seed, data_dir=data_dir, evaluation=evaluation
+            )
 
     sources = open_all(data.datasets, data.max_samples)
-    eval_sources = open_all(data.eval_datasets, data.max_eval_samples) if data.eval_datasets else []
+    eval_sources = open_all(data.eval_datasets, data.max_eval_samples, True) if data.eval_datasets else []
     for kind, opened in (("training", sources), ("evaluation", eval_sources)):
         for source in opened:
             hours = float(source.durations.sum()) / 3600
@@ -89,9 +92,23 @@ def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], l
     return sources, eval_sources
 
 
+def describe_corpora(sources: list[Source]) -> dict[str, dict[str, Any]]:
+    """Return what a checkpoint says of the data: of each training source where it came from, and how much it is."""
+    return {
+        source.name: {
+            "origin": source.origin,
+            "clips": len(source),
+            "hours": round(float(source.durations.sum()) / 3600, 3),
+            "weight": source.weight,
+            "left_out": len(source.skipped),
+        }
+        for source in sources
+    }
+
+
 def build_plan(config: Config, sources: list[Source]) -> SamplingPlan:
     """Return what the run draws from its training sources."""
-    return SamplingPlan(
+    plan = SamplingPlan(
         [source.durations for source in sources],
         [source.weight for source in sources],
         config.training.batch_size,
@@ -99,6 +116,10 @@ def build_plan(config: Config, sources: list[Source]) -> SamplingPlan:
         config.data.temperature,
         [source.blocks for source in sources],
     )
+    if len(sources) > 1:
+        shares = (f"{source.name} {share:.1%}" for source, share in zip(sources, plan.shares, strict=True))
+        logger.info("Mixture, shares of the clips drawn: %s", ", ".join(shares))
+    return plan
 
 
 def open_batches(

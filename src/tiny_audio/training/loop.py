@@ -141,7 +141,8 @@ class Trainer:
         state.batches += len(given.batches) * self.processes.count
         state.draws = state.batches * self.training.batch_size
         state.loss_tokens += given.num_tokens
-        state.audio_seconds += given.audio_seconds
+        for source, seconds in zip(given.sources, given.seconds, strict=False):  # a benchmark's clips have no source
+            state.hear(self.skips.names[source], seconds)
         self.skips.add(given.skipped, given.sources)
         self.skips.check()
         return grad_norm
@@ -205,11 +206,15 @@ class Trainer:
             metrics.EPOCH: self.plan.epoch(state.draws),
             metrics.SAMPLES_PER_SECOND: (state.draws - self._logged[1]) / seconds,
             metrics.AUDIO_HOURS_PER_HOUR: (state.audio_seconds - self._logged[2]) / seconds,
+            metrics.HOURS: state.audio_seconds / 3600,
             metrics.SKIPPED_CLIPS: self.skips.counts.total(),
             metrics.NONFINITE_STEPS: state.nonfinite_steps,
             metrics.CPU_PERCENT: psutil.cpu_percent(),
             **self.custom.take(),
         }
+        clips = sum(seen[0] for seen in state.corpora.values())
+        if len(self.plan.sizes) > 1:
+            values |= {metrics.CORPUS_SHARE + name: seen[0] / clips for name, seen in state.corpora.items()}
         if usage:
             values[metrics.AUXILIARY_LOSS] = auxiliary
             shares = (value / max(sum(usage), 1e-9) for value in usage)
@@ -324,6 +329,11 @@ class Trainer:
             "history": state.history,
             "scoring": NORMALIZER_NAME,
             "hours_of_audio_seen": round(state.audio_seconds / 3600, 3),
+            "corpora": {
+                name: {**about, "seen": int(seen[0]), "hours_seen": round(seen[1] / 3600, 3)}
+                for name, about in self.description["corpora"].items()
+                for seen in (state.corpora.get(name, (0, 0.0)),)
+            },
             "train_seconds": round(state.train_seconds, 1),
             "skipped_clips": self.skips.counts.total(),
             "wandb_run_id": state.wandb_run_id,

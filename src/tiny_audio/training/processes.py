@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from ..data.loader import Batch
 from ..data.skips import Skip
+from ..errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,13 @@ class StepInput:
     Attributes:
         batches: of this process, one an accumulation.
         num_tokens: target tokens of the whole step.
-        audio_seconds, skipped, sources: of all its batches, see `Batch`.
+        seconds, skipped, sources: of all its batches, see `Batch`.
         stop: whether any process was asked to stop.
     """
 
     batches: list[Batch]
     num_tokens: int
-    audio_seconds: float
+    seconds: list[float]
     skipped: list[Skip]
     sources: list[int]
     stop: bool
@@ -51,15 +52,27 @@ class Processes:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
+    def require_same(self, value: Any, what: str) -> None:
+        """Refuse to go on where the processes disagree: they would train on different data, or wait for ever.
+
+        Raises:
+            UserError: on all of them, naming `what` they disagree on.
+        """
+        if any(other != value for other in self.gather(value)):
+            raise UserError(
+                f"the processes of this run do not see the same {what}: the same files have to be readable by all of "
+                "them (skipped.jsonl and `ta data check` name those that are not)."
+            )
+
     def share(self, batches: list[Batch], stop: bool) -> StepInput:
         """Tell the others of this process's batches, and whether it was asked to stop."""
         tokens = sum(len(target) for batch in batches for target in batch.target_ids)
-        told = self.gather([(tokens, stop), *((b.audio_seconds, b.skipped, b.sources) for b in batches)])
+        told = self.gather([(tokens, stop), *((b.seconds, b.skipped, b.sources) for b in batches)])
         heads, seen = [one[0] for one in told], [batch for one in told for batch in one[1:]]
         return StepInput(
             batches=batches,
             num_tokens=sum(head[0] for head in heads),
-            audio_seconds=sum(batch[0] for batch in seen),
+            seconds=[one for batch in seen for one in batch[0]],
             skipped=[skip for batch in seen for skip in batch[1]],
             sources=[source for batch in seen for source in batch[2]],
             stop=any(head[1] for head in heads),

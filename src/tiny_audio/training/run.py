@@ -23,6 +23,7 @@ from .build import (
     build_evaluation,
     build_optimizer,
     build_plan,
+    describe_corpora,
     explaining_out_of_memory,
     load_data,
     load_models,
@@ -34,6 +35,7 @@ from .checkpoint import CheckpointFolder, load_checkpoint
 from .console import Console, format_metric
 from .feature_cache import cache_features
 from .loop import Trainer
+from .processes import Processes
 from .resume import find_start, pin_revisions, restore
 from .state import RunState
 from .trackers import check_installed
@@ -82,6 +84,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     model = load_models(config, accelerator)
     sources, eval_sources = load_data(config, accelerator)
     plan = build_plan(config, sources)
+    Processes(accelerator).require_same(plan.fingerprint, "training clips")
     if saved is not None and belongs_to_another_run(config, saved, plan):
         logger.warning("%s is of a finished run on other data: starting afresh, its checkpoints are moved away.", start)
         with accelerator.main_process_first():
@@ -125,7 +128,11 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
             plan=plan,
             evaluate=build_evaluation(config, model, eval_sources, accelerator, skips),
             folder=folder,
-            description={"config": config.to_dict(), "models": describe_models(model, config.model)},
+            description={
+                "config": config.to_dict(),
+                "models": describe_models(model, config.model),
+                "corpora": describe_corpora(sources),
+            },
             skips=skips,
             trackers=trackers,
             console=console,
@@ -138,6 +145,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
         trainer.stop.leave()
     logger.info("Training completed!")
     logger.info("Total time: %s", format_time(state.train_seconds))
+    logger.info("Trained on %s", state.heard())
     return finish(config, folder, state, skips, accelerator)
 
 

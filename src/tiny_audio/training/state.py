@@ -24,6 +24,7 @@ class RunState:
         loss_tokens: target tokens since then.
         custom: sum and count of each of the user's own metrics since then.
         draws, audio_seconds: seen so far, skipped clips excluded from the seconds.
+        corpora: clips and seconds seen of each corpus, by its name.
         nonfinite_steps: steps that were left out because their gradient was not finite.
         train_seconds: wall time spent, evaluation included, over all parts of the run.
         best: `{"step", "value"}` of the best evaluation, by `training.metric_for_best`.
@@ -41,12 +42,29 @@ class RunState:
     custom: dict[str, list[float]] = field(default_factory=dict)
     draws: int = 0
     audio_seconds: float = 0.0
+    corpora: dict[str, list[float]] = field(default_factory=dict)
     nonfinite_steps: int = 0
     train_seconds: float = 0.0
     best: dict[str, float] | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     resumed_from: str | None = None
     wandb_run_id: str | None = None
+
+    def hear(self, corpus: str, seconds: float) -> None:
+        """Count a clip that was trained on."""
+        self.audio_seconds += seconds
+        clips, total = self.corpora.get(corpus, (0, 0.0))
+        self.corpora[corpus] = [clips + 1, total + seconds]
+
+    def heard(self) -> str:
+        """One line, such as `861.2 h: librispeech 362.1 h (30.0 % of the clips), tedlium ...`."""
+        clips = sum(seen[0] for seen in self.corpora.values())
+        parts = [
+            f"{name} {seen[1] / 3600:,.1f} h ({seen[0] / clips:.1%} of the clips)"
+            for name, seen in sorted(self.corpora.items(), key=lambda item: -item[1][0])
+        ]
+        total = f"{self.audio_seconds / 3600:,.1f} h"
+        return f"{total}: {', '.join(parts)}" if len(parts) > 1 else total
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values only."""
