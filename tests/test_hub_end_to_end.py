@@ -1,0 +1,77 @@
+"""The guide's own command with the corpora that ship, from a Hub on this machine, whole and streamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hub_stub import HubStub, hub_environment, serving
+from runs import metrics, run_ta
+from standins import write_standins
+
+WEIGHTS = {"librispeech": 0.3, "common_voice": 0.2, "gigaspeech": 0.3, "tedlium": 0.1, "voxpopuli": 0.1}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStub]:
+    with serving(write_standins(tmp_path_factory.mktemp("standins"))) as server:
+        yield server
+
+
+def arguments(run_settings: list[str], *more: str) -> list[str]:
+    own = [setting for setting in run_settings if not setting.startswith("data.")]
+    return ["train", *own, "data.num_workers=1", "training.batch_size=16", *more]
+
+
+def train(hub: HubStub, folder: Path, run_settings: list[str], *more: str) -> str:
+    folder.mkdir(exist_ok=True)
+    environment = {**os.environ, **hub_environment(hub.endpoint, folder)}
+    status, log = run_ta(arguments(run_settings, *more), folder, env=environment)
+    assert status == 0, log
+    return log
+
+
+def test_the_quick_test_mixes_the_five_corpora(hub: HubStub, run_settings: list[str], tmp_path: Path) -> None:
+    log = train(hub, tmp_path, run_settings, "data.max_samples=50", "training.max_steps=25", "training.eval_steps=25")
+    assert "librispeech: 15 clips" in log
+    assert "Mixture, shares of the clips drawn: librispeech 30.0%, common_voice 20.0%, gigaspeech 30.0%" in log
+    assert (
+        "10 clips skipped: common_voice 1 empty_text; gigaspeech 4 empty_text; librispeech 1 empty_text; tedlium 3"
+        in log
+    )
+    assert re.search(r"Trained on 0\.\d h: \w+ 0\.\d h \((29|30)\.\d% of the clips\)", log)
+    state = json.loads((tmp_path / "outputs/transcription/checkpoints/training_state.json").read_text())
+    corpora = state["corpora"]
+    assert corpora["tedlium"]["origin"] == "sanchit-gandhi/tedlium-data@0123456789ab (train)"
+    seen = np.array([corpora[name]["seen"] for name in WEIGHTS])
+    assert seen.sum() == 400
+    np.testing.assert_allclose(seen / 400, list(WEIGHTS.values()), atol=0.01)
+    assert sum(corpus["hours_seen"] for corpus in corpora.values()) == pytest.approx(state["hours_of_audio_seen"], 1e-2)
+    rows = [json.loads(line) for line in (tmp_path / "outputs/transcription/metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if "train/loss" in row][-1]
+    assert last["data/share_gigaspeech"] == pytest.approx(0.3, abs=0.01)
+    assert last["data/hours"] == pytest.approx(state["hours_of_audio_seen"], 1e-2)
+
+
+def test_a_streamed_run_that_stops_goes_on_as_if_it_had_not(
+    hub: HubStub, run_settings: list[str], tmp_path: Path
+) -> None:
+    """With another number of workers, and a disk that holds a row group of each corpus."""
+    streamed = [
+        "data.streaming=true",
+        "training.lr_schedule=constant",
+        "training.eval_steps=100",
+        "data.eval_datasets=[]",
+    ]
+    train(hub, tmp_path / "whole", run_settings, *streamed, "training.max_steps=6")
+    train(hub, tmp_path / "stopped", run_settings, *streamed, "training.max_steps=3")
+    small = ["data.num_workers=0", "data.streaming_disk_gb=1e-6"]
+    log = train(hub, tmp_path / "stopped", run_settings, *streamed, *small, "training.max_steps=6")
+    assert "Resuming from step 3" in log
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
