@@ -20,7 +20,9 @@ from .options import Parser
 FORMATS = (".json", ".jsonl", ".csv", ".md")
 # What a data preset chooses; lengths and text form stay those that the checkpoint was trained with.
 CORPORA = ("name", "train_path", "eval_path", "datasets", "eval_datasets")
-READ = re.compile(r"data|data\.\w+|hardware\.\w+|paths\.cache_dir|training\.(max_new_tokens|eval_batch_size|seed)")
+READ = re.compile(
+    r"data|data\.\w+|hardware\.\w+|paths\.(cache|data)_dir|training\.(max_new_tokens|eval_batch_size|seed)"
+)
 EPILOG = """\
 examples:
   ta eval --checkpoints-dir outputs/transcription
@@ -30,7 +32,7 @@ examples:
   ta eval checkpoint=a.pt 'data.eval_datasets=[{path: noisy.jsonl}, {path: clean.jsonl}]'
 
 Without data the clips are those that the run itself was evaluated on. Any setting of `ta train` that says what is
-evaluated may be typed: data=NAME, data.*, hardware.*, training.max_new_tokens, paths.cache_dir. Options may be written
+evaluated may be typed: data=NAME, data.*, hardware.*, training.max_new_tokens, paths.*_dir. Options may be written
 with dashes too: --checkpoint PATH."""
 
 

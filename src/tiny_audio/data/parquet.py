@@ -12,6 +12,7 @@ import numpy as np
 
 from ..audio import AudioError
 from ..errors import UserError
+from ..progress import is_terminal
 from .strings import Strings
 from .tables import (
     AUDIO_COLUMNS,
@@ -26,6 +27,8 @@ from .tables import (
 )
 
 logger = logging.getLogger(__name__)
+
+TOLD_BYTES = 5e8  # what is opened in a second needs no line
 
 
 class ArrowRecordings:
@@ -80,7 +83,11 @@ def open_parquet(files: Sequence[Path], origin: str, audio_column: str | None, t
     """
     import datasets
 
-    logger.info("Opening %d parquet file%s of %s...", len(files), "s" if len(files) > 1 else "", origin)
+    size = sum(file.stat().st_size for file in files)
+    if size > TOLD_BYTES:
+        logger.info("Opening %s, %.1f GB in %d files; the first time takes minutes...", origin, size / 1e9, len(files))
+    if not is_terminal():  # a bar that is drawn anew fills a log file
+        datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -62,14 +63,29 @@ def train(config: Config) -> float | None:
     check_installed(config.logging.trackers)
     accelerator = start_accelerator(config)
     output = Path(config.paths.output_dir) / config.experiment
+    best, failure = None, None
     try:
         with claim_folder(output, accelerator) as folder:
             best = train_in(folder, output, config, accelerator)
-        accelerator.wait_for_everyone()
-        return best
-    finally:
-        if torch.distributed.is_initialized():  # its threads, left to the interpreter, may abort a process at its exit
-            torch.distributed.destroy_process_group()
+    except (UserError, KeyboardInterrupt, SystemExit) as error:
+        if accelerator.num_processes == 1:
+            raise
+        # Without its frames: the model that they hold waits for ever if it goes after the group that it belongs to.
+        failure = error.with_traceback(None)
+        failure.__context__ = None
+    leave_group(accelerator, together=failure is None)
+    if failure is not None:
+        raise failure
+    return best
+
+
+def leave_group(accelerator: Accelerator, together: bool) -> None:
+    """Take the process group apart: its threads, left to the interpreter, may abort a process at its exit."""
+    if torch.distributed.is_initialized():
+        if together:
+            accelerator.wait_for_everyone()
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator) -> float | None:

@@ -1,0 +1,87 @@
+"""Recordings that cannot be used, in a run of two processes: both go on, or both stop."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from clips import write_manifest
+from runs import metrics
+
+PROGRAM = """
+import os, sys
+from tiny_audio.cli import main
+
+raise SystemExit(main([argument.replace("RANK", os.environ.get("RANK", "0")) for argument in sys.argv[1:]]))
+"""
+
+
+def launch(folder: Path, processes: int, port: int, *arguments: str) -> tuple[int, str]:
+    """Train; `RANK` in an argument is the number of the process."""
+    folder.mkdir()
+    (folder / "program.py").write_text(PROGRAM)
+    torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    command = [sys.executable, *(torchrun if processes > 1 else []), "program.py", "train", *arguments]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    return run.returncode, run.stderr
+
+
+@pytest.fixture
+def spoilt(corpus: Path, tmp_path: Path) -> Path:
+    """Of the 60 clips, 40 hold NaN, which only shows when they are read."""
+    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["audio"] = str(corpus / row["audio"])
+        if number % 3:
+            path = tmp_path / f"nan{number}.wav"
+            soundfile.write(path, np.full(round(16_000 * row["duration"]), np.nan, np.float32), 16_000, subtype="FLOAT")
+            row["audio"] = str(path)
+    return write_manifest(tmp_path / "spoilt.jsonl", rows)
+
+
+def test_batches_of_which_nothing_is_left_hang_nobody(run_settings, spoilt, tmp_path):
+    """With two clips a batch, many are empty on one process and not on the other."""
+    common = [*run_settings, f"data.datasets=[{{path: {spoilt}}}]", "data.max_skipped_share=0.99"]
+    common += [
+        "model.projector_config.dropout=0",
+        "training.batch_size=2",
+        "training.max_steps=20",
+        "training.eval_steps=20",
+        "data.num_workers=1",
+    ]
+    status, log = launch(tmp_path / "two", 2, 29521, *common)
+    assert status == 0, log
+    status, log = launch(tmp_path / "one", 1, 0, *common, "training.gradient_accumulation_steps=2")
+    assert status == 0, log
+    two, one = metrics(tmp_path / "two"), metrics(tmp_path / "one")
+    assert two.keys() == one.keys()
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=2e-3, atol=1e-6)
+    files = [tmp_path / name / "outputs/transcription/skipped.jsonl" for name in ("two", "one")]
+    skipped = [{json.loads(line)["name"] for line in file.read_text().splitlines()} for file in files]
+    assert skipped[0] == skipped[1]
+    assert len(skipped[0]) >= 30
+
+
+def test_too_many_of_them_end_both(run_settings, spoilt, tmp_path):
+    common = [*run_settings, f"data.datasets=[{{path: {spoilt}}}]", "training.max_steps=200", "training.batch_size=8"]
+    status, log = launch(tmp_path / "two", 2, 29522, *common)
+    assert status != 0
+    assert "drawn clips had to be skipped" in log
+    assert "than data.max_skipped_share=0.2 allows" in log
+
+
+def test_processes_that_see_other_files_do_not_start(run_settings, corpus, tmp_path):
+    lines = (corpus / "train.jsonl").read_text().replace('"audio": "', f'"audio": "{corpus}/').splitlines(keepends=True)
+    for rank in range(2):
+        (tmp_path / f"train{rank}.jsonl").write_text("".join(lines[rank:]))
+    data = f"data.datasets=[{{path: {tmp_path}/trainRANK.jsonl}}]"
+    status, log = launch(tmp_path / "two", 2, 29523, *run_settings, data)
+    assert status != 0
+    assert "the processes of this run do not see the same training clips" in log
+    assert "Starting training" not in log
