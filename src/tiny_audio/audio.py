@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,29 @@ def load_audio(source: str | Path | bytes) -> np.ndarray:
     if rate != SAMPLE_RATE and len(waveform):
         waveform = soxr.resample(waveform, rate, SAMPLE_RATE, quality="HQ")
     return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a recording says of itself: its format (`flac`, `mp3`, ...), Hz, channels, and seconds."""
+
+    format: str
+    sample_rate: int
+    channels: int
+    seconds: float
+
+
+def read_header(source: str | Path | bytes) -> Header:
+    """Read a recording's header; its seconds are those of `header_seconds`.
+
+    Raises:
+        AudioError: missing, empty, or not audio.
+    """
+    seconds = header_seconds(source)
+    info = soundfile.info(_openable(source))
+    compressed = info.subtype if info.format in ("OGG", "MPEG") else info.format
+    names = {"MPEG_LAYER_III": "mp3", "WAVEX": "wav"}
+    return Header(names.get(compressed, compressed.lower()), info.samplerate, info.channels, seconds)
 
 
 def header_seconds(source: str | Path | bytes) -> float:

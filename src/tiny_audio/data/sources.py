@@ -90,6 +90,15 @@ class Source:
         """
         return load_audio(self._recordings[int(self._rows[row])])
 
+    def recording(self, row: int) -> Path | bytes:
+        """Return a clip's recording, not decoded; raises AudioError if the corpus has none for it."""
+        return self._recordings[int(self._rows[row])]
+
+    @property
+    def table_rows(self) -> np.ndarray:
+        """(N,) which row of `open_table` is whose."""
+        return self._rows
+
     def recording_versions(self) -> list[str]:
         """N texts: no two recordings share one, and it changes whenever the recording does."""
         return self._recordings.versions(self._rows.tolist())
@@ -134,12 +143,12 @@ def open_sources(
         raise UserError("data.datasets is empty: name at least one corpus.")
     sources = [
         open_source(entry, data, cache_dir, limit, name)
-        for entry, name in zip(entries, _unique_names(entries), strict=True)
+        for entry, name in zip(entries, unique_names(entries), strict=True)
     ]
     return sources if limit is None else _take(sources, limit, seed)
 
 
-def _unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
+def unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
     """Names for console and logs: `librispeech`, or `librispeech:dev-clean` where there are several."""
     names = [_name(entry) for entry in entries]
     repeated = {name for name, count in Counter(names).items() if count > 1}
@@ -183,7 +192,7 @@ def open_source(
         UserError: it cannot be found, fetched or read, or has no usable row.
     """
     name = name or _name(entry)
-    table = _open_table(entry, cache_dir, limit)
+    table = open_table(entry, cache_dir, limit)
     source = _index(name, entry.weight, table, CLEANERS.get(entry.name), data, cache_dir)
     reasons = Counter(skip.reason for skip in source.skipped)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
@@ -192,7 +201,7 @@ def open_source(
     return source
 
 
-def _open_table(entry: DatasetConfig, cache_dir: Path, limit: int | None) -> Table:
+def open_table(entry: DatasetConfig, cache_dir: Path, limit: int | None) -> Table:
     """Find out what an entry is, a path, a dataset of the Hub, or a known corpus, and read what it lists."""
     if entry.path is None and entry.name == "pocket":
         from ..pocket import SPEECH_DIR
