@@ -206,6 +206,31 @@ def test_a_path_is_enough(tmp_path, capsys):
     assert set(findings) == {"no_evaluation", "duplicates"}
 
 
+def test_recordings_in_tables_are_looked_at_too(tmp_path, monkeypatch):
+    """Bytes in parquet files: an evaluation clip is known again by what it says and how it sounds."""
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    train, dev = make_corpus(tmp_path / "corpus", train=40, dev=12)
+    leaked = next(row for row in dev if len(row["text"].split()) >= 5)
+    for name, rows in (("train", [*train, leaked]), ("dev", dev)):
+        recordings = [{"bytes": (tmp_path / "corpus" / row["audio"]).read_bytes(), "path": None} for row in rows]
+        table = {"audio": recordings, "text": [row["text"].upper() for row in rows]}
+        table["id"] = [f"{name}{i}" for i in range(len(rows))]
+        pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / f"{name}.parquet")
+    paths = [f"data.{key}_path={tmp_path}/{name}.parquet" for key, name in (("train", "train"), ("eval", "dev"))]
+    settings = ["data=custom", *paths, "model.decoder=pocket", "data.num_workers=0"]
+    status, _, report = check(settings)
+    assert status == 1
+    [pair] = report["overlap"]["leaked"]
+    assert pair["first"] == f"dev.parquet: dev{dev.index(leaked)}"
+    assert (pair["second"], pair["evidence"]) == ("train.parquet: train40", "the same sound and transcript")
+    assert report["corpora"][0]["headers"]["kinds"] == {"wav, 16 kHz, mono": 41}
+    assert report["corpora"][0]["speakers"] is None
+
+
 def test_the_tokenizer_and_decoding_may_be_left_out(tmp_path, capsys):
     train, dev = make_corpus(tmp_path / "corpus", train=30, dev=10)
     settings = write_corpus(tmp_path / "corpus", train, dev)
@@ -237,7 +262,7 @@ def test_the_page_and_the_picture(tmp_path, capsys):
     assert "<script" not in page
     assert "&lt;b&gt;" in page
     assert "<b>river" not in page
-    for heading in ("Durations, s", "Words against seconds", "Words a second", "Mixture", "Padding in a batch"):
+    for heading in ("Durations, s", "Transcript against seconds", "Words a second", "Mixture", "Padding in a batch"):
         assert heading in page
     assert "train003.wav" in page
     assert "prefers-color-scheme: dark" in page
@@ -268,7 +293,8 @@ def test_mistakes_are_one_line(arguments, message, capsys):
 
 def test_help_lists_the_commands(capsys):
     assert main(["data", "--help"]) == 0
-    assert all(f"\n  {name} " in capsys.readouterr().out for name in ("check",))
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in ("check", "preview"))
     assert main(["data"]) == 2
     for name in ("check", "preview"):
         with pytest.raises(SystemExit) as stop:

@@ -127,10 +127,7 @@ def look_at(one: Opened, config: Config, edges: np.ndarray) -> CorpusFacts:
         left_out=left_out,
         repeated_names=repeated,
         text=text,
-        points=[
-            (float(source.durations[row]), len(source.texts[row].split()), bool(outliers[row]))
-            for row in shown.tolist()
-        ],
+        points=[(float(source.durations[row]), len(source.texts[row]), bool(outliers[row])) for row in shown.tolist()],
     )
 
 

@@ -61,6 +61,7 @@ class Outlier:
     name: str
     seconds: float
     expected_seconds: float
+    characters: int
     words_per_second: float
     transcript: str
 
@@ -182,7 +183,7 @@ class CorpusFacts:
         durations, duration_histogram: seconds.
         left_out: clips that were left out when it was indexed, by reason.
         repeated_names: names that stand for several clips.
-        points: (seconds, words, is outlier) of a sample, for a picture.
+        points: (seconds, characters, is outlier) of a sample, for a picture.
     """
 
     name: str

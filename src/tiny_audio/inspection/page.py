@@ -11,7 +11,7 @@ from ..plot.page import document, drawing, table
 from ..plot.write import render
 from .facts import Finding, Report
 from .figure import draw_report
-from .report import corpora_table, decoded_table, length_table, mixture_table, recording_table, text_table
+from .report import corpora_table, decoded_table, length_table, mixture_table, recording_table, sentence, text_table
 
 STYLE = """\
 .finding { border-left: 4px solid #E69F00; padding: .1em 0 .1em .8em; margin: .8em 0; }
@@ -50,7 +50,7 @@ def describe(finding: Finding) -> str:
     clips = "".join(f"<li><code>{escape(name)}</code> {escape(note)}</li>" for name, note in finding.clips)
     return (
         f'<div class="finding{" severe" * finding.severe}"><p>{where}{escape(finding.what)}</p>'
-        f'<p class="todo">{escape(finding.todo)}</p>{f"<ul>{clips}</ul>" if clips else ""}</div>'
+        f'<p class="todo">{escape(sentence(finding.todo))}</p>{f"<ul>{clips}</ul>" if clips else ""}</div>'
     )
 
 

@@ -57,7 +57,7 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
     for finding in findings:
         mark, style = ("!!", "bold red") if finding.severe else (" -", "yellow")
         where = f"{finding.corpus}: " if finding.corpus else ""
-        line = Text.assemble((where, "bold"), finding.what, " ", (_capital(finding.todo), "dim"))
+        line = Text.assemble((where, "bold"), finding.what, " ", (sentence(finding.todo), "dim"))
         _hang(console, Text(mark, style), line)
         for name, note in finding.clips:
             _hang(console, Text("    "), Text.assemble((name, "cyan"), f"  {note}" if note else ""))
@@ -73,7 +73,8 @@ def _hang(console: Console, mark: Text, line: Text) -> None:
         console.print(Text.assemble(mark, " ", line), soft_wrap=True)
 
 
-def _capital(text: str) -> str:
+def sentence(text: str) -> str:
+    """Return what is to be done as a sentence; names of settings stay as they are typed."""
     return text if text.startswith(("data.", "training.")) else text[:1].upper() + text[1:]
 
 

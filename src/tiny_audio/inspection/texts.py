@@ -71,7 +71,9 @@ def look_at_texts(seconds: np.ndarray, texts: Sequence[str], names: Sequence[str
         facts.num_outliers = int(outliers.sum())
         for i in np.argsort(-distance * outliers, kind="stable")[: min(MAX_NAMED, facts.num_outliers)].tolist():
             facts.outliers.append(
-                Outlier(names[i], float(seconds[i]), float(expected[i]), float(rates[i]), shorten(texts[i]))
+                Outlier(
+                    names[i], float(seconds[i]), float(expected[i]), len(texts[i]), float(rates[i]), shorten(texts[i])
+                )
             )
     return facts, outliers
 
