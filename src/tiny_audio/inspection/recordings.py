@@ -29,7 +29,9 @@ QUIET_RMS = -50.0  # dBFS: an average level below which 16 bits hold little of t
 BAND_FFT = 512
 BAND_HZ = 500
 END_FRAMES = 3  # in which a clip may break off into zeros, a click that has all frequencies
-BAND_FLOOR = -62.0  # dB below the loudest band; telephone speech has -66 and less above 4 kHz, clean speech -60 at 8
+BAND_FLOOR = (
+    -62.0
+)  # dB below the loudest band: above 4 kHz, what was recorded at 8 kHz has -66 at most, and -84 usually
 BATCH_CLIPS = 16
 
 
