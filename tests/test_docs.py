@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny_audio.cli import COMMANDS, LATER, main
+from tiny_audio.cli import COMMANDS, data, main
 from tiny_audio.config import PROJECTORS
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def commands() -> list[tuple[str, str]]:
 
 def test_the_pages_show_commands():
     shown = {command.split()[1] for _, command in commands()}
-    assert {"train", "infer", "eval", "clean-checkpoints", "average", "plot", "sweep", "benchmark"} <= shown
+    assert {"train", "infer", "eval", "clean-checkpoints", "average", "plot", "sweep", "benchmark", "data"} <= shown
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
@@ -40,10 +40,13 @@ def test_a_shown_command_is_known_and_its_settings_compose(page, command, monkey
     name, *arguments = shlex.split(command)[1:]
     if name.startswith("-") or name == "COMMAND":
         return
-    assert name in COMMANDS or (page == "README.md" and name in LATER), f"{page}: {command}"
+    assert name in COMMANDS, f"{page}: {command}"
     if name == "train" and "-m" not in arguments and not PLACEHOLDER.search(command):
         arguments = arguments if "--cfg" in arguments else [*arguments, "--cfg", "job"]
         assert main([name, *arguments]) == 0, capsys.readouterr().err
+    if name == "data" and not PLACEHOLDER.search(command):
+        parse = {"check": data.parse_check, "preview": data.parse_preview}[arguments[0]]
+        assert data.configure(parse(arguments[1:])).data.datasets
 
 
 @pytest.mark.parametrize(

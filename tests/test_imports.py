@@ -15,7 +15,7 @@ LAYERS = [
     {"model"},
     {"evaluation"},
     {"training"},
-    {"inference", "publish", "benchmark", "plot", "sweep"},
+    {"inference", "inspection", "publish", "benchmark", "plot", "sweep"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

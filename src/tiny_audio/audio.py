@@ -102,6 +102,29 @@ def _read_segment(file: str | io.BytesIO, segment: Segment) -> tuple[np.ndarray,
         return opened.read(frames, dtype="float32", always_2d=True), rate
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a recording says of itself: its format (`flac`, `mp3`, ...), Hz, channels, and seconds."""
+
+    format: str
+    sample_rate: int
+    channels: int
+    seconds: float
+
+
+def read_header(source: str | Path | bytes | Segment) -> Header:
+    """Read a recording's header; its seconds are those of `header_seconds`.
+
+    Raises:
+        AudioError: missing, empty, or not audio.
+    """
+    seconds = header_seconds(source)
+    info = soundfile.info(_openable(source.path if isinstance(source, Segment) else source))
+    compressed = info.subtype if info.format in ("OGG", "MPEG") else info.format
+    names = {"MPEG_LAYER_III": "mp3", "WAVEX": "wav"}
+    return Header(names.get(compressed, compressed.lower()), info.samplerate, info.channels, seconds)
+
+
 def header_seconds(source: str | Path | bytes | Segment) -> float:
     """Read how long a recording says it is, in seconds, decoding it only where its header does not say.
 

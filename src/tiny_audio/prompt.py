@@ -56,6 +56,10 @@ class Prompt:
         """Return the tokens that the decoder is taught to write: the transcript, then the end of its turn."""
         return [*self._encode(transcript), self.eos_id]
 
+    def pieces(self, token_ids: list[int]) -> list[str]:
+        """Return the text of each token alone, special tokens too; part of a character is a replacement character."""
+        return [str(self._tokenizer.decode([token])) for token in token_ids]
+
     def decode(self, token_ids: list[int]) -> str:
         """Return generated tokens as text, without special tokens."""
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True)).strip()

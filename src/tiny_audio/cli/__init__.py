@@ -19,20 +19,17 @@ COMMANDS = {
     "eval": "evaluate every checkpoint of a run and mark the best",
     "clean-checkpoints": "delete checkpoints but the best and the newest",
     "average": "make one checkpoint from the best of a run",
+    "data": "look at the data before a run: ta data check, ta data preview",
     "plot": "draw the curves of one or several runs: ta plot outputs/transcription",
     "sweep": "search for good settings on this machine: ta sweep sweep.yaml",
     "benchmark": "measure a training step on this machine, before anything is downloaded",
-}
-LATER = {
-    "data": "look into, check and prepare corpora",
 }
 
 
 def help_text() -> str:
     """Return what `ta --help` prints."""
-    width = max(map(len, [*COMMANDS, *LATER])) + 2
+    width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{text}" for name, text in COMMANDS.items()]
-    later = [f"  {name:<{width}}{text}" for name, text in LATER.items()]
     return "\n".join(
         [
             "usage: ta COMMAND ...",
@@ -41,9 +38,6 @@ def help_text() -> str:
             "",
             "commands:",
             *lines,
-            "",
-            "in a later version:",
-            *later,
             "",
             "`ta COMMAND --help` says more; `ta --version` prints the version.",
         ]
@@ -63,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ta {__version__}")
         return 0
     name = arguments.pop(0)
-    return run_command(f"ta {name}" if name in (*COMMANDS, *LATER) else "ta", _command(name), arguments)
+    return run_command(f"ta {name}" if name in COMMANDS else "ta", _command(name), arguments)
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -71,9 +65,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         if name in COMMANDS:
             status: int = importlib.import_module("." + name.replace("-", "_"), __name__).run(argv)
             return status
-        if name in LATER:
-            raise UserError("this command comes in a later version of Tiny Audio.")
-        hint = did_you_mean(name, [*COMMANDS, *LATER])
+        hint = did_you_mean(name, COMMANDS)
         raise UserError(f"there is no command {name}.{hint} `ta --help` lists them.")
 
     return run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..audio import AudioError, load_audio
+from ..audio import AudioError, Segment, load_audio
 from ..config import DataConfig, DatasetConfig
 from ..errors import UserError
 from ..text import CLEANERS, clean_transcript
@@ -27,7 +27,7 @@ from .parquet import open_parquet
 from .remote import fetch_first_rows, open_stream
 from .skips import Skip
 from .strings import Labels, Strings
-from .tables import Recordings, Table
+from .tables import FileRecordings, Recordings, Table
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,20 @@ class Source:
         """
         return load_audio(self._recordings[int(self._rows[row])])
 
+    def recording(self, row: int) -> Path | bytes | Segment:
+        """Return a clip's recording, not decoded; raises AudioError if the corpus has none for it."""
+        return self._recordings[int(self._rows[row])]
+
+    @property
+    def in_files(self) -> bool:
+        """Whether each clip is a file of its own; else `recording` reads from a table, or fetches."""
+        return isinstance(self._recordings, FileRecordings)
+
+    @property
+    def table_rows(self) -> np.ndarray:
+        """(N,) which row of `open_table` is whose."""
+        return self._rows
+
     def recording_versions(self) -> list[str]:
         """N texts: no two recordings share one, and it changes whenever the recording does."""
         return self._recordings.versions(self._rows.tolist())
@@ -164,12 +178,12 @@ def open_sources(
         raise UserError("data.datasets is empty: name at least one corpus.")
     sources = [
         open_source(entry, data, cache_dir, limit, name, data_dir, evaluation)
-        for entry, name in zip(entries, _unique_names(entries), strict=True)
+        for entry, name in zip(entries, unique_names(entries), strict=True)
     ]
     return sources if limit is None else _take(sources, limit, seed)
 
 
-def _unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
+def unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
     """Names for console and logs: `librispeech`, or `librispeech:dev-clean` where there are several."""
     names = [_name(entry) for entry in entries]
     repeated = {name for name, count in Counter(names).items() if count > 1}

@@ -186,6 +186,21 @@ class Decoder(nn.Module):
         return [_until(row[:limit], self.end_ids) for row, limit in zip(written, max_new_tokens, strict=True)]
 
 
+def load_prompt(name: str, revision: str | None, instruction: str) -> Prompt:
+    """Load a decoder's tokenizer alone, as the prompt around the audio.
+
+    Args:
+        name, revision, instruction: see `load_decoder`.
+
+    Raises:
+        UserError: it cannot be fetched or read, or has no chat template.
+    """
+    source = resolve("decoder", name)
+    with loading("decoder", name), quiet_transformers(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, **hub_arguments(source, revision))
+    return Prompt(tokenizer, instruction)
+
+
 def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch.dtype) -> Decoder:
     """Load a frozen decoder with its tokenizer.
 
@@ -203,11 +218,11 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         where = hub_arguments(source, revision)
         config = AutoConfig.from_pretrained(source, **where)
         logger.info("Loading %s decoder (%s)...", config.model_type.capitalize(), name)
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        prompt = load_prompt(name, revision, instruction)
         module = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=dtype, attn_implementation=PACKED_ATTENTION, **where
         )
-    decoder = Decoder(module, Prompt(tokenizer, instruction), name)
+    decoder = Decoder(module, prompt, name)
     if not decoder.keeps_clips_apart():
         raise UserError(
             f"model.decoder={name}: a {config.model_type} model does not keep the clips of a batch apart, so it "

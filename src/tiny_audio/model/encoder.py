@@ -136,6 +136,18 @@ class WhisperSpeechEncoder(SpeechEncoder):
         return torch.cat([clip[:n] for clip, n in zip(hidden, lengths, strict=True)])
 
 
+def read_mel_bins(name: str, revision: str | None) -> int:
+    """Return how many mel bins an encoder reads, from its configuration alone.
+
+    Raises:
+        UserError: it cannot be fetched or read.
+    """
+    source = resolve("encoder", name)
+    with loading("encoder", name), quiet_transformers(source):
+        config = AutoConfig.from_pretrained(source, **hub_arguments(source, revision))
+        return int(getattr(config, "audio_config", config).num_mel_bins)
+
+
 def load_encoder(name: str, revision: str | None, dtype: torch.dtype) -> SpeechEncoder:
     """Load a frozen encoder, and nothing else of the checkpoint it lies in.
 

@@ -18,29 +18,36 @@ PAGE = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1300px; margin: 2em auto;
-       padding: 0 1em; }}
+:root {{ color-scheme: light dark; --text: #222; --paper: #fff; --line: #ddd; --faint: #666; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --text: #ddd; --paper: #181a1b; --line: #3a3d3f; --faint: #999; }} }}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--paper); max-width: 1300px;
+       margin: 2em auto; padding: 0 1em; }}
 h1 {{ font-size: 1.4em; }}
 h2 {{ font-size: 1.1em; margin-top: 2em; }}
 .wide {{ overflow-x: auto; }}
-svg {{ width: 100%; min-width: 800px; height: auto; }}
+svg {{ width: 100%; min-width: 800px; height: auto; background: #fff; border-radius: 6px; }}
 table {{ border-collapse: collapse; }}
-th, td {{ padding: .3em .9em .3em 0; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }}
+th, td {{ padding: .3em .9em .3em 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }}
 td {{ font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }}
 .run {{ display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .4em; }}
-</style>
+{style}</style>
 </head>
 <body>
 <h1>{title}</h1>
-<div class="wide">
-{svg}
-</div>
-<h2>Figures</h2>
-{figures}
-{settings}
+{body}
 </body>
 </html>
 """
+
+
+def document(title: str, body: str, style: str = "") -> str:
+    """Return a page that needs no other file, readable by day and by night, around a body of HTML."""
+    return PAGE.format(title=escape(title), body=body, style=style)
+
+
+def drawing(svg: str) -> str:
+    """Return a picture as a part of a page."""
+    return f'<div class="wide">\n{svg[svg.index("<svg") :]}\n</div>'  # without the declaration of an XML file
 
 
 def build_page(runs: Sequence[Run], svg: str) -> str:
@@ -57,8 +64,7 @@ def build_page(runs: Sequence[Run], svg: str) -> str:
     columns = ["run", "steps", "last training loss", "best WER", "last WER", "best CER", "best evaluation loss"]
     figures = table(columns, ([head, *figures_of(run)] for head, run in zip(heads, runs, strict=True)))
     title = f"Curves of {runs[0].name}" if len(runs) == 1 else f"Curves of {len(runs)} runs"
-    drawing = svg[svg.index("<svg") :]  # without the declaration of an XML file
-    return PAGE.format(title=escape(title), svg=drawing, figures=figures, settings=settings)
+    return document(title, f"{drawing(svg)}\n<h2>Figures</h2>\n{figures}\n{settings}")
 
 
 def figures_of(run: Run) -> list[str]:

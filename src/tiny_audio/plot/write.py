@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.figure import Figure
 
 from ..errors import UserError
 from .figure import draw, style
@@ -24,23 +25,28 @@ def write(runs: Sequence[Run], output: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    figure, buffer = draw(runs), io.BytesIO()
-    with matplotlib.rc_context(style()), warnings.catch_warnings():
-        if output.suffix == ".png":
-            warnings.filterwarnings("error", "Glyph .* missing")
-            try:
-                figure.savefig(buffer, format="png", dpi=150)
-            except UserWarning:
-                logger.warning("No font here has all letters of the names; output=curves.html shows them.")
-                warnings.filterwarnings("ignore", "Glyph .* missing")
-                figure.savefig(buffer, format="png", dpi=150)
-        else:  # the fonts are those of whoever looks at it
-            warnings.filterwarnings("ignore", "Glyph .* missing")
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
-    content = buffer.getvalue()
+    content = render(draw(runs), "png" if output.suffix == ".png" else "svg")
     if output.suffix == ".html":
         content = build_page(runs, content.decode()).encode()
     try:
         output.write_bytes(content)
     except OSError as error:
         raise UserError(f"output: cannot write {output}: {error.strerror}.") from None
+
+
+def render(figure: Figure, form: str) -> bytes:
+    """Return a figure as `png` or `svg`."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(style()), warnings.catch_warnings():
+        if form == "png":
+            warnings.filterwarnings("error", "Glyph .* missing")
+            try:
+                figure.savefig(buffer, format="png", dpi=150)
+            except UserWarning:
+                logger.warning("No font here has all letters of the names; an .html output shows them.")
+                warnings.filterwarnings("ignore", "Glyph .* missing")
+                figure.savefig(buffer, format="png", dpi=150)
+        else:  # the fonts are those of whoever looks at it
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

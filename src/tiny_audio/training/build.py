@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,9 @@ def describe_corpora(sources: list[Source]) -> dict[str, dict[str, Any]]:
     }
 
 
-def build_plan(config: Config, sources: list[Source]) -> SamplingPlan:
+def build_plan(config: Config, sources: Sequence[Source]) -> SamplingPlan:
     """Return what the run draws from its training sources."""
-    plan = SamplingPlan(
+    return SamplingPlan(
         [source.durations for source in sources],
         [source.weight for source in sources],
         config.training.batch_size,
@@ -116,10 +116,6 @@ def build_plan(config: Config, sources: list[Source]) -> SamplingPlan:
         config.data.temperature,
         [source.blocks for source in sources],
     )
-    if len(sources) > 1:
-        shares = (f"{source.name} {share:.1%}" for source, share in zip(sources, plan.shares, strict=True))
-        logger.info("Mixture, shares of the clips drawn: %s", ", ".join(shares))
-    return plan
 
 
 def open_batches(

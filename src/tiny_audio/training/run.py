@@ -100,6 +100,9 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     model = load_models(config, accelerator)
     sources, eval_sources = load_data(config, accelerator)
     plan = build_plan(config, sources)
+    if len(sources) > 1:
+        shares = (f"{source.name} {share:.1%}" for source, share in zip(sources, plan.shares, strict=True))
+        logger.info("Mixture, shares of the clips drawn: %s", ", ".join(shares))
     Processes(accelerator).require_same(plan.fingerprint, "training clips")
     if saved is not None and belongs_to_another_run(config, saved, plan):
         logger.warning("%s is of a finished run on other data: starting afresh, its checkpoints are moved away.", start)

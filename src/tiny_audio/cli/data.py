@@ -1,0 +1,237 @@
+"""`ta data`: a look at the data before a run. Settings are those of `ta train`; nothing is trained."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import Config, DatasetConfig
+from ..config_errors import did_you_mean
+from ..errors import UserError
+from .compose import compose, register, to_overrides
+from .options import Parser
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OUTPUTS = (".html", ".png", ".svg", ".json")
+HELP = """\
+usage: ta data COMMAND ...
+
+A look at the data before a long run; the settings are those of `ta train`.
+
+commands:
+  check    what there is, and what is wrong with it: ta data check experiment=transcription
+  preview  what the model will really see and hear: ta data preview experiment=quickstart output=preview
+
+`ta data COMMAND --help` says more."""
+CORPORA_EPILOG = """
+A path stands for settings: data.datasets=[{path: PATH}]; split=NAME takes the rows or files of that split, and
+eval_split=NAME another one to evaluate on. Without a path the data is what `ta train` would train on with the same
+settings, experiment=, data=, data.*, training.* and model.decoder among them."""
+CHECK_EPILOG = (
+    """\
+examples:
+  ta data check experiment=transcription
+  ta data check data=custom data.train_path=a.jsonl data.eval_path=b.jsonl output=report.html
+  ta data check data=librispeech data.max_samples=100
+  ta data check my/manifest.jsonl split=train eval_split=dev
+  ta data check my/folder --decode all output=report.html output=report.json
+
+exit status: 0; 1 with findings so severe that training would stop or teach nonsense (marked !!);
+2 where nothing could be looked at.
+"""
+    + CORPORA_EPILOG
+)
+PREVIEW_EPILOG = (
+    """\
+examples:
+  ta data preview experiment=quickstart
+  ta data preview experiment=transcription model.decoder=pocket --clips 20
+  ta data preview my/manifest.jsonl output=preview      wav files, and a page with players: preview/index.html
+
+The clips are the first that a run would draw. Only the decoder's tokenizer is loaded; model.decoder=pocket needs no
+download.
+"""
+    + CORPORA_EPILOG
+)
+
+
+def run(argv: list[str]) -> int:
+    """Run `ta data` with these arguments and return the exit status.
+
+    Raises:
+        UserError: one line for the person who typed them.
+    """
+    commands: dict[str, Callable[[list[str]], int]] = {"check": run_check, "preview": run_preview}
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    name = argv[0]
+    if name not in commands:
+        hint = did_you_mean(name, commands) or " There are check and preview."
+        raise UserError(f"there is no command ta data {name}.{hint} `ta data --help` lists them.")
+    return commands[name](argv[1:])
+
+
+def add_corpora(parser: Parser) -> None:
+    """Add what says which data is meant."""
+    add = parser.add_argument
+    add("settings", nargs="*", metavar="PATH | KEY=VALUE", help="a manifest, folder or Hub id; or settings")
+    add("--split", metavar="NAME", help="of PATH")
+    add("--eval-split", metavar="NAME", help="of PATH, to evaluate on")
+    add("--config-dir", action="append", default=[], type=Path, metavar="DIR", help="configurations of your own")
+
+
+def parse_check(argv: list[str]) -> argparse.Namespace:
+    """Read the arguments of `ta data check`."""
+    parser = Parser(
+        "ta data check",
+        "ta data check [PATH ...] [KEY=VALUE ...] [options] [output=FILE]",
+        "Look at the data that a run would train on and be evaluated on, and say what is wrong with it.",
+        CHECK_EPILOG,
+    )
+    add_corpora(parser)
+    add = parser.add_argument
+    add("--decode", type=_count, default=200, metavar="N", help="clips of each corpus to decode, or all (default: 200)")
+    add("--headers", type=_count, default=1000, metavar="N", help="headers to read, or all (default: 1000)")
+    add("--output", action="append", default=[], type=Path, metavar="FILE", help=f"a {', '.join(OUTPUTS)} file, too")
+    args = parser.read(argv)
+    for path in args.output:
+        if path.suffix not in OUTPUTS:
+            raise UserError(f"output must end in {', '.join(OUTPUTS)}, got {path}.")
+    return args
+
+
+def run_check(argv: list[str]) -> int:
+    """Run `ta data check`."""
+    args = parse_check(argv)
+    config = configure(args)
+    for path in args.output:
+        write(path, b"", "ab")  # hours later would be too late to find out
+    from ..inspection.check import check
+
+    report = check(config, args.headers, args.decode)
+    from ..inspection.report import print_report, to_json
+
+    print_report(open_console(), report)
+    for path in args.output:
+        if path.suffix == ".json":
+            write(path, to_json(report).encode())
+        else:
+            from ..inspection.page import render_report
+
+            write(path, render_report(report, path.suffix))
+    return int(report.severe)
+
+
+def parse_preview(argv: list[str]) -> argparse.Namespace:
+    """Read the arguments of `ta data preview`."""
+    parser = Parser(
+        "ta data preview",
+        "ta data preview [PATH ...] [KEY=VALUE ...] [--clips N] [output=DIR]",
+        "Show the first clips as a run would draw them: sound, lengths, tokens, and which of them are taught.",
+        PREVIEW_EPILOG,
+    )
+    add_corpora(parser)
+    add = parser.add_argument
+    add("--clips", type=_positive, default=8, metavar="N", help="how many (default: 8)")
+    add("--output", type=Path, metavar="DIR", help="write wav files, clips.jsonl and index.html into this folder")
+    return parser.read(argv)
+
+
+def run_preview(argv: list[str]) -> int:
+    """Run `ta data preview`."""
+    args = parse_preview(argv)
+    config = configure(args)
+    if args.output is not None:
+        make_folder(args.output)
+    from ..inspection.preview import preview
+    from ..inspection.preview_report import print_preview
+
+    clips = preview(config, args.clips)
+    print_preview(open_console(), clips)
+    if args.output is not None:
+        from ..inspection.preview_page import write_preview
+
+        print(f"Page: {write_preview(clips, args.output)}")
+    return 0
+
+
+def configure(args: argparse.Namespace) -> Config:
+    """Return the settings that were typed, with the paths, if any, in the place of their corpora.
+
+    Raises:
+        UserError: a setting or a path is wrong.
+    """
+    paths = [token for token in args.settings if "=" not in token]
+    typed = [token for token in args.settings if "=" in token]
+    own = [folder.resolve() for folder in args.config_dir]
+    for folder in own:
+        if not folder.is_dir():
+            raise UserError(f"--config-dir: there is no folder {folder}.")
+    if not paths and (args.split or args.eval_split):
+        raise UserError("split= is of a path: ta data check my/manifest.jsonl split=train")
+    if paths:  # a preset may ask for paths of its own (data=custom does)
+        typed += ["data.datasets=[]", "data.eval_datasets=[]"]
+    register(own)
+    config, _ = compose(to_overrides(typed, own))
+    if paths:
+        config.data.datasets = [_entry(path, args.split) for path in paths]
+        config.data.eval_datasets = [_entry(path, args.eval_split) for path in paths if args.eval_split]
+    return config
+
+
+def _entry(path: str, split: str | None) -> DatasetConfig:
+    if path == "pocket":
+        return DatasetConfig(name="pocket", split=split)
+    return DatasetConfig(path=path, split=split)
+
+
+def _count(value: str) -> int | None:
+    if value == "all":
+        return None
+    if value.isdecimal():
+        return int(value)
+    raise argparse.ArgumentTypeError(f"a number or all is wanted, got {value}")
+
+
+def _positive(value: str) -> int:
+    if value.isdecimal() and int(value) > 0:
+        return int(value)
+    raise argparse.ArgumentTypeError(f"a number from 1 on is wanted, got {value}")
+
+
+def open_console() -> Console:
+    """Return standard output, 80 columns wide where nobody looks at it."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 80, highlight=False)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={folder}: cannot be made ({error.strerror}).") from None
+
+
+def write(path: Path, content: bytes, mode: str = "wb") -> None:
+    """Write a file of results, or, with mode `ab` and nothing, only try whether it can be written.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with path.open(mode) as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(f"output={path}: cannot be written ({error.strerror}).") from None

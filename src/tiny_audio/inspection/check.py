@@ -1,0 +1,188 @@
+"""The whole look, in order: open as training does, read transcripts, headers and recordings, compare, judge."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..config import Config, DatasetConfig
+from ..data.sources import Source, open_sources, open_table, unique_names
+from ..data.tables import Table
+from ..errors import UserError
+from ..model.decoder import load_prompt
+from ..prompt import Prompt
+from ..text import CLEANERS
+from ..training.build import usable_workers
+from .facts import CorpusFacts, Histogram, Named, Report, Spread, TokenFacts
+from .findings import find
+from .mixture import look_at_mixture
+from .overlap import look_at_overlap
+from .recordings import look_at_headers, look_at_recordings, sample_rows
+from .texts import RawTexts, look_at_texts, shorten
+
+logger = logging.getLogger(__name__)
+
+POINTS = 2000  # clips of a corpus that a picture shows
+TOKENIZED = 2000  # transcripts of a corpus that are tokenized
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source with its entry and its role, `train` or `eval`."""
+
+    role: str
+    source: Source
+    entry: DatasetConfig
+    limit: int | None
+
+
+def open_role(config: Config, role: str) -> list[Opened]:
+    """Open the corpora of a role as `ta train` does.
+
+    Raises:
+        UserError: one of them cannot be opened, or has no usable clip.
+    """
+    data = config.data
+    entries, limit = (
+        (data.datasets, data.max_samples) if role == "train" else (data.eval_datasets, data.max_eval_samples)
+    )
+    if not entries:
+        return []
+    sources = open_sources(
+        entries,
+        replace(data, max_skipped_share=0.999),  # it is to be said what is wrong with all of them
+        Path(config.paths.cache_dir),
+        limit=limit,
+        seed=config.training.seed,
+        data_dir=Path(config.paths.data_dir),
+    )
+    by_name = dict(zip(unique_names(entries), entries, strict=True))  # a source may have been dropped
+    return [Opened(role, source, by_name[source.name], limit) for source in sources]
+
+
+def check(config: Config, headers: int | None, decode: int | None) -> Report:
+    """Look at the data of a configuration.
+
+    Args:
+        config: what `ta train` would train on.
+        headers: recordings of each corpus whose headers are read; None: all.
+        decode: clips of each corpus that are decoded; None: all.
+
+    Raises:
+        UserError: there is nothing to look at, or a corpus cannot be opened.
+    """
+    train, evaluation = open_role(config, "train"), open_role(config, "eval")
+    if not train:
+        raise UserError("data.datasets is empty; name a corpus, such as data=librispeech, or a manifest.")
+    opened, seed = train + evaluation, config.training.seed
+    edges = duration_edges(max(float(one.source.durations.max()) for one in opened))
+    corpora = [look_at(one, config, edges) for one in opened]
+    for facts, one in zip(corpora, opened, strict=True):
+        facts.headers = look_at_headers(one.source, sample_rows(one.source, headers, seed))
+    if decode != 0:
+        rows = [sample_rows(one.source, decode, seed) for one in opened]
+        workers = usable_workers(config.data.num_workers)
+        decoded = look_at_recordings([one.source for one in opened], rows, config.data, workers)
+        for facts, found in zip(corpora, decoded, strict=True):
+            facts.decoded = found
+    prompt, reason = find_prompt(config)
+    for facts, one in zip(corpora, opened, strict=True):
+        if prompt is not None:
+            limit = config.training.max_new_tokens if one.role == "eval" else None
+            facts.tokens = look_at_tokens(one.source, prompt, sample_rows(one.source, TOKENIZED, seed), limit)
+    train_sources, eval_sources = ([one.source for one in side] for side in (train, evaluation))
+    report = Report(
+        corpora=corpora,
+        overlap=look_at_overlap(train_sources, eval_sources),
+        mixture=look_at_mixture(train_sources, config),
+        max_skipped_share=config.data.max_skipped_share,
+        tokenizer=reason,
+    )
+    report.findings = find(report)
+    return report
+
+
+def look_at(one: Opened, config: Config, edges: np.ndarray) -> CorpusFacts:
+    """Look at what a corpus lists: transcripts, durations (counted between `edges`), speakers."""
+    source = one.source
+    text, outliers = look_at_texts(source.durations.astype(np.float64), source.texts, source.names)
+    read_raw(one, RawTexts(text), config)
+    left_out: dict[str, Named] = {}
+    for skip in source.skipped:
+        left_out.setdefault(skip.reason, Named()).add(skip.name, skip.detail)
+    speakers = None if source.speakers is None else Counter(source.speakers)
+    if speakers is not None:
+        speakers.pop("", None)
+    repeated = Named()
+    for name, count in Counter(source.names).items():
+        if count > 1:
+            repeated.add(name, f"{count:,} clips")
+    shown = sample_rows(source, POINTS, config.training.seed)
+    shown = np.union1d(shown, np.flatnonzero(outliers)[:POINTS])
+    return CorpusFacts(
+        name=source.name,
+        role=one.role,
+        clips=len(source),
+        hours=float(source.durations.sum(dtype=np.float64)) / 3600,
+        speakers=len(speakers) if speakers else None,
+        top_speaker=max(speakers.values()) / speakers.total() if speakers else None,
+        durations=Spread.of(source.durations),
+        duration_histogram=Histogram.of(source.durations, edges),
+        left_out=left_out,
+        repeated_names=repeated,
+        text=text,
+        points=[(float(source.durations[row]), len(source.texts[row]), bool(outliers[row])) for row in shown.tolist()],
+    )
+
+
+def duration_edges(longest: float) -> np.ndarray:
+    """Return edges of whole and equal steps up to the longest clip, 20 to 60 of them where that is possible."""
+    step = next((step for step in (0.05, 0.1, 0.25, 0.5) if longest / step <= 60), 1.0)
+    return np.arange(0, np.ceil(longest / step) + 1) * step
+
+
+def open_raw(one: Opened, config: Config) -> Table:
+    """Open a corpus once more, nothing left out."""
+    cache_dir, data_dir = Path(config.paths.cache_dir), Path(config.paths.data_dir)
+    return open_table(one.entry, config.data, cache_dir, one.limit, data_dir)
+
+
+def read_raw(one: Opened, texts: RawTexts, config: Config) -> None:
+    """Read the transcripts of a source's clips once more, as the corpus has them."""
+    table = open_raw(one, config)
+    prepare = CLEANERS.get(one.entry.name)
+    row_of = dict(zip(one.source.table_rows.tolist(), range(len(one.source)), strict=True))
+    for table_row, raw in enumerate(table.texts):
+        row = row_of.get(table_row)
+        if row is not None and raw is not None:
+            prepared = prepare(raw) if prepare else raw
+            texts.add(one.source.names[row], raw, prepared, one.source.texts[row])
+    texts.finish()
+
+
+def find_prompt(config: Config) -> tuple[Prompt | None, str | None]:
+    """Load the decoder's tokenizer, or say in a line why it is not to be had; nothing else needs it."""
+    model = config.model
+    try:
+        return load_prompt(model.decoder, model.decoder_revision, model.prompt), None
+    except UserError as error:
+        return None, str(error)
+
+
+def look_at_tokens(source: Source, prompt: Prompt, rows: np.ndarray, limit: int | None) -> TokenFacts:
+    """Tokenize some transcripts; those of more than `limit` tokens cannot be written whole at an evaluation."""
+    counts: list[int] = []
+    too_long, not_given_back = Named(), Named()
+    for row in rows.tolist():
+        name, text = source.names[row], source.texts[row]
+        ids = prompt.target_ids(text)
+        counts.append(len(ids))
+        if limit is not None and len(ids) > limit:
+            too_long.add(name, f"{len(ids):,} tokens")
+        if (back := prompt.decode(ids)) != text:
+            not_given_back.add(name, f"{shorten(text, 40)} comes back as {shorten(back, 40)}")
+    return TokenFacts(len(rows), Spread.of(counts), too_long, not_given_back)

@@ -1,0 +1,210 @@
+"""What the model will really see: the first draws of a run, through the very plan, loader and prompt of training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from ..audio import LogMel
+from ..config import Config, ModelConfig
+from ..data.loader import Batch, ClipDataset, train_loader
+from ..data.plan import SamplingPlan
+from ..errors import UserError
+from ..lengths import SAMPLE_RATE, num_mel_frames
+from ..model.decoder import load_prompt
+from ..model.encoder import read_mel_bins
+from ..model.projectors import Projector, build_projector
+from ..model.speech_llm import Sequences
+from ..prompt import Prompt
+from ..training.build import build_plan, usable_workers
+from .check import Opened, open_raw, open_role
+
+logger = logging.getLogger(__name__)
+
+MEL_BINS = 128  # where the encoder's own number is not to be had
+PROMPT, AUDIO, TAUGHT = "prompt", "audio", "taught"
+# Widths of the published models: how many tokens a projector makes does not depend on them.
+ENCODER_DIM, DECODER_DIM = 1280, 1024
+
+
+@dataclass
+class Token:
+    """One position that the decoder reads: its id (None where audio stands), its text, and its part."""
+
+    id: int | None
+    text: str
+    part: str
+
+
+@dataclass
+class PreviewClip:
+    """One draw, as the model gets it. S samples, M mel bins, L mel frames.
+
+    Attributes:
+        draw: its number in the stream.
+        corpus, row, name: which clip it is.
+        listed_seconds: its duration by the corpus.
+        waveform: (S,) float32 at 16 kHz, with whatever augmentation there is, zero-padded to whole 80 ms.
+        mel: (M, L) log-mel spectrogram.
+        num_encoder_frames, num_audio_tokens: on the way to the decoder.
+        raw: the transcript as the corpus has it.
+        taught: the transcript as it is taught.
+        tokens: all that the decoder reads.
+        written: the taught tokens, decoded.
+        skipped: why the clip cannot be used; all else but its name is then empty.
+    """
+
+    draw: int
+    corpus: str
+    row: int
+    name: str
+    listed_seconds: float = 0.0
+    waveform: np.ndarray | None = None
+    mel: np.ndarray | None = None
+    num_encoder_frames: int = 0
+    num_audio_tokens: int = 0
+    raw: str = ""
+    taught: str = ""
+    tokens: list[Token] | None = None
+    written: str = ""
+    skipped: str | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Samples at 16 kHz, in whole units of 80 ms."""
+        return 0 if self.waveform is None else len(self.waveform)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of these samples."""
+        return self.num_samples / SAMPLE_RATE
+
+    @property
+    def num_mel_frames(self) -> int:
+        """Mel frames of 10 ms."""
+        return num_mel_frames(self.num_samples)
+
+    @property
+    def given_back(self) -> bool:
+        """Whether the taught tokens say what the transcript says."""
+        return self.written == self.taught
+
+
+def preview(config: Config, count: int) -> list[PreviewClip]:
+    """Return the first clips that a run of this configuration would draw, those that it would skip among them.
+
+    Args:
+        config: what `ta train` would train with; of the models only the tokenizer is loaded.
+        count: how many clips; whole batches are drawn, and cut off after this many.
+
+    Raises:
+        UserError: there is no corpus, or no tokenizer.
+    """
+    model = config.model
+    prompt = load_prompt(model.decoder, model.decoder_revision, model.prompt)
+    opened = open_role(config, "train")
+    if not opened:
+        raise UserError("data.datasets is empty; name a corpus, such as data=librispeech, or a manifest.")
+    sources = [one.source for one in opened]
+    plan = build_plan(config, sources)
+    batches = -(-count // config.training.batch_size)
+    dataset = ClipDataset(sources, prompt.target_ids, config.data)
+    loader = train_loader(
+        plan, dataset, stop_batch=batches, num_workers=min(usable_workers(config.data.num_workers), batches)
+    )
+    viewer = _Viewer(opened, prompt, projector_of(model), LogMel(mel_bins(model)))
+    drawn = (clip for number, batch in enumerate(loader) for clip in viewer.view(batch, plan, number))
+    clips = list(islice(drawn, count))
+    add_raw(clips, opened, config)
+    return clips
+
+
+def projector_of(model: ModelConfig) -> Projector:
+    """Build the projector without memory for weights: it is asked for its number of tokens only."""
+    config = model.projector_config
+    with torch.device("meta"):
+        return build_projector(
+            model.projector_type, config, config.input_dim or ENCODER_DIM, config.output_dim or DECODER_DIM
+        )
+
+
+def mel_bins(model: ModelConfig) -> int:
+    """Return how many mel bins the encoder reads; 128, as most do, where its configuration is not to be had."""
+    try:
+        return read_mel_bins(model.encoder, model.encoder_revision)
+    except UserError as error:
+        logger.warning("Spectrograms are shown with %d mel bins: %s", MEL_BINS, error)
+        return MEL_BINS
+
+
+class _Viewer:
+    """Takes batches apart into clips."""
+
+    def __init__(self, opened: list[Opened], prompt: Prompt, projector: Projector, log_mel: LogMel) -> None:
+        self.opened, self.prompt, self.projector, self.log_mel = opened, prompt, projector, log_mel
+
+    def view(self, batch: Batch, plan: SamplingPlan, number: int) -> Iterator[PreviewClip]:
+        """Yield the clips of the batch `number`, in the order of its draws."""
+        place = {draw: i for i, draw in enumerate(batch.draws)}
+        skipped = {(skip.source, skip.name): f"{skip.reason}: {skip.detail}" for skip in batch.skipped}
+        for draw in plan.batch(number):
+            source = self.opened[draw.source].source
+            name = source.names[draw.row]
+            if draw.number in place:
+                clip = PreviewClip(draw.number, source.name, draw.row, name, float(source.durations[draw.row]))
+                self._fill(clip, batch, place[draw.number])
+                yield clip
+            else:
+                yield PreviewClip(draw.number, source.name, draw.row, name, skipped=skipped[source.name, name])
+
+    def _fill(self, clip: PreviewClip, batch: Batch, i: int) -> None:
+        length = int(batch.num_samples[i])
+        waveform = batch.waveforms[i, :length]
+        clip.waveform = waveform.numpy().copy()
+        clip.mel = self.log_mel(waveform[None], torch.tensor([length]))[0].numpy()
+        clip.num_encoder_frames = batch.num_frames[i]
+        clip.num_audio_tokens = self.projector.num_tokens(clip.num_encoder_frames)
+        clip.taught = batch.transcripts[i]
+        clip.written = self.prompt.decode(batch.target_ids[i].tolist())
+        clip.tokens = lay_out(self.prompt, clip.num_audio_tokens, batch.target_ids[i])
+
+
+def lay_out(prompt: Prompt, num_audio: int, target: torch.Tensor) -> list[Token]:
+    """Return what the decoder reads of a clip, as training lays it out; taught is what the loss is taken of."""
+    sequence = Sequences.lay_out(prompt, [num_audio], [target], torch.device("cpu"))
+    parts = [PROMPT] * sequence.lengths[0]
+    for position in sequence.audio_positions.tolist():
+        parts[position] = AUDIO
+    for position in sequence.predict_positions.tolist():
+        parts[position + 1] = TAUGHT  # a position predicts the next one
+    ids = sequence.token_ids.tolist()
+    return [
+        Token(None, "", AUDIO) if part == AUDIO else Token(token, text, part)
+        for token, text, part in zip(ids, prompt.pieces(ids), parts, strict=True)
+    ]
+
+
+def add_raw(clips: list[PreviewClip], opened: list[Opened], config: Config) -> None:
+    """Look the transcripts up once more, as the corpora have them."""
+    for one in opened:
+        wanted: dict[int, list[PreviewClip]] = {}
+        for clip in clips:
+            if clip.corpus == one.source.name:
+                wanted.setdefault(int(one.source.table_rows[clip.row]), []).append(clip)
+        table = open_raw(one, config) if wanted else None
+        for table_row, raw in enumerate(table.texts if table is not None else ()):
+            for clip in wanted.get(table_row, ()):
+                clip.raw = raw or ""
+
+
+def describe_lengths(clip: PreviewClip) -> str:
+    """Return the way of a clip from samples to audio tokens, in one line."""
+    return (
+        f"{clip.seconds:.2f} s = {clip.num_samples:,} samples > {clip.num_mel_frames:,} mel frames > "
+        f"{clip.num_encoder_frames:,} encoder frames > {clip.num_audio_tokens:,} audio tokens"
+    )

@@ -1,0 +1,190 @@
+"""A report for the terminal, in 80 columns, and as numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .facts import CorpusFacts, Finding, Histogram, Report
+
+BARS = " ▁▂▃▄▅▆▇█"
+BAR_WIDTH = 24  # characters of a histogram at most
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Print all tables, then what to act on."""
+    for table in (corpora_table, text_table, length_table, recording_table, decoded_table):
+        show(console, table(report.corpora))
+    show(console, mixture_table(report))
+    mixture = report.mixture
+    say(
+        console,
+        f"Padding: {mixture.padding:.1%} of a batch as planned, {mixture.padding_random:.0%} in batches put together "
+        f"at random, {mixture.padding_30s:.0%} with each clip padded to 30 s.",
+    )
+    if report.tokenizer is not None:
+        say(console, f"No tokens were counted: {report.tokenizer}")
+    console.print()
+    print_findings(console, report.findings)
+
+
+def show(console: Console, table: Table | None) -> None:
+    """Print a table, where there is one, and a line after it."""
+    if table is not None:
+        console.print(table)
+        console.print()
+
+
+def say(console: Console, line: str, style: str = "") -> None:
+    """Print a line of text as it is."""
+    console.print(Text(line, style), soft_wrap=not console.is_terminal)
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Print a line for each finding, what to do, and the clips by name."""
+    severe = sum(finding.severe for finding in findings)
+    if not findings:
+        say(console, "Nothing to look at: nothing was found that a person should act on.", "bold green")
+        return
+    say(console, f"Look at{f' ({severe} severe, marked !!)' if severe else ''}", "bold")
+    for finding in findings:
+        mark, style = ("!!", "bold red") if finding.severe else (" -", "yellow")
+        where = f"{finding.corpus}: " if finding.corpus else ""
+        line = Text.assemble((where, "bold"), finding.what, " ", (sentence(finding.todo), "dim"))
+        _hang(console, Text(mark, style), line)
+        for name, note in finding.clips:
+            _hang(console, Text("    "), Text.assemble((name, "cyan"), f"  {note}" if note else ""))
+
+
+def _hang(console: Console, mark: Text, line: Text) -> None:
+    """Print a line after a mark; where it is too wide for a terminal, its further lines are indented as well."""
+    if console.is_terminal:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(mark, line)
+        console.print(grid)
+    else:
+        console.print(Text.assemble(mark, " ", line), soft_wrap=True)
+
+
+def sentence(text: str) -> str:
+    """Return what is to be done as a sentence; names of settings stay as they are typed."""
+    return text if text.startswith(("data.", "training.")) else text[:1].upper() + text[1:]
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Return a table whose first column is wide and whose others are numbers."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    table.title_style = "bold"
+    for i, column in enumerate(columns):
+        number = i > 0 and column  # what has no heading is no number
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    return table
+
+
+def corpora_table(corpora: Sequence[CorpusFacts]) -> Table:
+    """What there is, and what was left out when it was indexed."""
+    table = _table("Corpora", "corpus", "clips", "hours", "speakers", "left out")
+    for facts in corpora:
+        speakers = "?" if facts.speakers is None else f"{facts.speakers:,}"
+        left_out = ", ".join(f"{named.count:,} {reason}" for reason, named in facts.left_out.items())
+        table.add_row(facts.title, f"{facts.clips:,}", f"{facts.hours:,.2f}", speakers, left_out or "0")
+    return table
+
+
+def text_table(corpora: Sequence[CorpusFacts]) -> Table:
+    """What is said in them."""
+    has_tokens = any(facts.tokens is not None for facts in corpora)
+    tokens = ["tokens", "most"] if has_tokens else []
+    table = _table("Transcripts", "corpus", "words", "vocabulary", "words/s", "range", "unique", *tokens)
+    for facts in corpora:
+        text, rate = facts.text, facts.text.words_per_second
+        counted = [f"{facts.tokens.tokens.median:.0f}", f"{facts.tokens.tokens.max:.0f}"] if facts.tokens else []
+        table.add_row(
+            *(facts.title, f"{text.words:,}", f"{text.vocabulary:,}", f"{rate.median:.2f}"),
+            *(f"{rate.min:.1f} to {rate.max:.1f}", f"{text.distinct / facts.clips:.0%}", *counted),
+        )
+    return table
+
+
+def length_table(corpora: Sequence[CorpusFacts]) -> Table:
+    """How long the clips are, with a histogram."""
+    table = _table("Durations, s", "corpus", "min", "median", "mean", "max", "")
+    for facts in corpora:
+        spread = facts.durations
+        numbers = (f"{value:.2f}" for value in (spread.min, spread.median, spread.mean, spread.max))
+        table.add_row(facts.title, *numbers, Text(bars(facts.duration_histogram), "cyan"))
+    edges = corpora[0].duration_histogram.edges  # all corpora have the same
+    table.caption = f"bars from 0 to {edges[-1]:g} s, {edges[grouped(len(edges) - 1)]:g} s each"
+    table.caption_justify = "left"
+    return table
+
+
+def grouped(count: int) -> int:
+    """Return how many counts of a histogram a bar is of."""
+    return math.ceil(count / BAR_WIDTH)
+
+
+def bars(histogram: Histogram) -> str:
+    """Draw a histogram as one line; what is not empty shows."""
+    group = grouped(len(histogram.counts))
+    counts = [sum(histogram.counts[i : i + group]) for i in range(0, len(histogram.counts), group)]
+    most = max(counts)
+    return "".join(BARS[math.ceil(8 * count / most)] if count else BARS[0] for count in counts)
+
+
+def recording_table(corpora: Sequence[CorpusFacts]) -> Table | None:
+    """What headers say."""
+    table = _table("Recordings, by their headers", "corpus", "looked at", "")
+    for facts in corpora:
+        if facts.headers is not None:
+            kinds = dict(list(facts.headers.kinds.items())[:4])
+            lines = [f"{count:,} {kind}" for kind, count in kinds.items()]
+            table.add_row(facts.title, f"{facts.headers.looked:,}", "\n".join(lines))
+    return table if table.row_count else None
+
+
+def decoded_table(corpora: Sequence[CorpusFacts]) -> Table | None:
+    """What decoding showed."""
+    table = _table("Decoded, as training does", "corpus", "clips", "skipped", "level, dBFS", "peak", "reach, kHz")
+    for facts in corpora:
+        found = facts.decoded
+        if found is None:
+            continue
+        row = ["-"] * 3
+        if found.rms is not None and found.peak is not None and found.bandwidth_khz is not None:
+            row = [
+                f"{found.rms.median:.0f} ({found.rms.min:.0f} to {found.rms.max:.0f})",
+                f"{found.peak.max:.1f}",
+                f"{found.bandwidth_khz.median:g}",
+            ]
+        skipped = sum(named.count for named in found.skipped.values())
+        table.add_row(facts.title, f"{found.looked:,}", f"{skipped:,}", *row)
+    return table if table.row_count else None
+
+
+def mixture_table(report: Report) -> Table:
+    """Who is drawn how often."""
+    mixture = report.mixture
+    title = (
+        f"Mixture: {mixture.steps:,} steps of {mixture.clips_per_step:,} clips are {mixture.drawn_hours:,.1f} h, "
+        f"{mixture.epochs:.3g} epochs"
+    )
+    table = _table(title, "corpus", "of the draws", "of the clips", "of the hours", "passes in the run")
+    for share in mixture.shares:
+        table.add_row(
+            share.name, f"{share.draws:.1%}", f"{share.clips:.1%}", f"{share.hours:.1%}", f"{share.passes:.3g}"
+        )
+    return table
+
+
+def to_json(report: Report) -> str:
+    """Return all numbers as JSON."""
+    plain = asdict(report) | {"severe": report.severe}
+    return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"

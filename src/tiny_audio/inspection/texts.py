@@ -1,0 +1,191 @@
+"""Transcripts looked at as a whole: how long they take to say, what is odd in them, what comes again and again.
+
+N clips.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from .facts import MAX_NAMED, Histogram, Named, OddCharacter, Outlier, Spread, TextFacts
+
+RATE_EDGES = np.linspace(0, 8, 41)  # words a second; fast speech is 5
+MIN_CLIPS_FIT = 20  # fewer say nothing of how long a text takes
+MIN_SPREAD = 0.25  # of lengths, standard deviation over mean: below, they are too much alike to be related
+OUTLIER_FACTOR = 2.0  # a clip is one that takes this many times as long as its text, or a half ...
+OUTLIER_SIGMAS = 6.0  # ... and is as far out as this among its corpus; the widest of real LibriSpeech is 5.2
+ODD_SHARE = 0.002  # of the transcripts: a character in more of them belongs to the corpus
+REPEATED_CLIPS = 10  # a transcript is suspicious from this many clips on ...
+REPEATED_FACTOR = 10  # ... and this many times as many as a transcript of the corpus has on average
+_TAG = re.compile(r"<[^<>\s][^<>]{0,30}>|\[[^\[\]]{1,30}\]|\{[^{}]{1,30}\}|\(\(?[^()]{1,30}\)?\)")
+_ODD_CLASSES = ("So", "Sk", "Cc", "Co", "Cn", "Cs")  # symbols, controls, unassigned: never part of a sentence
+_WHITE = "\t\n\r"
+
+
+def look_at_texts(seconds: np.ndarray, texts: Sequence[str], names: Sequence[str]) -> tuple[TextFacts, np.ndarray]:
+    """Look at the transcripts as they are taught.
+
+    Args:
+        seconds: (N,) of the clips.
+        texts: N transcripts.
+        names: N.
+
+    Returns:
+        The facts, and which clips are outliers (N,).
+    """
+    words: Counter[str] = Counter()
+    transcripts: Counter[str] = Counter()
+    num_words, num_characters = np.zeros(len(texts), dtype=np.int64), np.zeros(len(texts), dtype=np.int64)
+    capitals = 0
+    for i, text in enumerate(texts):
+        split = text.split()
+        words.update(split)
+        transcripts[text] += 1
+        num_words[i], num_characters[i] = len(split), len(text)
+        capitals += text != text.lower()
+    rates = num_words / np.maximum(seconds, 1e-3)
+    facts = TextFacts(
+        words=int(num_words.sum()),
+        vocabulary=len(words),
+        characters=int(num_characters.sum()),
+        distinct=len(transcripts),
+        words_per_second=Spread.of(rates),
+        rate_histogram=Histogram.of(rates, RATE_EDGES),
+        capitals=capitals / len(texts),
+        odd_characters=odd_characters(texts, names),
+        repeats=repeats(transcripts, texts, names),
+    )
+    outliers = np.zeros(len(texts), dtype=bool)
+    if len(texts) >= MIN_CLIPS_FIT and min(map(relative_spread, (seconds, num_characters))) >= MIN_SPREAD:
+        facts.correlation = float(np.corrcoef(seconds, num_characters)[0, 1])
+        around, per_character = fit_seconds(seconds, num_characters)
+        expected = np.maximum(around + per_character * num_characters, 0.05)
+        facts.seconds_around, facts.seconds_per_character = around, per_character
+        distance = robust_distance(np.log(seconds / expected))
+        outliers = (distance > OUTLIER_SIGMAS) & (abs(np.log(seconds / expected)) > np.log(OUTLIER_FACTOR))
+        facts.num_outliers = int(outliers.sum())
+        for i in np.argsort(-distance * outliers, kind="stable")[: min(MAX_NAMED, facts.num_outliers)].tolist():
+            facts.outliers.append(
+                Outlier(
+                    names[i], float(seconds[i]), float(expected[i]), len(texts[i]), float(rates[i]), shorten(texts[i])
+                )
+            )
+    return facts, outliers
+
+
+def relative_spread(values: np.ndarray) -> float:
+    """Return the standard deviation over the mean."""
+    return float(values.std() / max(float(values.mean()), 1e-9))
+
+
+def robust_distance(values: np.ndarray) -> np.ndarray:
+    """Return how many standard deviations each value is from the middle, outliers not counted in."""
+    middle = np.median(values)
+    sigma = 1.4826 * np.median(abs(values - middle))  # of a normal distribution, by its median deviation
+    return np.asarray(abs(values - middle) / max(float(sigma), 1e-6))
+
+
+def fit_seconds(seconds: np.ndarray, characters: np.ndarray) -> tuple[float, float]:
+    """Fit seconds = around + per_character * characters by least squares, without what is far off; return both."""
+    kept = np.ones(len(seconds), dtype=bool)
+    around, per_character = 0.0, 0.0
+    for _ in range(5):
+        per_character, around = np.polyfit(characters[kept], seconds[kept], 1).tolist()
+        ratio = np.log(seconds / np.maximum(around + per_character * characters, 0.05))
+        kept = robust_distance(ratio) < 3
+    return around, per_character
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """Return the beginning of a text."""
+    return text if len(text) <= length else text[: length - 3].rstrip() + "..."
+
+
+def repeats(transcripts: Counter[str], texts: Sequence[str], names: Sequence[str]) -> list[tuple[str, Named]]:
+    """Return transcripts that far more clips share than is usual in the corpus, most frequent first."""
+    average = len(texts) / len(transcripts)
+    often = max(REPEATED_CLIPS, REPEATED_FACTOR * average)
+    found = {text: Named() for text, count in transcripts.most_common(MAX_NAMED) if count >= often}
+    for text, name in zip(texts, names, strict=True) if found else ():
+        if text in found:
+            found[text].add(name)
+    return list(found.items())
+
+
+def odd_characters(texts: Sequence[str], names: Sequence[str]) -> list[OddCharacter]:
+    """Return what few transcripts hold and is not of the corpus's own script: letters of others, digits, symbols.
+
+    Letters of the commonest script belong to the corpus, however rare; of Latin those without accents.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(set(text))
+    scripts: Counter[str] = Counter()
+    for character, count in counts.items():
+        if character.isalpha():
+            scripts[_script(character)] += count
+    own = max(scripts, key=lambda script: scripts[script], default="LATIN")
+    rare = max(1.0, ODD_SHARE * len(texts))
+
+    def belongs(character: str) -> bool:
+        if character in " '" or counts[character] > rare:
+            return True
+        return _script(character) == own and (own != "LATIN" or character.isascii())
+
+    odd = [character for character in counts if not belongs(character)]
+    return _name_characters(odd, texts, names, taught=True)
+
+
+def _script(character: str) -> str:
+    """The first word of a character's name: LATIN, HANGUL, CYRILLIC, DIGIT, ...; of Japanese kana and kanji alike."""
+    word = unicodedata.name(character, "UNNAMED").split()[0].split("-")[0]
+    return "CJK" if word in ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA") else word
+
+
+def _name_characters(odd: list[str], texts: Iterable[str], names: Iterable[str], taught: bool) -> list[OddCharacter]:
+    found = {c: OddCharacter(c, unicodedata.name(c, f"U+{ord(c):04X}").lower(), taught) for c in odd}
+    any_of = re.compile("[" + "".join(map(re.escape, odd)) + "]") if odd else None
+    for text, name in zip(texts, names, strict=True) if any_of else ():
+        for character in set(any_of.findall(text)) if any_of else ():
+            found[character].clips.add(name, shorten(text))
+    return sorted(found.values(), key=lambda character: (character.clips.count, character.character))
+
+
+class RawTexts:
+    """Transcripts as they are written, met one after another: what cleaning drops, and what it teaches of marks.
+
+    Args:
+        facts: of the corpus; completed by `finish`.
+    """
+
+    def __init__(self, facts: TextFacts) -> None:
+        self.facts = facts
+        self.seen = self.cased = self.punctuated = 0
+        self._dropped: dict[str, Named] = {}
+        self._odd = re.compile("")
+
+    def add(self, name: str, raw: str, prepared: str, taught: str) -> None:
+        """Take a transcript: as written, as the corpus's own cleaning leaves it, and as it is taught."""
+        self.seen += 1
+        self.cased += raw != raw.lower() and raw != raw.upper()
+        self.punctuated += any(mark in raw for mark in ".,?!;:\u3002\u061f\u0964")
+        if not raw.isascii() or not raw.isprintable():
+            for character in set(raw) - set(taught) - set(_WHITE):
+                if unicodedata.category(character) in _ODD_CLASSES:
+                    self._dropped.setdefault(character, Named()).add(name, shorten(raw))
+        for tag in _TAG.findall(prepared):
+            if any(word.isalpha() for word in re.split(r"\W+", tag)):
+                self.facts.tags.setdefault(tag.lower(), Named()).add(name, shorten(prepared))
+
+    def finish(self) -> None:
+        """Complete the facts."""
+        self.facts.cased = self.cased / max(self.seen, 1)
+        self.facts.punctuated = self.punctuated / max(self.seen, 1)
+        for character, clips in sorted(self._dropped.items(), key=lambda item: item[1].count):
+            title = unicodedata.name(character, f"U+{ord(character):04X}").lower()
+            self.facts.odd_characters.append(OddCharacter(character, title, False, clips))
