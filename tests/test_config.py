@@ -280,8 +280,6 @@ TYPED_WRONG = [
     ("data.datasets=[{path:x,wieght:2}]",
      "an entry of data.datasets has no key wieght. Did you mean weight? The keys are name, path, split, "
      "subset, language, release, revision, weight, audio_column, text_column."),
-    ("hydra/launcher=submitit_slurm",
-     "hydra/launcher=submitit_slurm needs a plugin: pip install 'tiny-audio[slurm]'"),
 ]  # fmt: skip
 
 
