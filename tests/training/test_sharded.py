@@ -18,7 +18,6 @@ from tiny_audio.errors import ConfigError
 from tiny_audio.training.checkpoint import load_checkpoint
 
 STEPS = 6
-PORT = "29513"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def arguments(run_settings: list[str], kind: str, broken: Path, *more: str) -> l
 
 
 def run_sharded(program: list[str], folder: Path) -> str:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={PORT}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run([*launch, *program], cwd=folder, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return done.stderr
