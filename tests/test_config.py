@@ -103,6 +103,73 @@ def test_the_experiments_hold_the_values_of_the_specification():
     assert values("mlp_fine_tune") == (5e-5, 10_000, 200, 0.01)
 
 
+# As the specification gives them; None stands for "not set".
+DEFAULTS = {
+    "model": {
+        "encoder": "zai-org/GLM-ASR-Nano-2512", "decoder": "Qwen/Qwen3-0.6B", "projector_type": "mlp",
+        "projector_checkpoint": None, "checkpoint": None, "freeze_projector": False, "freeze_lora": False,
+        "use_lora": False,
+    },
+    "model.lora_config": {
+        "r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj", "o_proj"],
+    },
+    "model.projector_config": {"input_dim": None, "output_dim": None},
+    "training": {
+        "max_steps": 50_000, "batch_size": 16, "gradient_accumulation_steps": 1, "learning_rate": 5e-4,
+        "weight_decay": 0.01, "warmup_steps": 1000, "eval_steps": 500, "save_steps": 5000, "save_total_limit": 5,
+        "save_best_only": False, "metric_for_best": "wer", "greater_is_better": False, "gradient_clip_norm": 1.0,
+        "resume_from_checkpoint": None,
+    },
+    "data": {
+        "sample_rate": 16_000, "max_audio_length": 30, "num_workers": 4, "prefetch_factor": 2, "max_samples": None,
+        "name": "multi_asr",
+    },
+    "logging": {
+        "use_wandb": True, "project_name": "tiny-audio", "entity": None, "run_name": None, "tags": [], "notes": None,
+        "log_steps": 100,
+    },
+    "hardware": {"device": "auto", "mixed_precision": "auto", "compile": False},
+    "paths": {"output_dir": "./outputs", "cache_dir": "./cache", "data_dir": "./data"},
+}  # fmt: skip
+PROJECTORS = {
+    "transcription": ("mlp", {"hidden_dim": 2048, "frame_stack": 4, "dropout": 0.1}),
+    "mosa": ("mosa", {"num_experts": 4, "expert_dim": 512, "frame_stack": 4, "dropout": 0.1}),
+    "moe": (
+        "moe",
+        {"num_experts": 8, "num_experts_per_token": 2, "expert_dim": 512, "frame_stack": 4, "dropout": 0.1,
+         "load_balancing_loss_weight": 0.01},
+    ),
+    "qformer": ("qformer", {"num_queries": 32, "num_layers": 2, "num_heads": 8, "hidden_dim": 2048, "dropout": 0.1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("group", DEFAULTS)
+def test_every_key_of_the_specification_is_there_with_its_default(group):
+    found = composed().to_dict()
+    for name in group.split("."):
+        found = found[name]
+    assert {key: found[key] for key in DEFAULTS[group]} == DEFAULTS[group]
+
+
+@pytest.mark.parametrize("experiment", PROJECTORS)
+def test_the_projectors_of_the_experiments_are_those_of_the_specification(experiment):
+    kind, values = PROJECTORS[experiment]
+    model = composed(f"experiment={experiment}").model
+    assert model.projector_type == kind
+    assert {key: getattr(model.projector_config, key) for key in values} == values
+
+
+def test_the_rest_of_what_the_specification_says_of_the_experiments():
+    assert composed("experiment=moe").training.gradient_clip_norm == 1.0
+    assert composed("experiment=qformer").training.save_steps == composed("training=high_quality").training.save_steps
+    config = composed(
+        "data.datasets=[{name: librispeech, split: train-clean-360, weight: 0.3}, {name: common_voice, language: en, "
+        "split: train, weight: 0.2}, {name: gigaspeech, subset: L, split: train, weight: 0.3}, {name: tedlium, "
+        "release: 3, split: train, weight: 0.1}, {name: voxpopuli, language: en, split: train, weight: 0.1}]"
+    )
+    assert config.data.datasets == composed("data=multi_asr").data.datasets
+
+
 def test_the_mixture_of_corpora():
     weights = {entry.name: entry.weight for entry in composed("data=multi_asr").data.datasets}
     assert weights == {
@@ -280,8 +347,6 @@ TYPED_WRONG = [
     ("data.datasets=[{path:x,wieght:2}]",
      "an entry of data.datasets has no key wieght. Did you mean weight? The keys are name, path, split, "
      "subset, language, release, revision, weight, audio_column, text_column."),
-    ("hydra/launcher=submitit_slurm",
-     "hydra/launcher=submitit_slurm needs a plugin: pip install 'tiny-audio[slurm]'"),
 ]  # fmt: skip
 
 

@@ -61,8 +61,6 @@ def test_a_sweep_of_two_trials(tmp_path, run_settings):
         assert created["command"] == sweep["command"]
         printed = wandb(["agent", f"{ENTITY}/{PROJECT}/{SWEEP}"], tmp_path, server.url)
 
-    Path("/tmp/unknown").write_text("\n==".join(server.unknown))
-    Path("/tmp/printed").write_text(printed)
     for name, trial in zip(("run1", "run2"), TRIALS, strict=True):
         folder = tmp_path / "outputs" / "sweeps" / SWEEP / name / "transcription"
         config = yaml.safe_load((folder / "checkpoints" / "config.yaml").read_text())

@@ -324,6 +324,7 @@ class HardwareConfig:
     mixed_precision: str = "auto"  # auto: bf16 where the device has it, else fp32
     attention: str = "auto"  # auto: a kernel for packed clips where there is one, else sdpa
     compile: bool = False
+    fsdp: bool = False  # several processes share out projector and decoder among them, instead of a copy each
     num_threads: int | None = None  # CPU threads of the model; null: torch's own choice
 
     def __post_init__(self) -> None:
@@ -332,6 +333,10 @@ class HardwareConfig:
             self.mixed_precision = "no"
         _choice("hardware.mixed_precision", self.mixed_precision, PRECISIONS)
         _choice("hardware.attention", self.attention, ATTENTIONS)
+        if self.fsdp and self.mixed_precision == "fp16":
+            raise ConfigError(
+                "hardware.fsdp=true has no loss scaling; set hardware.mixed_precision=bf16 or no, not fp16."
+            )
         _at_least("hardware.num_threads", self.num_threads, 1)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from runs import run_ta
 from tiny_audio.errors import UserError
-from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint, write_atomically
+from tiny_audio.training.checkpoint import VERSION, CheckpointFolder, load_checkpoint, save_checkpoint, write_atomically
 
 
 @contextmanager
@@ -110,7 +110,8 @@ def test_a_checkpoint_cannot_run_code(tmp_path, capsys):
         (b"", "is damaged or not a checkpoint"),
         (b"PK\x03\x04 half a file", "is damaged or not a checkpoint"),
         ({"weights": torch.zeros(2)}, "is not a checkpoint of this toolkit"),
-        ({"format": "tiny-audio-checkpoint", "version": 99}, "format version 99; this version of the toolkit reads 2"),
+        ({"format": "tiny-audio-checkpoint", "version": 99}, f"format version 99; .* reads {VERSION}: update it"),
+        ({"format": "tiny-audio-checkpoint", "version": 0}, f"version 0; .* reads {VERSION}: use the one that wrote"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path, content, message):

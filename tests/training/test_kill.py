@@ -29,7 +29,7 @@ def command(run_settings: list[str], processes: int) -> list[str]:
     arguments = settings(run_settings, *own, accumulation)
     program = ["-m", "tiny_audio.cli.__main__"]
     if processes > 1:
-        program = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29512", *program]
+        program = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone", *program]
     return [sys.executable, *program, *arguments]
 
 

@@ -158,7 +158,7 @@ def test_two_processes_make_the_steps_of_one_that_accumulates(run_settings, tmp_
     two.mkdir()
     status, log = run_ta(arguments, one)
     assert status == 0, log
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29511", "-m"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
     program = ["tiny_audio.cli.__main__", *arguments, "training.gradient_accumulation_steps=1"]
     run = subprocess.run([*launch, *program], cwd=two, capture_output=True, text=True, timeout=200)
     assert run.returncode == 0, run.stderr

@@ -76,6 +76,20 @@ def test_a_checkpoint_with_adapters_transcribes(stages, corpus):
     assert losses[0] != losses[1], "the adapters are in use"
 
 
+@pytest.mark.parametrize("kind", ["mosa", "moe", "qformer"])
+def test_any_projector_goes_through_all_stages(kind, settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["model.projector_config.expert_dim=32", "model.projector_config.num_heads=2", "data.eval_datasets=[]"]
+    typed = [*settings, *small, f"model.projector_type={kind}", "training.max_steps=1"]
+    for experiment in ("transcription", "mlp_lora", "mlp_fine_tune"):
+        assert main(["train", f"experiment={experiment}", *typed]) == 0
+    first, second, third = (weights(tmp_path, name) for name in ("transcription", "mlp_lora", "mlp_fine_tune"))
+    assert all(equal(first["projector"], second["projector"])), "frozen in stage 2"
+    assert not all(equal(second["projector"], third["projector"]))
+    assert any(weight.any() for name, weight in second["lora"].items() if ".lora_B." in name)
+    assert not all(equal(second["lora"], third["lora"]))
+
+
 def test_a_stopped_stage_goes_on_exactly(stages, settings, tmp_path):
     """Dropout of the adapters and their optimizer state included."""
     chain = f"model.projector_checkpoint={stages}/outputs/transcription/checkpoints/final.pt"

@@ -161,8 +161,11 @@ def check_sweep(overrides: Sequence[str], config_name: str) -> None:
     for values in sweep_values(overrides):
         config, hydra = compose(values, config_name)
         check(config)
-    if hydra.runtime.choices["hydra/launcher"] == "submitit_slurm" and not shutil.which("srun"):
+    launcher = hydra.runtime.choices["hydra/launcher"]
+    if launcher == "submitit_slurm" and not shutil.which("srun"):
         raise UserError("hydra/launcher=submitit_slurm: there is no Slurm here, no srun on the PATH.")
+    if launcher.startswith("submitit"):
+        logger.info("The jobs are on their way; what each prints is in .submitit/, beside its folder.")
 
 
 def to_yaml(config: Config, key: str | None = None) -> str:
@@ -208,7 +211,14 @@ def hand_to_hydra(argv: list[str]) -> int:
     import hydra
 
     with one_line_errors(), _hydra_environment(argv):
-        hydra.main(config_path=str(shipped_folder()), config_name="config", version_base="1.3")(job)()
+        try:
+            hydra.main(config_path=str(shipped_folder()), config_name="config", version_base="1.3")(job)()
+        except RuntimeError as error:
+            if type(error).__module__ != "submitit.core.utils":
+                raise
+            raise UserError(
+                f"submitit: {str(error).partition(' with path')[0]} came to no result; its log says why."
+            ) from error
     return 0
 
 

@@ -163,6 +163,7 @@ class _LengthSampler:
         order = np.argsort(-seconds, kind="stable")
         draws = [Draw(number, *rows[i]) for number, i in enumerate(order.tolist())]
         batches = [draws[i : i + batch_size] for i in range(0, len(draws), batch_size)]
+        batches += [[]] * (-len(batches) % num_processes)  # as many for each: they may have to read layers together
         self.batches = batches[process_index::num_processes]
 
     def __iter__(self) -> Iterator[list[Draw]]:

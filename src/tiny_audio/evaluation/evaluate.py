@@ -77,12 +77,9 @@ def evaluate(
             if should_stop():
                 raise Interrupted
             result.skipped += batch.skipped
-            if not len(batch):
-                continue
             with accelerator.autocast():
-                frames, lengths = model.encode(batch)
-                loss += float(model.loss(frames, lengths, batch.target_ids).cross_entropy)
-                written = model.transcribe(frames, lengths, max_new_tokens)
+                cross_entropy, written = model.assess(batch, max_new_tokens)
+            loss += float(cross_entropy)
             result.num_tokens += sum(len(ids) for ids in batch.target_ids)
             result.transcripts += zip(batch.names, batch.transcripts, written, strict=True)
     finally:

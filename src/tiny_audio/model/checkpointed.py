@@ -11,6 +11,7 @@ from torch import Tensor
 from ..config import Config, ModelConfig, build_config
 from ..errors import UserError
 from .lora import load_lora, lora_weights
+from .sharded import whole
 from .speech_llm import SpeechLLM, build_speech_llm
 
 # The parts of a checkpoint's weights: what people call them, and the settings they depend on.
@@ -37,14 +38,15 @@ def describe_models(model: SpeechLLM, config: ModelConfig) -> dict[str, Any]:
 def trained_weights(model: SpeechLLM) -> dict[str, dict[str, Tensor]]:
     """Return what a checkpoint stores of the weights, on the CPU: all that is not as it was loaded from elsewhere.
 
-    `projector` always; `lora` where there are adapters; `decoder` where all of it trains.
+    `projector` always; `lora` where there are adapters; `decoder` where all of it trains. Of a sharded model all
+    processes must ask, and the first one gets them: see `whole`.
     """
     found: dict[str, dict[str, Any]] = {"projector": model.projector.state_dict()}
     if adapters := lora_weights(model.decoder.module):
         found["lora"] = {name: weight.detach() for name, weight in adapters.items()}
     elif any(weight.requires_grad for weight in model.decoder.module.parameters()):
         found["decoder"] = model.decoder.module.state_dict()
-    return {part: {name: weight.cpu() for name, weight in weights.items()} for part, weights in found.items()}
+    return {part: {name: whole(weight) for name, weight in weights.items()} for part, weights in found.items()}
 
 
 def load_weights(

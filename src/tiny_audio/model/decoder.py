@@ -91,6 +91,11 @@ class Decoder(nn.Module):
         return self
 
     @property
+    def layers(self) -> list[nn.Module]:
+        """Its transformer layers, all alike."""
+        return [block for block in self.module.modules() if type(block).__name__ in self.module._no_split_modules]
+
+    @property
     def embedding_rms(self) -> float:
         """Root mean square of the token embeddings: the scale that an audio token should have."""
         return float(self.module.get_input_embeddings().weight.float().square().mean().sqrt())

@@ -55,6 +55,11 @@ class SpeechEncoder(nn.Module, ABC):
         return super().train(False)
 
     @property
+    def layers(self) -> list[nn.Module]:
+        """Its transformer layers, all alike."""
+        return [block for block in self.module.modules() if type(block).__name__ in self.module._no_split_modules]
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of the frozen weights."""
         return self.module.dtype

@@ -135,11 +135,28 @@ class SpeechLLM(nn.Module):
         are wanted on the CPU. Without clips the loss is a zero that every weight has a (zero) gradient from, so that
         this process takes part in the step of the others.
         """
-        if not len(batch):
-            trained = [weight.sum() for weight in self.parameters() if weight.requires_grad]
-            nothing = torch.stack(trained).sum() * 0.0
-            return Loss(nothing, 0, nothing.detach(), nothing.new_zeros(self.projector.num_experts))
-        return self.loss(*self.encode(batch), batch.target_ids)
+        return self._loss_of(batch, *self._read(batch))
+
+    @torch.no_grad()
+    def assess(self, batch: Batch, max_new_tokens: int) -> tuple[Tensor, list[str]]:
+        """Return the cross-entropy of a batch, summed, and what is written down of each clip: see `transcribe`."""
+        frames, lengths, targets = self._read(batch)
+        loss = self._loss_of(batch, frames, lengths, targets)
+        return loss.cross_entropy, self.transcribe(frames, lengths, max_new_tokens)[: len(batch)]
+
+    def _read(self, batch: Batch) -> tuple[Tensor, list[int], Sequence[Tensor]]:
+        """Return frames, lengths and targets; without clips, of one of nothing: all processes read the same layers."""
+        if len(batch):
+            return *self.encode(batch), batch.target_ids
+        frames = torch.zeros(128, self.encoder.encoder_dim, device=self.device)
+        return frames, [len(frames)], [torch.tensor([self.decoder.prompt.eos_id])]
+
+    def _loss_of(self, batch: Batch, frames: Tensor, lengths: list[int], targets: Sequence[Tensor]) -> Loss:
+        loss = self.loss(frames, lengths, targets)
+        if len(batch):
+            return loss
+        nothing = (loss.cross_entropy + loss.auxiliary) * 0.0
+        return Loss(nothing, 0, nothing.detach(), torch.zeros_like(loss.expert_usage))
 
     def loss(self, frames: Tensor, lengths: list[int], targets: Sequence[Tensor]) -> Loss:
         """Compute the loss of B clips.
@@ -181,10 +198,8 @@ class SpeechLLM(nn.Module):
 
         The layers are all alike, so one of them is compiled and serves for all; the projector is 1 % of the work.
         """
-        for module in (self.encoder.module, self.decoder.module):
-            for block in module.modules():
-                if type(block).__name__ in module._no_split_modules:
-                    block.compile(dynamic=True)
+        for layer in (*self.encoder.layers, *self.decoder.layers):
+            layer.compile(dynamic=True)
 
 
 def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:

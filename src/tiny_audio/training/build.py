@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..model.attention import choose_attention
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
+from ..model.sharded import shard
 from ..model.speech_llm import SpeechLLM, build_speech_llm
 from .console import format_count
 from .state import RunState, seed_step
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 def start_accelerator(config: Config) -> Accelerator:
     """Choose device and precision, and say so; other processes than the first then stay silent."""
     hardware = config.hardware
+    for name, option in (("ACCELERATE_USE_FSDP", "--use_fsdp"), ("ACCELERATE_USE_DEEPSPEED", "--use_deepspeed")):
+        if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
+            raise UserError(f"accelerate launch {option} is not supported; leave it out and set hardware.fsdp=true.")
     device = choose_device(hardware.device)
     precision = choose_precision(hardware.mixed_precision, device)
     if device.type == "cuda" and device.index is not None:
@@ -163,6 +167,18 @@ def build_optimizer(config: Config, model: SpeechLLM) -> torch.optim.Optimizer:
     ]
     betas = (training.adam_beta1, training.adam_beta2)
     return torch.optim.AdamW(described, training.learning_rate, betas, fused=True)
+
+
+def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator) -> tuple[nn.Module, Any]:
+    """Copy or shard the model over the processes, and make the optimizer of what is here then."""
+    several = accelerator.num_processes > 1
+    if config.hardware.fsdp and several:
+        shard(model)
+        return model, accelerator.prepare(build_optimizer(config, model))
+    if config.hardware.fsdp:
+        logger.warning("hardware.fsdp=true: a single process has nobody to share with; start several with torchrun.")
+    prepared: tuple[nn.Module, Any] = accelerator.prepare(model, build_optimizer(config, model))
+    return prepared
 
 
 def build_evaluation(

@@ -80,9 +80,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} is damaged or not a checkpoint.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this toolkit.")
-    if content["version"] != VERSION:
+    if (version := content["version"]) != VERSION:
+        advice = "update it" if version > VERSION else "use the one that wrote it"
         raise UserError(
-            f"checkpoint {path} has format version {content['version']}; this version of the toolkit reads {VERSION}."
+            f"checkpoint {path} has format version {version}; this version of the toolkit reads {VERSION}: {advice}."
         )
     return content
 

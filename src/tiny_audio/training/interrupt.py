@@ -7,8 +7,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-# Ctrl+C, and what schedulers send before they take a machine away (Slurm: --signal=USR1@120).
-SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+# Ctrl+C, and what schedulers send before they take a machine away (Slurm: --signal=USR1@120; submitit: USR2).
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
 class StopRequest:
@@ -51,8 +51,11 @@ class StopRequest:
     def leave(self) -> NoReturn:
         """End the program as the signal would have: status 130 for Ctrl+C, 128 and its number for others.
 
-        Where only another process of the run got one, this one ends as after SIGTERM.
+        Where somebody waited for the signal before the run did, it is theirs now that all is saved: submitit puts its
+        job back into the queue. Where only another process of the run got one, this one ends as after SIGTERM.
         """
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.signal is not None and callable(waiting := self._previous[self.signal]):
+            waiting(self.signal, None)
         raise SystemExit(128 + (self.signal or signal.SIGTERM))

@@ -22,6 +22,7 @@ from ..data.skips import SkipLog
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, Interrupted
 from ..model.checkpointed import trained_weights
+from ..model.sharded import is_sharded, whole
 from ..model.speech_llm import Loss, SpeechLLM
 from ..text import NORMALIZER_NAME
 from . import metrics
@@ -133,6 +134,8 @@ class Trainer:
             self._add_up(loss)
 
         grad_norm = accelerator.clip_grad_norm_(self.weights, self.training.gradient_clip_norm or math.inf)
+        if is_sharded(grad_norm):
+            grad_norm = grad_norm.full_tensor()
         if given.num_tokens:  # else there is nothing to learn from, but momentum and weight decay would go on
             self._update(grad_norm)
         self.optimizer.zero_grad(set_to_none=True)
@@ -277,17 +280,9 @@ class Trainer:
         state.train_seconds += now - self._clock
         self._clock = now
         state.sums, state.custom = self.read_sums(), self.custom.state()
+        if self.accelerator.is_main_process or is_sharded(self.weights[0]):
+            content = self.checkpoint()
         if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            content = {
-                **self.description,
-                "weights": trained_weights(self.speech_llm),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": {"step": state.step, "learning_rate": learning_rate(state.step, self.training)},
-                "scaler": scaler.state_dict() if scaler is not None else None,
-                "rng": rng_state(),
-                "state": state.to_dict(),
-            }
             try:
                 save_checkpoint(self.folder.file(state.step), content)
                 self.folder.drop_final()
@@ -296,6 +291,20 @@ class Trainer:
                 self.folder.write_state(self.summary())
             except OSError as error:
                 self._report_unsaved(error)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Return what a checkpoint holds; of a sharded model all processes must ask, and only the first gets it all."""
+        state, scaler, optimizer = self.state, self.accelerator.scaler, self.optimizer.state_dict()
+        moments = {i: {name: whole(value) for name, value in kept.items()} for i, kept in optimizer["state"].items()}
+        return {
+            **self.description,
+            "weights": trained_weights(self.speech_llm),
+            "optimizer": optimizer | {"state": moments},
+            "scheduler": {"step": state.step, "learning_rate": learning_rate(state.step, self.training)},
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "rng": rng_state(),
+            "state": state.to_dict(),
+        }
 
     def _report_unsaved(self, error: OSError) -> None:
         steps = self.folder.steps()

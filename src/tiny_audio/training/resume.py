@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from ..config import Config
 from ..data.plan import SamplingPlan
 from ..errors import UserError
+from ..model.sharded import shared_out
 from .checkpoint import CheckpointFolder, load_checkpoint
 from .state import RunState, set_rng_state
 
@@ -77,7 +78,10 @@ def restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, pla
             "the checkpoint's run trained other parts (projector, LoRA, decoder) than this one; to start from its "
             "weights, name it as model.checkpoint and set another paths.output_dir."
         )
+    moments = saved["optimizer"]["state"]
     for theirs, ours in zip(saved["optimizer"]["param_groups"], optimizer.param_groups, strict=True):
+        for index, weight in zip(theirs["params"], ours["params"], strict=True):
+            moments[index] = {name: shared_out(value, weight) for name, value in moments.get(index, {}).items()}
         theirs.update({key: value for key, value in ours.items() if key != "params"})
     optimizer.load_state_dict(saved["optimizer"])
     logger.info("Loading scheduler state...")

@@ -22,9 +22,9 @@ from ..model.speech_llm import SpeechLLM
 from ..progress import format_time
 from .build import (
     build_evaluation,
-    build_optimizer,
     build_plan,
     describe_corpora,
+    distribute,
     explaining_out_of_memory,
     load_data,
     load_models,
@@ -120,8 +120,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
             cache_features(config, model.encoder, sources + eval_sources, accelerator, workers)
     dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data)
     initialise_weights(config, model, saved, start, dataset, plan)
-    optimizer = build_optimizer(config, model)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
+    prepared, optimizer = distribute(config, model, accelerator)
     state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
     if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
         logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
