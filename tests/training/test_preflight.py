@@ -133,7 +133,7 @@ def test_nothing_is_left_behind(model, source, limit, tmp_path, monkeypatch, acc
     out_of_memory_above(monkeypatch, limit)
     arguments = (config, model, plan, dataset, [source], CheckpointFolder(tmp_path), 0, accelerator)
     if limit == 3:
-        with pytest.raises(UserError, match="training.batch_size=8 does not fit"):
+        with pytest.raises(UserError, match=r"training\.batch_size=8 does not fit"):
             preflight(*arguments)
     else:
         preflight(*arguments)
@@ -151,14 +151,14 @@ def test_nothing_is_left_behind(model, source, limit, tmp_path, monkeypatch, acc
 @pytest.mark.parametrize(
     ("limit", "key", "message"),
     [
-        (6, "training", "training.batch_size=16 does not fit: the longest batch (16 clips of 2.3 to 3 s) needs more than "
-         "this process may have; training.batch_size=6 training.gradient_accumulation_steps=3 fits, with almost the "
-         "same effective batch."),
+        (7, "training", "training.batch_size=16 does not fit: the longest batch (16 clips of 2.4 to 3 s) needs more "
+         "than this process may have; training.batch_size=6 training.gradient_accumulation_steps=3 fits, with almost "
+         "the same effective batch."),
         (15, "training", "training.batch_size=8 training.gradient_accumulation_steps=2 fits, with the same effective"),
         (1, "training", "training.batch_size=1 training.gradient_accumulation_steps=16 fits, with the same effective"),
         (0, "training", "not even one clip fits: lower data.max_audio_length, or take smaller models."),
         (7, "evaluation", "training.eval_batch_size=10 does not fit: the longest evaluation batch (10 clips of "),
-        (7, "evaluation", "needs more than this process may have; training.eval_batch_size=7 fits."),
+        (7, "evaluation", "needs more than this process may have; training.eval_batch_size=6 fits."),
     ],
 )  # fmt: skip
 def test_a_batch_that_does_not_fit_is_one_line_with_one_that_does(
@@ -170,7 +170,7 @@ def test_a_batch_that_does_not_fit_is_one_line_with_one_that_does(
     (error,) = errors(capsys.readouterr().err)
     assert message in error
     sizes = [size for grad, size in tried if grad == (key == "training")]
-    assert len(sizes) < 12, "bisection, not a walk"
+    assert len(sizes) <= 14, "bisection, with two passes of each smaller batch"
     assert not (tmp_path / "outputs/transcription/metrics.jsonl").exists(), "no run has begun"
 
 
@@ -185,7 +185,7 @@ def test_what_is_suggested_fits_and_changes_least(model):
                 effective = batch_size * steps
                 assert size <= fits
                 assert effective <= size * accumulated < effective + accumulated
-                assert (accumulated - 1) * fits < effective, "no more steps than needed"
+                assert (accumulated - 1) * max(1, int(0.9 * fits)) < effective, "no more steps than needed"
                 assert ("almost" in said) == (size * accumulated != effective)
 
 
@@ -211,7 +211,7 @@ def test_the_evaluation_is_tried_with_the_cache_of_the_longest_transcript(model,
     generate, seen = model.decoder.module.generate, []
 
     def watched(inputs_embeds, attention_mask, max_new_tokens):
-        seen.append(inputs_embeds.shape[:2] + (max_new_tokens,))
+        seen.append((*inputs_embeds.shape[:2], max_new_tokens))
         return generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, max_new_tokens=max_new_tokens)
 
     monkeypatch.setattr(model.decoder.module, "generate", watched)
@@ -251,7 +251,7 @@ def test_noise_has_the_lengths_of_what_the_loader_makes(source, model):
     assert torch.equal(fake.num_samples, real.num_samples)
     assert fake.audio_seconds == pytest.approx(real.audio_seconds)
     assert all(map(torch.equal, fake.target_ids, real.target_ids))
-    cached = synthetic_batch(seconds, fake.target_ids, 64, torch.bfloat16)
+    cached = synthetic_batch(seconds, [[1]] * 8, 64, torch.bfloat16)
     assert cached.features.shape == (sum(real.num_frames), 64)
     assert cached.features.dtype == torch.bfloat16
     assert cached.waveforms.shape == (0, 0)
@@ -308,6 +308,8 @@ def test_memory_that_really_runs_out(run_settings, tmp_path):
         "import resource, sys, psutil, torch\n"
         "import tiny_audio.training.run\n"
         "from tiny_audio.cli import main\n"
+        "from tiny_audio.training.preflight import memory\n"
+        "memory.CPU_SECONDS = 1000\n"
         "torch.set_num_threads(1)\n"
         "limit = psutil.Process().memory_info().vms + int(sys.argv[1]) * 2**20\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
@@ -324,8 +326,8 @@ def test_memory_that_really_runs_out(run_settings, tmp_path):
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
     found = re.search(
-        r"error: training.batch_size=96 does not fit: the longest batch \(96 clips of 20 s\) needs more than this process "
-        r"may have; training.batch_size=(\d+) training.gradient_accumulation_steps=(\d+) fits, with",
+        r"error: training.batch_size=96 does not fit: the longest batch \(96 clips of 20 s\) needs more than this "
+        r"process may have; training.batch_size=(\d+) training.gradient_accumulation_steps=(\d+) fits, with",
         error,
     )
     assert found, error
@@ -377,9 +379,9 @@ def test_of_two_processes_one_that_runs_out_of_memory_ends_both_with_its_line(ru
 
 
 def most_files_at_once(folder: Path, training: TrainingConfig, step: int, evaluates: bool, there: list[int]) -> int:
-    """Save and prune as a run does in which every evaluation is the best yet, then none; count files at each save."""
+    """Save and prune as a run does in which every evaluation up to some step is the best yet; count files at a save."""
     most = 0
-    for improves in (True, False):
+    for improves_until in range(step, training.max_steps + 1):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         checkpoints = CheckpointFolder(folder)
@@ -388,7 +390,7 @@ def most_files_at_once(folder: Path, training: TrainingConfig, step: int, evalua
         best = there[0] if there and evaluates else None
         for now in range(step + 1, training.max_steps + 1):
             evaluated = evaluates and (now % training.eval_steps == 0 or now == training.max_steps)
-            improved = evaluated and (improves or best is None)
+            improved = evaluated and (now <= improves_until or best is None)
             if improved or now % training.save_steps == 0 or now == training.max_steps:
                 checkpoints.file(now).touch()
                 most = max(most, len(checkpoints.steps()) - len(there))
@@ -420,7 +422,7 @@ def test_the_room_is_that_of_the_checkpoints_to_come(limit, evaluates, step, the
             monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
             return check_disk(folder, training, step, evaluates, size=100)
 
-        assert check(most * 100).notes, "what it really takes is enough"
+        assert check((most + 1) * 100).notes, "what it really takes, or the best checkpoint besides, is enough"
         tight = check((most - 1) * 100)
         assert tight.warnings or tight.errors, "a checkpoint less is not"
 
@@ -434,13 +436,13 @@ def test_too_small_a_disk_is_an_error_and_a_tight_one_a_warning(tmp_path, monkey
 
     (error,) = check(300e6).errors
     assert error == (
-        f"paths.output_dir: {tmp_path} has 300 MB free, too little for 2 checkpoints of 151 MB, since a new one is written "
-        "before an old one is deleted; make room, or set paths.output_dir to a larger disk."
+        f"paths.output_dir: {tmp_path} has 300 MB free, too little for 2 checkpoints of 151 MB, since a new one is "
+        "written before an old one is deleted; make room, or set paths.output_dir to a larger disk."
     )
     (warning,) = check(1e9).warnings
     assert warning == (
-        f"paths.output_dir: {tmp_path} has 1 GB free, and up to 7 checkpoints of 151 MB (1.06 GB) will come there; make "
-        "room, or lower training.save_total_limit=5."
+        f"paths.output_dir: {tmp_path} has 1 GB free, and up to 7 checkpoints of 151 MB (1.06 GB) will come there; "
+        "make room, or lower training.save_total_limit=5."
     )
     assert check(1.1e9).notes == ["7 checkpoints of 151 MB fit on the disk (1.1 GB free)"]
     assert check(1.1e9, save_total_limit=None).warnings, "all ten, and the best"
@@ -476,8 +478,8 @@ def test_a_folder_that_moved_ends_the_run_at_once(run_settings, corpus, tmp_path
     (error,) = errors(capsys.readouterr().err)
     name = error.split("; ")[1].split(":")[0]
     assert error == (
-        f"ta train: error: data.datasets: train.jsonl: none of the 50 clips sampled can be used; {name}: missing, there is "
-        f"no file {tmp_path}/{name}. Was the folder moved, or is its disk not mounted?"
+        f"ta train: error: data.datasets: train.jsonl: none of the 50 clips sampled can be used; {name}: missing, "
+        f"there is no file {tmp_path}/{name}. Was the folder moved, or is its disk not mounted?"
     )
     assert main(["train", *run_settings, f"data.eval_datasets=[{{path: {tmp_path}/dev.jsonl}}]"]) == 2
     (error,) = errors(capsys.readouterr().err)

@@ -37,6 +37,7 @@ from .findings import Findings
 
 CPU_SECONDS = 2.0  # that a whole batch may take on a CPU
 WRITTEN_TOKENS = 4  # that a trial of the evaluation writes; the others are read
+SAFE_SHARE = 0.9  # of what just fits, to suggest: over a run memory falls to pieces
 MOMENTS = 2  # of AdamW, as large as the weights that train
 
 
@@ -280,10 +281,11 @@ def suggest(trial: Trial, training: TrainingConfig, fits: int) -> str:
     """Say what to set instead, where at most `fits` clips fit at once."""
     if fits == 0:
         return "not even one clip fits: lower data.max_audio_length, or take smaller models"
+    safe = max(1, int(fits * SAFE_SHARE))
     if trial.key == "training.eval_batch_size":
-        return f"training.eval_batch_size={fits} fits"
+        return f"training.eval_batch_size={safe} fits"
     effective = training.batch_size * training.gradient_accumulation_steps
-    accumulated = math.ceil(effective / fits)
+    accumulated = math.ceil(effective / safe)
     size = math.ceil(effective / accumulated)
     almost = "" if size * accumulated == effective else "almost "
     setting = f"training.batch_size={size} training.gradient_accumulation_steps={accumulated}"
