@@ -78,12 +78,12 @@ def measure_cost(rounds: int = 30) -> dict[str, dict[str, float]]:
     """
     import torch
 
-    from tiny_audio.benchmark.measure import PeakMemory
     from tiny_audio.config import DataConfig, DatasetConfig, ModelConfig, ProjectorConfig
     from tiny_audio.data.loader import ClipDataset
     from tiny_audio.data.plan import Draw
     from tiny_audio.data.sources import open_sources
     from tiny_audio.model.speech_llm import build_speech_llm
+    from tiny_audio.training.memory import PeakMemory
 
     data = DataConfig(name="pocket")
     source = open_sources([DatasetConfig(name="pocket", split="dev")], data, ROOT / "cache", limit=16, seed=0)

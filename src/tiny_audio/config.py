@@ -182,6 +182,7 @@ class TrainingConfig:
     metric_for_best: str = "wer"
     greater_is_better: bool = False
     resume_from_checkpoint: str | None = None  # null: the newest in the output folder, if any
+    preflight: bool = True  # find out before the first step whether memory, disk and data will do
     seed: int = 42
 
     def __post_init__(self) -> None:

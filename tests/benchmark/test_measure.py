@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tiny_audio.benchmark.data import bottleneck
-from tiny_audio.benchmark.measure import PeakMemory, Timeline, matrix_rate
+from tiny_audio.benchmark.measure import Timeline, matrix_rate
+from tiny_audio.training.memory import PeakMemory
 
 CPU = torch.device("cpu")
 

@@ -166,7 +166,7 @@ def test_too_small_a_disk_is_one_line(tmp_path: Path, accelerator: Accelerator, 
     sources = fail_sources(tmp_path)
     frames = sum(-(-int(seconds * 16_000) // 1280) * 4 for seconds in sources[0].durations.tolist())
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=frames * 320 * 4 - 1))
-    with pytest.raises(UserError, match=r"20 clips \(.*\) need .* GB, and .* has .* GB free; set paths.cache_dir"):
+    with pytest.raises(UserError, match=r"20 clips \(.*\) need .* MB, and .* has .* MB free; set paths.cache_dir"):
         cache(sources, tmp_path / "cache", accelerator, encoder)
     assert encoder.calls == 0
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=frames * 320 * 4))

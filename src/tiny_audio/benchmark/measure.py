@@ -1,19 +1,13 @@
-"""Clocks and gauges: time as the device sees it, peak memory, and how fast the device multiplies matrices at all."""
+"""Clocks and gauges: time as the device sees it, and how fast the device multiplies matrices at all."""
 
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
-import threading
 import time
-from collections.abc import Callable
-from types import TracebackType
 
-import psutil
 import torch
 
-SAMPLE_SECONDS = 0.005  # between two looks at the process's memory
 M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
@@ -57,55 +51,6 @@ def _between(start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> 
     return start.elapsed_time(end) / 1000
 
 
-class PeakMemory:
-    """Within this context: the most memory beyond what was there at its beginning.
-
-    On CUDA what torch has allocated, exactly; on the CPU the resident memory of the process, looked at every 5 ms.
-
-    Attributes:
-        bytes: set on leaving.
-    """
-
-    bytes: int = 0
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def __enter__(self) -> PeakMemory:
-        release_memory(self._device)
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            self._base = torch.cuda.memory_allocated(self._device)
-            return self
-        self._read = _memory_reader(self._device)
-        self._base = self._peak = self._read()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(SAMPLE_SECONDS):
-            self._peak = max(self._peak, self._read())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated(self._device) - self._base
-            return
-        self._done.set()
-        self._thread.join()
-        self.bytes = self._peak - self._base
-
-
-def _memory_reader(device: torch.device) -> Callable[[], int]:
-    if device.type == "mps":
-        return torch.mps.driver_allocated_memory
-    process = psutil.Process()
-    return lambda: int(process.memory_info().rss)
-
-
 def return_freed_memory() -> None:
     """Have glibc give freed tensors of 1 MiB and more back at once, so that the process is as large as what is alive.
 
@@ -113,15 +58,6 @@ def return_freed_memory() -> None:
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_THRESHOLD, 2**20)
-
-
-def release_memory(device: torch.device) -> None:
-    """Give back what is no longer used, so that it is not counted as there already."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)  # glibc keeps what was freed
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

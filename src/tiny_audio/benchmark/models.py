@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, GlmAsrEncoder, GlmAsrEncoderConfig, Qwen3Config, Qwen3ForCausalLM
 
-from ..audio import pad_waveforms
 from ..config import ModelConfig, ProjectorConfig
 from ..data.loader import Batch
-from ..lengths import SAMPLE_RATE
+from ..data.synthetic import synthetic_batch
 from ..model.decoder import Decoder
 from ..model.encoder import GlmAsrSpeechEncoder
 from ..model.packing import PACKED_ATTENTION
@@ -104,16 +103,5 @@ def random_batch(batch_size: int, mean_seconds: float, prompt: Prompt, vocabular
     """Return noise and random target tokens as the loader would, the same at every call; from no source at all."""
     rng = np.random.default_rng(0)
     seconds = clip_lengths(batch_size, mean_seconds)
-    noise = [(rng.standard_normal(round(s * SAMPLE_RATE)) * 0.1).astype(np.float32) for s in seconds]
-    waveforms, num_samples = pad_waveforms(noise)
     targets = [[*rng.integers(0, vocabulary, round(s * TOKENS_PER_SECOND)).tolist(), prompt.eos_id] for s in seconds]
-    return Batch(
-        waveforms=waveforms,
-        num_samples=num_samples,
-        target_ids=[torch.tensor(target) for target in targets],
-        transcripts=[""] * batch_size,
-        names=[str(number) for number in range(batch_size)],
-        sources=[],
-        draws=list(range(batch_size)),
-        seconds=[len(waveform) / SAMPLE_RATE for waveform in noise],
-    )
+    return synthetic_batch(seconds, targets, rng=rng)

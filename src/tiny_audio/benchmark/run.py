@@ -22,9 +22,10 @@ from ..model.speech_llm import SpeechLLM
 from ..model.weights import resolve
 from ..prompt import Prompt
 from ..training.build import start_accelerator, usable_workers
+from ..training.memory import PeakMemory, release_memory
 from .data import measure_data, open_data
 from .flops import step_flops
-from .measure import PeakMemory, Timeline, matrix_rate, release_memory, return_freed_memory
+from .measure import Timeline, matrix_rate, return_freed_memory
 from .models import PUBLISHED, Sizes, build_frozen, build_model, random_batch
 from .parts import measure_parts
 from .report import Report

@@ -41,12 +41,22 @@ def trained_weights(model: SpeechLLM) -> dict[str, dict[str, Tensor]]:
     `projector` always; `lora` where there are adapters; `decoder` where all of it trains. Of a sharded model all
     processes must ask, and the first one gets them: see `whole`.
     """
+    found = _stored_weights(model)
+    return {part: {name: whole(weight) for name, weight in weights.items()} for part, weights in found.items()}
+
+
+def trained_bytes(model: SpeechLLM) -> int:
+    """Return the size of `trained_weights`, without copying them."""
+    return sum(weight.nbytes for weights in _stored_weights(model).values() for weight in weights.values())
+
+
+def _stored_weights(model: SpeechLLM) -> dict[str, dict[str, Tensor]]:
     found: dict[str, dict[str, Any]] = {"projector": model.projector.state_dict()}
     if adapters := lora_weights(model.decoder.module):
         found["lora"] = {name: weight.detach() for name, weight in adapters.items()}
     elif any(weight.requires_grad for weight in model.decoder.module.parameters()):
         found["decoder"] = model.decoder.module.state_dict()
-    return {part: {name: whole(weight) for name, weight in weights.items()} for part, weights in found.items()}
+    return found
 
 
 def load_weights(

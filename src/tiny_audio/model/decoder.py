@@ -98,7 +98,7 @@ class Decoder(nn.Module):
     @property
     def embedding_rms(self) -> float:
         """Root mean square of the token embeddings: the scale that an audio token should have."""
-        return float(self.module.get_input_embeddings().weight.float().square().mean().sqrt())
+        return float(self.module.get_input_embeddings().weight.detach().float().square().mean().sqrt())
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Embed (N,) token ids into (N, W)."""

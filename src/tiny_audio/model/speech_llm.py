@@ -175,8 +175,7 @@ class SpeechLLM(nn.Module):
     def transcribe(self, frames: Tensor, lengths: list[int], max_new_tokens: int) -> list[str]:
         """Write down what is said in each of B clips, greedily.
 
-        A clip gets at most `max_new_tokens`, and at most two tokens for each audio token (25 a second) besides 16, so
-        that a decoder that does not stop costs little; the limit is the clip's own, never its neighbours'.
+        A clip gets at most `transcript_limit` tokens; the limit is the clip's own, never its neighbours'.
 
         Args:
             frames: (N, D) encoder frames, the clips one after another.
@@ -189,7 +188,7 @@ class SpeechLLM(nn.Module):
         nothing = [torch.empty(0, dtype=torch.int64)] * len(lengths)
         embeddings, sequences, _ = self.embed(frames, lengths, nothing)
         prompt = len(self.decoder.prompt.prefix_ids) + len(self.decoder.prompt.suffix_ids)
-        limits = [min(max_new_tokens, 16 + 2 * (length - prompt)) for length in sequences.lengths]
+        limits = [transcript_limit(length - prompt, max_new_tokens) for length in sequences.lengths]
         written = self.decoder.generate(embeddings.split(sequences.lengths), limits)
         return [self.decoder.prompt.decode(ids) for ids in written]
 
@@ -200,6 +199,14 @@ class SpeechLLM(nn.Module):
         """
         for layer in (*self.encoder.layers, *self.decoder.layers):
             layer.compile(dynamic=True)
+
+
+def transcript_limit(num_audio_tokens: int, max_new_tokens: int) -> int:
+    """Return the most tokens that are written for a clip.
+
+    At most two for each audio token (25 a second) besides 16, so that a decoder that does not stop costs little.
+    """
+    return min(max_new_tokens, 16 + 2 * num_audio_tokens)
 
 
 def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:

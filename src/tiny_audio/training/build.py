@@ -26,6 +26,7 @@ from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.sharded import shard
 from ..model.speech_llm import SpeechLLM, build_speech_llm
 from .console import format_count
+from .memory import is_out_of_memory
 from .state import RunState, seed_step
 
 logger = logging.getLogger(__name__)
@@ -213,7 +214,9 @@ def explaining_out_of_memory() -> Iterator[None]:
     """Turn a device that is too small into one line that says what to make smaller."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise UserError(
             "the memory of the device is too small. Halve training.batch_size and double "
             "training.gradient_accumulation_steps (if it happened in an evaluation: training.eval_batch_size), or "

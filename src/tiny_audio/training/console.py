@@ -31,6 +31,12 @@ def format_count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def format_bytes(count: float) -> str:
+    """Write a size shortly: 1.5 MB, 151 MB, 14.2 GB."""
+    number, unit = (count / 1e9, "GB") if count >= 1e9 else (count / 1e6, "MB")
+    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
+
+
 def format_metric(name: str, value: float) -> str:
     """Write a metric's value: error rates as percentages."""
     return f"{value:.1%}" if name in ("wer", "cer") else f"{value:.3f}"

@@ -39,6 +39,7 @@ from ..lengths import (
 from ..model.device import upload
 from ..model.encoder import SpeechEncoder
 from ..progress import Progress
+from .console import format_bytes
 from .interrupt import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -229,8 +230,3 @@ def encode(
 def frame_bytes(encoder: SpeechEncoder) -> int:
     """Bytes of one encoder frame."""
     return encoder.encoder_dim * encoder.dtype.itemsize
-
-
-def format_bytes(count: float) -> str:
-    """Write a size in gigabytes: 46 GB, 0.2 GB, 0.003 GB."""
-    return f"{count / 1e9:.2g} GB" if count < 1e10 else f"{count / 1e9:,.0f} GB"

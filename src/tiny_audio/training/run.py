@@ -36,6 +36,7 @@ from .checkpoint import CheckpointFolder, load_checkpoint
 from .console import Console, format_metric
 from .feature_cache import cache_features
 from .loop import Trainer
+from .preflight import preflight
 from .processes import Processes
 from .resume import find_start, pin_revisions, restore
 from .state import RunState
@@ -119,7 +120,10 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
             workers = usable_workers(config.data.num_workers)
             cache_features(config, model.encoder, sources + eval_sources, accelerator, workers)
     dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data)
-    initialise_weights(config, model, saved, start, dataset, plan)
+    with explaining_out_of_memory():
+        done = saved["state"]["step"] if saved is not None else 0
+        preflight(config, model, plan, dataset, eval_sources, folder, done, accelerator)
+        initialise_weights(config, model, saved, start, dataset, plan)
     prepared, optimizer = distribute(config, model, accelerator)
     state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
     if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):

@@ -1,0 +1,49 @@
+"""Batches of noise: what a step costs depends on lengths, not on what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..audio import pad_waveforms
+from ..lengths import SAMPLE_RATE
+from .loader import Batch
+
+
+def synthetic_batch(
+    seconds: Sequence[float],
+    target_ids: Sequence[Sequence[int]],
+    feature_dim: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    rng: np.random.Generator | None = None,
+) -> Batch:
+    """Return a batch as the loader would, from no source at all.
+
+    Args:
+        seconds: of B clips.
+        target_ids: the target tokens of each.
+        feature_dim: where encoder frames come from the cache, their width; there are no waveforms then.
+        dtype: precision of those frames.
+        rng: of the noise; seeded with 0, if left out.
+    """
+    rng = rng or np.random.default_rng(0)
+    waveforms, num_samples = pad_waveforms(
+        [(rng.standard_normal(round(s * SAMPLE_RATE)) * 0.1).astype(np.float32) for s in seconds]
+    )
+    size = len(seconds)
+    batch = Batch(
+        waveforms=waveforms,
+        num_samples=num_samples,
+        target_ids=[torch.tensor(target, dtype=torch.int64) for target in target_ids],
+        transcripts=[""] * size,
+        names=[str(number) for number in range(size)],
+        sources=[],
+        draws=list(range(size)),
+        seconds=[round(s * SAMPLE_RATE) / SAMPLE_RATE for s in seconds],
+    )
+    if feature_dim is not None:
+        frames = rng.standard_normal((sum(batch.num_frames), feature_dim), dtype=np.float32)
+        batch.features, batch.waveforms = torch.from_numpy(frames).to(dtype), torch.zeros(0, 0)
+    return batch

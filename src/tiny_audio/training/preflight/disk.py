@@ -1,0 +1,83 @@
+"""Whether the disk has room for the checkpoints of a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+
+from ...config import TrainingConfig
+from ...model.checkpointed import trained_bytes
+from ...model.speech_llm import SpeechLLM
+from ..checkpoint import CheckpointFolder
+from ..console import format_bytes
+from .findings import Findings
+from .memory import MOMENTS
+
+
+def checkpoint_bytes(model: SpeechLLM) -> int:
+    """Return about the size of a checkpoint: what it stores of the weights, and the moments of those that train."""
+    trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+    return trained_bytes(model) + MOMENTS * trained
+
+
+def check_disk(folder: CheckpointFolder, training: TrainingConfig, step: int, evaluates: bool, size: int) -> Findings:
+    """Compare the free space with the checkpoints of `size` bytes that are still to come.
+
+    A new one is written before an old one is deleted, so two are the least that a run can do with.
+    """
+    free = shutil.disk_usage(folder.path).free
+    there = len(folder.steps())
+    saves = count_saves(training, step, evaluates)
+    fewest = min(saves, 2 - min(there, 1))
+    keep = 1 if training.save_best_only else training.save_total_limit
+    # Beyond those that are kept: the best, and the one that is being written.
+    most = saves if keep is None else max(1, min(saves, keep + evaluates + 1 - there))
+    if not can_link(folder):  # final.pt is then a copy
+        fewest, most = fewest + 1, most + 1
+    where = f"{folder.path} has {format_bytes(free)} free"
+    if free < fewest * size:
+        error = (
+            f"paths.output_dir: {where}, too little for {_checkpoints(fewest, size)}"
+            f"{', since a new one is written before an old one is deleted' if fewest > 1 else ''}; make room, or set "
+            "paths.output_dir to a larger disk."
+        )
+        return Findings(errors=[error])
+    if free < most * size:
+        fewer = f", or lower training.save_total_limit={'null' if keep is None else keep}" if keep != 1 else ""
+        warning = (
+            f"paths.output_dir: {where}, and up to {_checkpoints(most, size)} ({format_bytes(most * size)}) will come "
+            f"there; make room{fewer}."
+        )
+        return Findings(warnings=[warning])
+    return Findings(notes=[f"{_checkpoints(most, size)} fit on the disk ({format_bytes(free)} free)"])
+
+
+def count_saves(training: TrainingConfig, step: int, evaluates: bool) -> int:
+    """Return how many checkpoints a run writes at most from `step` on: as if every evaluation were the best yet.
+
+    Where none is ever deleted, that would be far too many; the best one alone is then counted besides the regular ones.
+    """
+    unlimited = training.save_total_limit is None and not training.save_best_only
+    every = [training.save_steps] + [training.eval_steps] * (evaluates and not unlimited)
+    due = {number for n in every for number in range(n * (step // n + 1), training.max_steps + 1, n)}
+    return len(due | {training.max_steps}) + (evaluates and unlimited)
+
+
+def can_link(folder: CheckpointFolder) -> bool:
+    """Whether a file of the folder can have a second name, as `final.pt` is one."""
+    probe, second = (folder.path / f".preflight{i}.tmp" for i in range(2))
+    try:
+        probe.touch()
+        os.link(probe, second)
+        return True
+    except OSError:
+        return False
+    finally:
+        for path in (probe, second):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _checkpoints(count: int, size: int) -> str:
+    return f"{count} checkpoint{'s' if count > 1 else ''} of {format_bytes(size)}"

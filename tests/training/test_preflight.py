@@ -1,0 +1,620 @@
+"""Preflight: what it finds is so, what it suggests does, and the run is the one without it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from clips import write, write_manifest
+from runs import metrics, settings
+from tiny_audio.cli import main
+from tiny_audio.config import Config, DataConfig, DatasetConfig, ModelConfig, ProjectorConfig, TrainingConfig
+from tiny_audio.data.loader import ClipDataset
+from tiny_audio.data.plan import SamplingPlan
+from tiny_audio.data.sources import open_source
+from tiny_audio.data.synthetic import synthetic_batch
+from tiny_audio.errors import UserError
+from tiny_audio.model.speech_llm import SpeechLLM, build_speech_llm
+from tiny_audio.training import preflight as package
+from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
+from tiny_audio.training.preflight import disk, memory, preflight, readable
+from tiny_audio.training.preflight.disk import check_disk, checkpoint_bytes, count_saves
+from tiny_audio.training.preflight.memory import Trial, describe_clips, judge, longest_clips, suggest
+from tiny_audio.training.preflight.readable import Sample, audio_per_second, check_readable, spread
+from tiny_audio.training.preflight.speed import check_speed, step_appetite
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def long_enough(monkeypatch) -> None:
+    """As if every run were long enough for the costly part."""
+    monkeypatch.setattr(package, "MIN_STEPS", 1)
+    monkeypatch.setattr(memory, "CPU_SECONDS", 1000.0)
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models) -> SpeechLLM:
+    projector = ProjectorConfig(hidden_dim=64)
+    return build_speech_llm(
+        ModelConfig(str(tiny_models.glm_asr), None, str(tiny_models.qwen3), None, projector_config=projector),
+        torch.float32,
+    )
+
+
+@pytest.fixture
+def source(corpus, tmp_path):
+    return open_source(DatasetConfig(path=str(corpus / "train.jsonl")), DataConfig(), tmp_path)
+
+
+def out_of_memory_above(monkeypatch, limit: int, key: str = "both") -> list[tuple[bool, int]]:
+    """Let the model run out of memory with more clips than `limit`; return a list of (training, clips) tried."""
+    loss, tried = SpeechLLM.loss, []
+
+    def limited(self, frames, lengths, targets):
+        grad = torch.is_grad_enabled()
+        tried.append((grad, len(lengths)))
+        if len(lengths) > limit and key in ("both", "training" if grad else "evaluation"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        return loss(self, frames, lengths, targets)
+
+    monkeypatch.setattr(SpeechLLM, "loss", limited)
+    return tried
+
+
+def errors(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("ta train: error: ")]
+
+
+# No trace
+
+
+@pytest.mark.parametrize(
+    "more", [["model.projector_type=moe"], ["model.use_lora=true", "hardware.mixed_precision=bf16"]]
+)
+def test_a_run_with_preflight_is_the_run_without(run_settings, more, tmp_path, monkeypatch, capsys, long_enough):
+    """Every figure and every weight, to the last bit, from the start and on resuming."""
+    attempt, attempted = memory.attempt, []
+
+    def watched(trial, size, device):
+        taken = attempt(trial, size, device)
+        attempted.append((trial.key, size, taken is not None))
+        return taken
+
+    monkeypatch.setattr(memory, "attempt", watched)
+    found = {}
+    for name in ("true", "false"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        for steps in (6, 12):
+            typed = [f"training.preflight={name}", f"training.max_steps={steps}", "training.save_steps=6"]
+            assert main([*settings(run_settings, *more), *typed]) == 0
+        saved = load_checkpoint("outputs/transcription/checkpoints/final.pt")
+        found[name] = metrics(Path()), saved["weights"], saved["rng"]["torch"], saved["optimizer"]["state"]
+        if name == "true":
+            said = capsys.readouterr().err
+            assert re.search(r"the longest batch \(8 clips of .*\) fits: \d+ MB of", said)
+            assert re.search(r"the longest evaluation batch \(10 clips of .*\) fits: \d+ MB of", said)
+            assert attempted.count(("training.batch_size", 8, True)) == 2, "on resuming too"
+            assert attempted.count(("training.eval_batch_size", 10, True)) == 2
+            assert all(succeeded for _, _, succeeded in attempted)
+            attempted.clear()
+    assert attempted == []
+    assert "Preflight" not in capsys.readouterr().err
+    assert found["true"][0] == found["false"][0]
+    assert len(found["true"][0]) > 24
+    for ours, theirs in zip(found["true"][1:], found["false"][1:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("limit", [3, 1000])
+def test_nothing_is_left_behind(model, source, limit, tmp_path, monkeypatch, accelerator, long_enough):
+    config = Config(training=TrainingConfig(max_steps=200, batch_size=8, eval_batch_size=8))
+    dataset = ClipDataset([source], model.decoder.prompt.target_ids, config.data)
+    plan = SamplingPlan([source.durations], [1.0], 8, seed=0)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    generators = torch.get_rng_state(), np.random.get_state()[1].copy()
+    modes = {name: module.training for name, module in model.train().named_modules()}
+    out_of_memory_above(monkeypatch, limit)
+    arguments = (config, model, plan, dataset, [source], CheckpointFolder(tmp_path), 0, accelerator)
+    if limit == 3:
+        with pytest.raises(UserError, match=r"training\.batch_size=8 does not fit"):
+            preflight(*arguments)
+    else:
+        preflight(*arguments)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert all(weight.grad is None for weight in model.parameters())
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert (np.random.get_state()[1] == generators[1]).all()
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert list(tmp_path.iterdir()) == []
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    ("limit", "key", "message"),
+    [
+        (7, "training", "training.batch_size=16 does not fit: the longest batch (16 clips of 2.4 to 3 s) needs more "
+         "than this process may have; training.batch_size=6 training.gradient_accumulation_steps=3 fits, with almost "
+         "the same effective batch."),
+        (15, "training", "training.batch_size=8 training.gradient_accumulation_steps=2 fits, with the same effective"),
+        (1, "training", "training.batch_size=1 training.gradient_accumulation_steps=16 fits, with the same effective"),
+        (0, "training", "not even one clip fits: lower data.max_audio_length, or take smaller models."),
+        (7, "evaluation", "training.eval_batch_size=10 does not fit: the longest evaluation batch (10 clips of "),
+        (7, "evaluation", "needs more than this process may have; training.eval_batch_size=6 fits."),
+    ],
+)  # fmt: skip
+def test_a_batch_that_does_not_fit_is_one_line_with_one_that_does(
+    run_settings, limit, key, message, tmp_path, monkeypatch, capsys, long_enough
+):
+    monkeypatch.chdir(tmp_path)
+    tried = out_of_memory_above(monkeypatch, limit, key)
+    assert main(["train", *run_settings, "training.batch_size=16"]) == 2
+    (error,) = errors(capsys.readouterr().err)
+    assert message in error
+    sizes = [size for grad, size in tried if grad == (key == "training")]
+    assert len(sizes) <= 14, "bisection, with two passes of each smaller batch"
+    assert not (tmp_path / "outputs/transcription/metrics.jsonl").exists(), "no run has begun"
+
+
+def test_what_is_suggested_fits_and_changes_least(model):
+    trial = SimpleNamespace(key="training.batch_size")
+    for batch_size in range(2, 40):
+        for steps in (1, 3):
+            for fits in range(1, batch_size):
+                given = TrainingConfig(batch_size=batch_size, gradient_accumulation_steps=steps)
+                said = suggest(trial, given, fits)
+                size, accumulated = map(int, re.findall(r"=(\d+)", said))
+                effective = batch_size * steps
+                assert size <= fits
+                assert effective <= size * accumulated < effective + accumulated
+                assert (accumulated - 1) * max(1, int(0.9 * fits)) < effective, "no more steps than needed"
+                assert ("almost" in said) == (size * accumulated != effective)
+
+
+def test_a_smaller_batch_is_tried_beside_gradients_and_moments(model, source, accelerator, monkeypatch):
+    """What is suggested accumulates: it must fit then, too."""
+    dataset = ClipDataset([source], model.decoder.prompt.target_ids, DataConfig())
+    forward, seen = SpeechLLM.forward, []
+
+    def watched(self, batch):
+        seen.append((len(batch), self.projector.linear_1.weight.grad is not None))
+        return forward(self, batch)
+
+    monkeypatch.setattr(SpeechLLM, "forward", watched)
+    trial = memory.training_trial(TrainingConfig(batch_size=8), model, dataset, accelerator)
+    trial.run(trial.batch(8))
+    trial.run(trial.batch(4))
+    assert seen == [(8, False), (4, False), (4, True)]
+    trained = sum(weight.nbytes for weight in model.projector.parameters())
+    assert trial.fixed_bytes == 3 * trained
+
+
+def test_the_evaluation_is_tried_with_the_cache_of_the_longest_transcript(model, source, accelerator, monkeypatch):
+    generate, seen = model.decoder.module.generate, []
+
+    def watched(inputs_embeds, attention_mask, max_new_tokens):
+        seen.append((*inputs_embeds.shape[:2], max_new_tokens))
+        return generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, max_new_tokens=max_new_tokens)
+
+    monkeypatch.setattr(model.decoder.module, "generate", watched)
+    training = TrainingConfig(eval_batch_size=5, max_new_tokens=30)
+    trial = memory.evaluation_trial(training, model, [source], model.decoder.prompt.target_ids, accelerator)
+    trial.run(trial.batch(5))
+    seconds = np.sort(source.durations)[::-1][:5].tolist()
+    batch = synthetic_batch(seconds, [[1]] * 5)
+    model.transcribe(*model.encode(batch), 30)
+    (clips, read, written), (real_clips, prompt, limit) = seen
+    assert (clips, read + written) == (real_clips, prompt + limit)
+    assert 0 < written < limit == 30
+
+
+def test_the_longest_clips_and_transcripts_are_found(corpus, tmp_path):
+    sources = [
+        open_source(DatasetConfig(path=str(corpus / name)), DataConfig(), tmp_path)
+        for name in ("train.jsonl", "dev.jsonl")
+    ]
+    everything = [float(s) for source in sources for s in source.durations]
+    texts = sorted((text for source in sources for text in source.texts), key=len)
+    seconds, targets = longest_clips(sources, 16, lambda text: [1] * len(text))
+    assert seconds == sorted(everything, reverse=True)[:16]
+    assert [len(target) for target in targets] == [len(text) for text in texts[::-1][:16]]
+    seconds, targets = longest_clips(sources[1:], 24, lambda text: [1] * len(text))
+    assert len(seconds) == len(targets) == 24, "where there are fewer clips, they come again"
+    assert seconds[10:20] == seconds[:10]
+
+
+def test_noise_has_the_lengths_of_what_the_loader_makes(source, model):
+    dataset = ClipDataset([source], model.decoder.prompt.target_ids, DataConfig())
+    plan = SamplingPlan([source.durations], [1.0], 8, seed=0)
+    real = dataset.__getitems__(plan.batch(0))
+    seconds = [float(source.durations[draw.row]) for draw in plan.batch(0)]
+    fake = synthetic_batch(seconds, [ids.tolist() for ids in real.target_ids])
+    assert fake.waveforms.shape == real.waveforms.shape
+    assert torch.equal(fake.num_samples, real.num_samples)
+    assert fake.audio_seconds == pytest.approx(real.audio_seconds)
+    assert all(map(torch.equal, fake.target_ids, real.target_ids))
+    cached = synthetic_batch(seconds, [[1]] * 8, 64, torch.bfloat16)
+    assert cached.features.shape == (sum(real.num_frames), 64)
+    assert cached.features.dtype == torch.bfloat16
+    assert cached.waveforms.shape == (0, 0)
+
+
+def pretend(bytes_per_clip: int, seconds_per_clip: float, monkeypatch, free: int) -> list[int]:
+    """Let trials take as much; return a list of the sizes that are tried."""
+    tried = []
+
+    def attempt(trial, size, device):
+        tried.append(size)
+        return memory.Taken(1000 + bytes_per_clip * size, seconds_per_clip * size)
+
+    monkeypatch.setattr(memory, "attempt", attempt)
+    monkeypatch.setattr(memory, "memory_in_use", lambda device: 500)
+    monkeypatch.setattr(memory, "memory_limit", lambda device: 500 + free)
+    return tried
+
+
+def trial_of(size: int) -> Trial:
+    return Trial("training.batch_size", "the longest batch", [30.0] * size, None, None, fixed_bytes=1000)
+
+
+def test_on_a_cpu_a_batch_that_would_be_killed_is_not_tried(monkeypatch):
+    tried = pretend(100, 0.01, monkeypatch, free=1000 + 16 * 100 - 1)
+    verdict = judge(trial_of(16), CPU)
+    assert tried == [1, 1]
+    assert (verdict.fits, verdict.measured) == (15, False)
+    (warning,) = verdict.findings(trial_of(16), TrainingConfig()).warnings
+    assert "training.batch_size=16 may not fit: the longest batch (16 clips of 30 s) needs about" in warning
+    assert "training.batch_size=8 training.gradient_accumulation_steps=2 fits" in warning
+    tried = pretend(100, 0.01, monkeypatch, free=1000 + 16 * 100)
+    assert judge(trial_of(16), CPU) == memory.Verdict(16, 500 + 2600, 500 + 2600, True, "this process may have")
+    assert tried == [1, 1, 16]
+
+
+def test_on_a_cpu_a_batch_that_would_take_long_is_not_tried(monkeypatch):
+    tried = pretend(100, memory.CPU_SECONDS / 15, monkeypatch, free=10**6)
+    verdict = judge(trial_of(16), CPU)
+    assert tried == [1, 1]
+    (note,) = verdict.findings(trial_of(16), TrainingConfig()).notes
+    assert note.startswith("the longest batch (16 clips of 30 s) should fit: about ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited by the kernel")
+def test_memory_that_really_runs_out(run_settings, tmp_path):
+    """A process with little address space: the allocator's own error, and what is suggested then runs."""
+    rows = [{"audio": f"{i}.flac", "text": "one two three", "duration": 20.0} for i in range(96)]
+    write_manifest(tmp_path / "long.jsonl", rows)
+    for row in rows:
+        (tmp_path / row["audio"]).symlink_to(tmp_path / "one.flac")
+    write(tmp_path / "one.flac", 20.0)
+    (tmp_path / "limited.py").write_text(
+        "import resource, sys, psutil, torch\n"
+        "import tiny_audio.training.run\n"
+        "from tiny_audio.cli import main\n"
+        "from tiny_audio.training.preflight import memory\n"
+        "memory.CPU_SECONDS = 1000\n"
+        "torch.set_num_threads(1)\n"
+        "limit = psutil.Process().memory_info().vms + int(sys.argv[1]) * 2**20\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "raise SystemExit(main(sys.argv[2:]))\n"
+    )
+
+    def train(*more: str) -> subprocess.CompletedProcess[str]:
+        typed = ["train", *run_settings, f"data.datasets=[{{path: {tmp_path}/long.jsonl}}]", "data.eval_datasets=[]"]
+        command = [sys.executable, "limited.py", "900", *typed, *more]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    run = train("training.batch_size=96", "training.max_steps=100")
+    (error,) = errors(run.stderr)
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    found = re.search(
+        r"error: training.batch_size=96 does not fit: the longest batch \(96 clips of 20 s\) needs more than this "
+        r"process may have; training.batch_size=(\d+) training.gradient_accumulation_steps=(\d+) fits, with",
+        error,
+    )
+    assert found, error
+    assert 1 < int(found[1]) < 96
+    typed = [f"training.batch_size={found[1]}", f"training.gradient_accumulation_steps={found[2]}"]
+    run = train(*typed, "training.max_steps=1")
+    assert run.returncode == 0, run.stderr
+    run = train("training.batch_size=96", "training.max_steps=1", "paths.output_dir=unwarned")
+    assert run.returncode == 2, "it would not have fitted"
+    assert "ta train: error: the memory of the device is too small. Halve training.batch_size" in run.stderr
+
+
+def test_of_two_processes_one_that_runs_out_of_memory_ends_both_with_its_line(run_settings, tmp_path):
+    """Without a collective that the other would wait in."""
+    (tmp_path / "program.py").write_text(
+        "import os, sys, torch\n"
+        "from tiny_audio.cli import main\n"
+        "from tiny_audio.model.speech_llm import SpeechLLM\n"
+        "loss, limit = SpeechLLM.loss, int(sys.argv[1])\n"
+        "def limited(self, frames, lengths, targets):\n"
+        "    if os.environ['RANK'] == '1' and len(lengths) > limit:\n"
+        "        raise torch.OutOfMemoryError('CUDA out of memory.')\n"
+        "    return loss(self, frames, lengths, targets)\n"
+        "SpeechLLM.loss = limited\n"
+        "import tiny_audio.training.preflight as package\n"
+        "package.MIN_STEPS = 1\n"
+        "status = main(sys.argv[2:])\n"
+        "open(f'status{os.environ[\"RANK\"]}', 'w').write(str(status))\n"
+    )
+
+    def train(limit: int, *more: str) -> str:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29523"]
+        command = [*launch, "program.py", str(limit), "train", *run_settings, *more]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200).stderr
+
+    log = train(5, "data.eval_datasets=[]")
+    said = errors(log)
+    assert len(said) == 2, log
+    assert said[0] == said[1]
+    assert "training.batch_size=4 training.gradient_accumulation_steps=2 fits" in said[0]
+    assert [(tmp_path / f"status{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
+
+    log = train(1000, "training.max_steps=2")
+    assert [(tmp_path / f"status{rank}").read_text() for rank in (0, 1)] == ["0", "0"], log
+    assert log.count("Preflight: the longest batch") == 1
+
+
+# Disk
+
+
+def most_files_at_once(folder: Path, training: TrainingConfig, step: int, evaluates: bool, there: list[int]) -> int:
+    """Save and prune as a run does in which every evaluation up to some step is the best yet; count files at a save."""
+    most = 0
+    for improves_until in range(step, training.max_steps + 1):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        checkpoints = CheckpointFolder(folder)
+        for saved in there:
+            checkpoints.file(saved).touch()
+        best = there[0] if there and evaluates else None
+        for now in range(step + 1, training.max_steps + 1):
+            evaluated = evaluates and (now % training.eval_steps == 0 or now == training.max_steps)
+            improved = evaluated and (now <= improves_until or best is None)
+            if improved or now % training.save_steps == 0 or now == training.max_steps:
+                checkpoints.file(now).touch()
+                most = max(most, len(checkpoints.steps()) - len(there))
+                best = now if improved else best
+                keep = 1 if training.save_best_only else training.save_total_limit
+                checkpoints.prune(keep, newest=now, best=best)
+    return most
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+@pytest.mark.parametrize("evaluates", [True, False])
+@pytest.mark.parametrize(("step", "there"), [(0, []), (10, [8, 10]), (10, [2, 4, 6, 8, 10])])
+def test_the_room_is_that_of_the_checkpoints_to_come(limit, evaluates, step, there, tmp_path, monkeypatch):
+    """Against a folder in which checkpoints really come and go."""
+    for max_steps, save_steps, eval_steps in ((12, 2, 3), (40, 2, 3), (40, 20, 1), (41, 30, 30)):
+        training = TrainingConfig(
+            max_steps=max_steps, save_steps=save_steps, eval_steps=eval_steps, save_total_limit=limit
+        )
+        most = max(1, most_files_at_once(tmp_path / "folder", training, step, evaluates, there))
+        for number in there:
+            (tmp_path / "folder" / f"checkpoint-step-{number}.pt").touch()
+        folder = CheckpointFolder(tmp_path / "now")
+        shutil.rmtree(folder.path, ignore_errors=True)
+        folder.path.mkdir()
+        for number in there:
+            folder.file(number).touch()
+
+        def check(free: int, training=training, folder=folder):
+            monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+            return check_disk(folder, training, step, evaluates, size=100)
+
+        assert check((most + 1) * 100).notes, "what it really takes, or the best checkpoint besides, is enough"
+        tight = check((most - 1) * 100)
+        assert tight.warnings or tight.errors, "a checkpoint less is not"
+
+
+def test_too_small_a_disk_is_an_error_and_a_tight_one_a_warning(tmp_path, monkeypatch):
+    training, folder = TrainingConfig(), CheckpointFolder(tmp_path)
+
+    def check(free: float, **changed: object):
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=int(free)))
+        return check_disk(folder, TrainingConfig(**changed), 0, True, 151_000_000)
+
+    (error,) = check(300e6).errors
+    assert error == (
+        f"paths.output_dir: {tmp_path} has 300 MB free, too little for 2 checkpoints of 151 MB, since a new one is "
+        "written before an old one is deleted; make room, or set paths.output_dir to a larger disk."
+    )
+    (warning,) = check(1e9).warnings
+    assert warning == (
+        f"paths.output_dir: {tmp_path} has 1 GB free, and up to 7 checkpoints of 151 MB (1.06 GB) will come there; "
+        "make room, or lower training.save_total_limit=5."
+    )
+    assert check(1.1e9).notes == ["7 checkpoints of 151 MB fit on the disk (1.1 GB free)"]
+    assert check(1.1e9, save_total_limit=None).warnings, "all ten, and the best"
+    assert check(11 * 151e6, save_total_limit=None).notes
+    assert check(310e6, save_best_only=True).warnings[0].endswith("make room.")
+    assert check(160e6, max_steps=1).notes, "a run that saves once"
+    monkeypatch.setattr(disk.os, "link", lambda *names: (_ for _ in ()).throw(PermissionError()))
+    assert check(1.1e9).warnings, "final.pt is a copy there"
+    assert list(tmp_path.iterdir()) == []
+    assert count_saves(training, 0, False) == 10
+
+
+@pytest.mark.parametrize("more", [[], ["model.use_lora=true"], ["model.freeze_decoder=false"]])
+def test_the_size_of_a_checkpoint_is_known_before_it_is_written(run_settings, more, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(package, "checkpoint_bytes", lambda model: seen.append(checkpoint_bytes(model)) or seen[0])
+    wide = "model.projector_config.hidden_dim=1024"
+    assert main(["train", *run_settings, *more, wide, "training.max_steps=1", "data.eval_datasets=[]"]) == 0
+    real = (tmp_path / "outputs/transcription/checkpoints/final.pt").stat().st_size
+    assert 0.97 * real < seen[0] < 1.1 * real
+
+
+# Recordings
+
+
+def test_a_folder_that_moved_ends_the_run_at_once(run_settings, corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "dev"):
+        shutil.copy(corpus / f"{split}.jsonl", tmp_path)  # without the recordings
+    typed = [*run_settings, f"data.datasets=[{{path: {tmp_path}/train.jsonl}}]"]
+    assert main(["train", *typed]) == 2
+    (error,) = errors(capsys.readouterr().err)
+    name = error.split("; ")[1].split(":")[0]
+    assert error == (
+        f"ta train: error: data.datasets: train.jsonl: none of the 50 clips sampled can be used; {name}: missing, "
+        f"there is no file {tmp_path}/{name}. Was the folder moved, or is its disk not mounted?"
+    )
+    assert main(["train", *run_settings, f"data.eval_datasets=[{{path: {tmp_path}/dev.jsonl}}]"]) == 2
+    (error,) = errors(capsys.readouterr().err)
+    assert "data.eval_datasets: dev.jsonl: none of the 10 clips sampled can be used; dev" in error
+    assert main(["train", *typed, "training.preflight=false", "training.max_steps=1"]) == 0
+
+
+def test_some_unreadable_clips_are_a_warning_that_says_how_it_will_end(
+    run_settings, corpus, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row["audio"] = str(corpus / row["audio"]) if i % 2 else "gone.flac"
+    write_manifest(tmp_path / "half.jsonl", rows)
+    typed = [*run_settings, f"data.datasets=[{{path: {tmp_path}/half.jsonl}}]", "training.max_steps=1"]
+    assert main(["train", *typed]) == 0
+    log = capsys.readouterr().err
+    found = re.search(
+        r"\[WARN\] data.datasets: (\d+) of (\d+) clips sampled of half.jsonl cannot be used \((\d+) missing\), such as "
+        r"gone.flac: there is no file .*gone.flac; such clips are skipped.",
+        log,
+    )
+    assert found, log
+    assert found[1] == found[3]
+    assert 40 < int(found[2]) <= 58
+    assert 0.3 < int(found[1]) / int(found[2]) < 0.7
+    assert re.search(r"\[WARN\] data: about \d+% of the clips drawn cannot be used, and the run stops above", log)
+    assert main(["train", *typed, "data.max_skipped_share=0.6", "paths.output_dir=other"]) == 0
+    assert "the run stops above" not in capsys.readouterr().err
+
+
+def test_a_share_is_only_told_where_the_sample_is_clear():
+    def sample(bad: int, count: int = 50, size: int = 10**6) -> Sample:
+        skip = SimpleNamespace(reason="missing", name="a", detail="b")
+        return Sample("s", size, count, [skip] * bad, 1.0, 1.0)
+
+    def stops(samples: list[Sample], shares: list[float]) -> bool:
+        return any("the run stops above" in line for line in check_readable(samples, [], shares, 0.2).warnings)
+
+    assert not stops([sample(0)], [1.0])
+    assert not stops([sample(12)], [1.0]), "24 of 100, give or take 12"
+    assert stops([sample(17)], [1.0])
+    assert stops([sample(12, size=50)], [1.0]), "all clips were tried"
+    assert not stops([sample(25), sample(0)], [0.3, 0.7]), "weights count"
+    assert stops([sample(25), sample(0)], [0.7, 0.3])
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 50, 10_000])
+def test_a_sample_is_spread_over_the_source(size):
+    rows = spread(size, 8, np.random.default_rng(0))
+    assert len(set(rows)) == len(rows) == min(size, 8)
+    assert rows == sorted(rows)
+    assert 0 <= rows[0] < size / len(rows) + 1
+    assert size - size / len(rows) - 1 <= rows[-1] < size
+
+
+# Speed
+
+
+@pytest.mark.parametrize(
+    ("rate", "appetite", "workers", "cores", "said"),
+    [
+        (100, 350, 4, 16, None),
+        (100, 1000, 4, 16, "takes 1,000 seconds of audio a second and gets about 400; data.num_workers=10 would do."),
+        (
+            100,
+            1000,
+            4,
+            8,
+            "helps: data.num_workers=8, as many as there are cores, recordings in wav or flac at 16 kHz, ",
+        ),
+        (100, 1000, 8, 8, "gets about 800; what helps: recordings in wav or flac at 16 kHz, data.cache_features=true"),
+        (100, 500, 8, 4, "gets about 400; what helps: recordings"),
+        (100, 20, 0, 4, None),
+        (
+            100,
+            50,
+            0,
+            4,
+            "data.num_workers=0: the step waits for its data, 33% of the time; data.num_workers=1 would do.",
+        ),
+    ],
+)
+def test_data_that_will_be_the_bottleneck_is_told(rate, appetite, workers, cores, said):
+    warnings = check_speed(rate, appetite, DataConfig(num_workers=workers), cores).warnings
+    assert bool(warnings) == (said is not None)
+    assert all(said in line for line in warnings)
+
+
+def test_speeds_are_measured(model, source, accelerator):
+    """The appetite is that of real passes; a mixture's speed is that of its parts in their shares."""
+    plan = SamplingPlan([source.durations], [1.0], 4, seed=0)
+    with memory.leaving_no_trace(model):
+        appetite = step_appetite(model, plan, accelerator)
+    assert appetite > 0
+    assert all(weight.grad is None for weight in model.parameters())
+    (sample,) = readable.read_samples(ClipDataset([source], model.decoder.prompt.target_ids, DataConfig()), seed=0)
+    assert (sample.count, sample.skipped) == (8, [])
+    assert sample.audio_seconds > 8 * 0.5
+    assert sample.wall_seconds > 0
+    fast, slow = Sample("f", 9, 4, [], 40.0, 1.0), Sample("s", 9, 8, [], 40.0, 8.0)
+    assert audio_per_second([fast], [1.0]) == 40
+    assert audio_per_second([fast, slow], [0.5, 0.5]) == pytest.approx((10 + 5) / (0.25 + 1))
+
+
+# When
+
+
+def test_a_short_run_skips_what_costs_and_false_skips_all(run_settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(memory, "attempt", lambda *arguments: pytest.fail("a trial"))
+    assert main(["train", *run_settings]) == 0
+    log = capsys.readouterr().err
+    assert re.search(
+        r"\[INFO\] Preflight: 1 checkpoint of .* fit on the disk \(.* free\); 16 of 16 sampled clips can", log
+    )
+    assert main(["train", *run_settings, "training.preflight=false", "training.max_steps=5"]) == 0
+    assert "Preflight" not in capsys.readouterr().err
+    with pytest.raises(pytest.fail.Exception, match="a trial"):
+        main(["train", *run_settings, f"training.max_steps={5 + package.MIN_STEPS}"])
+
+
+def test_features_from_the_cache_are_tried_as_such(run_settings, tmp_path, monkeypatch, long_enough):
+    """Without the encoder, which such a run does not use either."""
+    monkeypatch.chdir(tmp_path)
+    typed = ["train", *run_settings, "data.cache_features=true", "training.max_steps=1"]
+    assert main(typed) == 0
+    from tiny_audio.model.encoder import SpeechEncoder
+
+    monkeypatch.setattr(SpeechEncoder, "forward", lambda *arguments: pytest.fail("the encoder was used"))
+    assert main([*typed, "training.max_steps=2"]) == 0
+
+
+def test_lengths_are_written_shortly():
+    assert describe_clips([30.0]) == "1 clip of 30 s"
+    assert describe_clips([29.84, 29.81]) == "2 clips of 29.8 s"
+    assert describe_clips([30.0, 28.06]) == "2 clips of 28.1 to 30 s"
