@@ -30,6 +30,7 @@ PRECISIONS = ("auto", "bf16", "fp16", "no")
 SCHEDULES = ("cosine", "linear", "constant")
 METRICS = ("wer", "cer", "loss")
 TEXT_CASES = ("lower", "keep")
+AUGMENTATIONS = ("none", "light")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 TRACKERS = ("wandb", "tensorboard", "trackio")
 ATTENTIONS = ("auto", "varlen", "flash_attn", "sdpa")
@@ -253,6 +254,10 @@ class DataConfig:
     text_case: str = "lower"  # lower | keep
     keep_punctuation: bool = False
     cache_features: bool = False  # keep the frozen encoder's outputs in paths.cache_dir, and reuse them
+    augmentation: str = "none"  # of training clips: none | light (speed, rooms, noise, gain)
+    noise_path: str | None = None  # recordings of noise: a folder, a manifest, or one recording
+    room_path: str | None = None  # room impulse responses, likewise
+    noise_snr_db: list[float] = field(default_factory=lambda: [10.0, 30.0])  # lowest and highest
     num_workers: int = 4
     prefetch_factor: int = 2
 
@@ -273,10 +278,26 @@ class DataConfig:
         _at_least("data.prefetch_factor", self.prefetch_factor, 1)
         _fraction("data.max_skipped_share", self.max_skipped_share)
         _choice("data.text_case", self.text_case, TEXT_CASES)
+        self._check_augmentation()
         for key, entries in (("train_path", self.datasets), ("eval_path", self.eval_datasets)):
             path = getattr(self, key)
             if path is not None and all(entry.path != path for entry in entries):
                 raise ConfigError(f"data.{key}={path} is read by data=custom only; add data=custom.")
+
+    def _check_augmentation(self) -> None:
+        _choice("data.augmentation", self.augmentation, AUGMENTATIONS)
+        if self.cache_features and self.augmentation != "none":
+            raise ConfigError(
+                f"data.cache_features=true encodes each clip once, and data.augmentation={self.augmentation} changes "
+                "it at every draw: turn one of them off."
+            )
+        for key in ("noise_path", "room_path"):
+            path = getattr(self, key)
+            if path is not None and self.augmentation == "none":
+                raise ConfigError(f"data.{key}={path} is heard with data.augmentation=light only; add it.")
+        snr = self.noise_snr_db
+        if len(snr) != 2 or not -math.inf < snr[0] <= snr[1] < math.inf:
+            raise ConfigError(f"data.noise_snr_db must be the lowest and the highest ratio, as [10, 30], got {snr}.")
 
 
 @dataclass

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from ..config import Config
+from ..data.augment import open_augmenter
 from ..data.loader import ClipDataset
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
@@ -77,6 +78,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
         check_named_checkpoints(config)
     else:
         pin_revisions(config, saved)
+    augmenter = open_augmenter(config.data, training.seed)
     model = load_models(config, accelerator)
     sources, eval_sources = load_data(config, accelerator)
     durations, weights = [source.durations for source in sources], [source.weight for source in sources]
@@ -95,7 +97,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
         with explaining_out_of_memory():
             workers = usable_workers(config.data.num_workers)
             cache_features(config, model.encoder, sources + eval_sources, accelerator, workers)
-    dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data)
+    dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data, augmenter)
     initialise_weights(config, model, saved, start, dataset, plan)
     optimizer = build_optimizer(config, model)
     prepared, optimizer = accelerator.prepare(model, optimizer)
