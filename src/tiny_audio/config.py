@@ -127,6 +127,7 @@ class ModelConfig:
     freeze_lora: bool = False
     use_lora: bool = False
     freeze_decoder: bool = True  # false: all of its weights train, in fp32
+    audio_token_dropout: float = 0.0  # share of the audio tokens that a training step hides, in spans
     lora_config: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
@@ -135,6 +136,9 @@ class ModelConfig:
             raise ConfigError(
                 "model.encoder=THUDM/glm-asr-large does not exist; the published model is zai-org/GLM-ASR-Nano-2512."
             )
+        if not 0 <= self.audio_token_dropout <= 0.5:
+            share = self.audio_token_dropout
+            raise ConfigError(f"model.audio_token_dropout must be between 0 and 0.5, got {share:g}.")
         if not self.prompt.strip():
             raise ConfigError("model.prompt must not be empty.")
         experts, active = self.projector_config.num_experts or 8, self.projector_config.num_experts_per_token
@@ -289,7 +293,7 @@ class DataConfig:
         if self.cache_features and self.augmentation != "none":
             raise ConfigError(
                 f"data.cache_features=true encodes each clip once, and data.augmentation={self.augmentation} changes "
-                "it at every draw: turn one of them off."
+                "it at every draw: turn one of them off (model.audio_token_dropout goes with the cache)."
             )
         for key in ("noise_path", "room_path"):
             path = getattr(self, key)
