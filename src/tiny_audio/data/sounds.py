@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from ..audio import AudioError, load_audio
+from ..audio import AudioError, load_audio, mix_down
 from ..errors import UserError
 from ..lengths import SAMPLE_RATE
 from .manifests import AUDIO_COLUMNS, MANIFEST_SUFFIXES, _audio_folder, _read_rows
@@ -80,7 +80,7 @@ class Sounds:
                 looped = file.frames <= needed
                 if not looped:
                     file.seek(int(where * (file.frames - needed + 1)))
-                piece = file.read(needed, dtype="float32", always_2d=True).mean(axis=1)
+                piece = mix_down(file.read(needed, dtype="float32", always_2d=True))
         except (soundfile.SoundFileError, OSError) as error:
             _warn_lost(path, error)
             return None
@@ -164,7 +164,7 @@ def _fault(path: Path, max_seconds: float) -> str | None:
     try:
         with soundfile.SoundFile(path) as file:
             while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-                mono = block.mean(axis=1)
+                mono = mix_down(block)
                 if not np.isfinite(mono).all():
                     return "holds NaN or infinite samples"
                 loudest, frames = max(loudest, float(np.abs(mono).max())), frames + len(mono)
