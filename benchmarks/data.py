@@ -183,8 +183,12 @@ def handover_seconds(batch: Batch, count: int = 100) -> float:
 def measure_stages(
     plan: SamplingPlan, dataset: ClipDataset, folder: Path, augmenter: Augmenter | None, seconds: float
 ) -> dict[str, float]:
-    """Seconds that each stage takes for an hour of audio, in one process, each called by itself on the same clips."""
-    names = ["disk", "decoding", "resampling", "augmentation", "checks, tokens, padding"]
+    """Seconds that each stage takes for an hour of audio, in one process, each called by itself on the same clips.
+
+    What a whole batch takes beyond that is the last but one: most of it is fresh memory, since the waveforms of a batch
+    are all kept until it is padded.
+    """
+    names = ["disk", "decoding", "resampling", "augmentation", "memory, checks, tokens, padding"]
     spent, audio, number = dict.fromkeys(names, 0.0), 0.0, 0
     clock = time.perf_counter
     deadline = clock() + seconds
