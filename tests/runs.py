@@ -17,6 +17,8 @@ def settings(run_settings: list[str], *more: str) -> list[str]:
         "model.projector_type=moe",  # its routing, balance loss and usage counts must be made again too
         "model.projector_config.expert_dim=32",
         "model.projector_config.dropout=0.1",
+        "model.audio_token_dropout=0.1",
+        "data.augmentation=light",
         "training.gradient_accumulation_steps=2",
         f"training.max_steps={MAX_STEPS}",
         "training.save_steps=4",

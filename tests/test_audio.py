@@ -15,6 +15,7 @@ from tiny_audio.audio import (
     is_cut_short,
     is_silent,
     load_audio,
+    mix_down,
     pad_waveforms,
 )
 from tiny_audio.lengths import SAMPLE_RATE
@@ -69,6 +70,18 @@ def reason(source: Path | bytes, expected: float) -> str:
     except AudioError as error:
         return error.reason
     return ""
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_mixing_down_is_the_mean_over_channels(channels: int) -> None:
+    samples = np.random.default_rng(0).standard_normal((1000, channels)).astype(np.float32)
+    mixed = mix_down(samples)
+    assert mixed.dtype == np.float32
+    if channels <= 2:
+        assert np.array_equal(mixed, samples.mean(axis=1))
+    np.testing.assert_allclose(mixed, samples.mean(axis=1), atol=1e-6)
+    samples[5, -1], samples[6, 0] = np.nan, np.inf
+    assert np.flatnonzero(~np.isfinite(mix_down(samples))).tolist() == [5, 6]
 
 
 def test_bad_files_are_told_apart(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ PRECISIONS = ("auto", "bf16", "fp16", "no")
 SCHEDULES = ("cosine", "linear", "constant")
 METRICS = ("wer", "cer", "loss")
 TEXT_CASES = ("lower", "keep")
+AUGMENTATIONS = ("none", "light")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 TRACKERS = ("wandb", "tensorboard", "trackio")
 ATTENTIONS = ("auto", "varlen", "flash_attn", "sdpa")
@@ -126,6 +127,7 @@ class ModelConfig:
     freeze_lora: bool = False
     use_lora: bool = False
     freeze_decoder: bool = True  # false: all of its weights train, in fp32
+    audio_token_dropout: float = 0.0  # share of the audio tokens that a training step hides, in spans
     lora_config: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
@@ -134,6 +136,9 @@ class ModelConfig:
             raise ConfigError(
                 "model.encoder=THUDM/glm-asr-large does not exist; the published model is zai-org/GLM-ASR-Nano-2512."
             )
+        if not 0 <= self.audio_token_dropout <= 0.5:
+            share = self.audio_token_dropout
+            raise ConfigError(f"model.audio_token_dropout must be between 0 and 0.5, got {share:g}.")
         if not self.prompt.strip():
             raise ConfigError("model.prompt must not be empty.")
         experts, active = self.projector_config.num_experts or 8, self.projector_config.num_experts_per_token
@@ -257,6 +262,10 @@ class DataConfig:
     streaming: bool = False  # fetch corpora of the Hub a row group at a time, as they are drawn
     streaming_disk_gb: float = 20.0  # that a stream may keep of each corpus in paths.cache_dir
     cache_features: bool = False  # keep the frozen encoder's outputs in paths.cache_dir, and reuse them
+    augmentation: str = "none"  # of training clips: none | light (speed, rooms, noise, gain)
+    noise_path: str | None = None  # recordings of noise: a folder, a manifest, or one recording
+    room_path: str | None = None  # room impulse responses, likewise
+    noise_snr_db: list[float] = field(default_factory=lambda: [10.0, 30.0])  # lowest and highest
     num_workers: int = 4
     prefetch_factor: int = 2
 
@@ -284,10 +293,26 @@ class DataConfig:
                 "choose one of them."
             )
         _choice("data.text_case", self.text_case, TEXT_CASES)
+        self._check_augmentation()
         for key, entries in (("train_path", self.datasets), ("eval_path", self.eval_datasets)):
             path = getattr(self, key)
             if path is not None and all(entry.path != path for entry in entries):
                 raise ConfigError(f"data.{key}={path} is read by data=custom only; add data=custom.")
+
+    def _check_augmentation(self) -> None:
+        _choice("data.augmentation", self.augmentation, AUGMENTATIONS)
+        if self.cache_features and self.augmentation != "none":
+            raise ConfigError(
+                f"data.cache_features=true encodes each clip once, and data.augmentation={self.augmentation} changes "
+                "it at every draw: turn one of them off (model.audio_token_dropout goes with the cache)."
+            )
+        for key in ("noise_path", "room_path"):
+            path = getattr(self, key)
+            if path is not None and self.augmentation == "none":
+                raise ConfigError(f"data.{key}={path} is heard with data.augmentation=light only; add it.")
+        snr = self.noise_snr_db
+        if len(snr) != 2 or not -math.inf < snr[0] <= snr[1] < math.inf:
+            raise ConfigError(f"data.noise_snr_db must be the lowest and the highest ratio, as [10, 30], got {snr}.")
 
 
 @dataclass

@@ -9,8 +9,8 @@ import torch
 from tiny_audio.audio import pad_waveforms
 from tiny_audio.config import PROJECTORS, ModelConfig, ProjectorConfig
 from tiny_audio.data.loader import Batch
-from tiny_audio.errors import UserError
-from tiny_audio.model.speech_llm import SpeechLLM, build_speech_llm
+from tiny_audio.errors import ConfigError, UserError
+from tiny_audio.model.speech_llm import HIDDEN_SPAN, SpeechLLM, build_speech_llm, draw_hidden
 from tiny_models import build
 
 SECONDS = (1.0, 0.5, 3.1, 30.0, 0.6, 0.9, 7.9, 2.2, 1.4, 0.8, 12.0, 5.3, 0.7, 4.4, 1.9, 2.7)
@@ -169,3 +169,104 @@ def test_compiled_layers_give_the_same_loss_and_gradients_at_other_lengths_too(t
             assert traced.transcribe(*frames, 12) == plain.transcribe(*frames, 12)
     frames = torch._dynamo.utils.counters["frames"]
     assert frames["ok"] >= 2, "something was compiled"
+
+
+# Hiding audio tokens
+
+
+def runs_of(hidden: torch.Tensor, count: int) -> list[int]:
+    """Lengths of the spans of neighbours, the obvious way."""
+    spans, chosen = [0], set(hidden.tolist())
+    for i in range(count):
+        spans[-1] += i in chosen
+        if i not in chosen and spans[-1]:
+            spans.append(0)
+    return [span for span in spans if span]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+def test_the_share_of_hidden_tokens_is_the_one_asked_for_in_short_spans(share):
+    torch.manual_seed(0)
+    drawn = [draw_hidden([3000], share) for _ in range(40)]
+    assert sum(map(len, drawn)) / 120_000 == pytest.approx(share, rel=0.05)
+    spans = [span for hidden in drawn for span in runs_of(hidden, 3000)]
+    assert set(spans) == set(range(1, HIDDEN_SPAN + 1))
+    for length in range(1, HIDDEN_SPAN + 1):
+        assert spans.count(length) / len(spans) == pytest.approx(1 / HIDDEN_SPAN, rel=0.2)
+    first = sum(
+        bool((hidden < 100).any() and hidden[0] == 0) for hidden in (draw_hidden([100], share) for _ in range(2000))
+    )
+    assert first / 2000 == pytest.approx(share, abs=0.04), "the first token is hidden as often as any"
+
+
+def test_no_clip_is_hidden_whole():
+    torch.manual_seed(0)
+    counts = [1, 2, 40, 3, 1, 2]
+    seen = 0
+    for _ in range(300):
+        hidden = torch.zeros(sum(counts), dtype=torch.bool)
+        hidden[draw_hidden(counts, 0.5)] = True
+        assert not any(clip.all() for clip in hidden.split(counts))
+        seen += int(hidden[1:3].sum())
+    assert seen > 50
+
+
+def test_hidden_tokens_are_zeros_in_training_and_nothing_else_changes(model, clips, monkeypatch):
+    read, few = [], 4  # what the decoder reads
+    compute = type(model.decoder).loss
+
+    def loss(decoder, embeddings, *rest):
+        read.append(embeddings.detach())
+        return compute(decoder, embeddings, *rest)
+
+    monkeypatch.setattr(type(model.decoder), "loss", loss)
+    frames, lengths = model.encoder(clips[0][:few, : clips[1][:few].max()], clips[1][:few])
+    wanted, counts = targets(model, few), [model.projector.num_tokens(n) for n in lengths]
+    written = model.eval().transcribe(frames, lengths, 8)
+    before = torch.random.get_rng_state()
+    plain = model.train().loss(frames, lengths, wanted)
+    assert torch.equal(torch.random.get_rng_state(), before), "off, and without dropout: no number is drawn"
+
+    monkeypatch.setattr(model, "audio_token_dropout", 0.3)
+    torch.manual_seed(5)
+    hidden = draw_hidden(counts, 0.3)
+    torch.manual_seed(5)
+    found = model.loss(frames, lengths, wanted)
+    found.objective.backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.projector.parameters())
+    model.zero_grad()
+    model.eval().loss(frames, lengths, wanted)
+    assert model.train().transcribe(frames, lengths, 8) == written
+    model.eval()
+
+    starts = torch.tensor([0, *counts]).cumsum(0)
+    prefix, suffix = (len(ids) for ids in (model.decoder.prompt.prefix_ids, model.decoder.prompt.suffix_ids))
+    zero = set()
+    for token in hidden.tolist():  # where it stands in the packed row
+        clip = int((starts[1:] <= token).sum())
+        zero.add(token + prefix * (clip + 1) + suffix * clip + sum(len(ids) for ids in wanted[:clip]))
+    assert 0 < len(zero) < sum(counts)
+    whole, masked, evaluated = read
+    for i, row in enumerate(masked):
+        assert torch.equal(row, torch.zeros_like(row) if i in zero else whole[i]), i
+    assert torch.equal(evaluated, whole)
+    assert found.num_targets == plain.num_targets
+    assert found.cross_entropy != plain.cross_entropy
+
+
+def test_no_gradient_comes_through_a_hidden_token(tiny_models, clips, monkeypatch):
+    model = build(tiny_models, "mlp").train()
+    model.audio_token_dropout = 0.2
+    frames, lengths = model.encoder(*alone(clips, 0))
+    frames.requires_grad_()
+    count = model.projector.num_tokens(lengths[0])
+    monkeypatch.setattr("tiny_audio.model.speech_llm.draw_hidden", lambda counts, share: torch.tensor([2, 3]))
+    model.loss(frames, lengths, targets(model, 1)).objective.backward()
+    reached = frames.grad[: 4 * count].reshape(count, -1).abs().sum(1) > 0
+    assert reached.tolist() == [i not in (2, 3) for i in range(count)]
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.6, float("nan")])
+def test_a_share_that_cannot_be_is_refused(share):
+    with pytest.raises(ConfigError, match="audio_token_dropout must be between"):
+        ModelConfig(audio_token_dropout=share)

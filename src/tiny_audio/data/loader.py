@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..audio import AudioError, check_clip, is_cut_short, is_silent, pad_waveforms
 from ..config import DataConfig
 from ..lengths import MAX_CLIP_SAMPLES, SAMPLE_RATE, align_samples, num_encoder_frames, num_mel_frames
+from .augment import Augmenter
 from .plan import Draw, PlanSampler, SamplingPlan
 from .skips import Skip
 from .sources import Source
@@ -42,7 +43,7 @@ class Batch:
     sources: list[int]  # B indices into the list of sources
     draws: list[int]  # B draw numbers
     skipped: list[Skip] = field(default_factory=list)  # draws that could not be read, each with its reason
-    seconds: list[float] = field(default_factory=list)  # B lengths, without padding
+    seconds: list[float] = field(default_factory=list)  # B lengths as they are fed, augmented, without padding
     features: Tensor | None = None  # (N, D) encoder frames, where they are cached; waveforms is then (0, 0)
 
     def __len__(self) -> int:
@@ -78,10 +79,10 @@ class Batch:
         self.__dict__.update(state, target_ids=list(tokens.split(lengths)) if lengths else [])
 
 
-class _Clip(NamedTuple):
-    """What was read of a clip: its samples (S,), or, from the cache, its encoder frames (n, D)."""
+class Clip(NamedTuple):
+    """What was read of a clip: its samples (S,), augmented, or, from the cache, its encoder frames (n, D)."""
 
-    num_samples: int
+    num_samples: int  # S; of a cached clip, what its recording has
     waveform: np.ndarray | None
     frames: Tensor | None
 
@@ -93,21 +94,29 @@ class ClipDataset(Dataset[Batch]):
         sources: what `Draw.source` counts.
         tokenize: transcript to the target tokens, the end-of-turn token included.
         data: the limits on length.
+        augmenter: what changes the clips, in training only.
     """
 
-    def __init__(self, sources: Sequence[Source], tokenize: Callable[[str], list[int]], data: DataConfig) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        tokenize: Callable[[str], list[int]],
+        data: DataConfig,
+        augmenter: Augmenter | None = None,
+    ) -> None:
         self.sources = list(sources)
         self.tokenize = tokenize
         self.data = data
+        self.augmenter = augmenter
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
         """Read a batch. Recordings that cannot be used become skips; any other error is a bug and rises."""
-        clips: list[_Clip] = []
+        clips: list[Clip] = []
         read: list[Draw] = []
         skipped: list[Skip] = []
         for draw in draws:
             try:
-                clips.append(self._read(draw))
+                clips.append(self.read(draw))
                 read.append(draw)
             except AudioError as error:
                 source = self.sources[draw.source]
@@ -129,8 +138,8 @@ class ClipDataset(Dataset[Batch]):
             features=torch.cat(frames) if frames else None,
         )
 
-    def _read(self, draw: Draw) -> _Clip:
-        """Read and check one clip, from the cache where its source is cached.
+    def read(self, draw: Draw) -> Clip:
+        """Read, check and augment one clip: what the model hears. From the cache where its source is cached.
 
         Raises:
             AudioError: it cannot be decoded or used, or is much shorter than it was said to be: files cut
@@ -151,7 +160,11 @@ class ClipDataset(Dataset[Batch]):
         if not source.estimated and is_cut_short(seconds, expected):
             raise AudioError("duration_mismatch", f"holds {seconds:.2f} s, not the expected {expected:.2f} s")
         check_clip(num_samples, silent, self.data.min_audio_length, self.data.max_audio_length)
-        return _Clip(min(num_samples, MAX_CLIP_SAMPLES), waveform, frames)  # resampling may have added a sample or two
+        if self.augmenter is not None:
+            assert waveform is not None, "what is cached cannot be augmented"
+            waveform = self.augmenter(waveform, draw.number)
+            num_samples = len(waveform)
+        return Clip(min(num_samples, MAX_CLIP_SAMPLES), waveform, frames)  # resampling may have added a sample or two
 
 
 class _LengthSampler:

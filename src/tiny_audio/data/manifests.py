@@ -48,7 +48,7 @@ def open_manifest(path: Path, split: str | None, audio_column: str | None, text_
     """
     if is_lhotse(path):
         return open_lhotse(path)
-    rows = _read_rows(path)
+    rows = read_rows(path)
     if not rows:
         raise UserError(f"data.datasets: {path} has no rows.")
     columns = {key for row in rows for key in row}
@@ -59,7 +59,7 @@ def open_manifest(path: Path, split: str | None, audio_column: str | None, text_
     start = next((name for name in START_COLUMNS if name in columns), None)
     paths = [str(row.get(audio) or "") for row in rows]
     durations = np.array([to_seconds(row.get("duration")) for row in rows], dtype=np.float32)
-    folder, names, recordings = _audio_folder(path, paths), compact(paths), None
+    folder, names, recordings = audio_folder(path, paths), compact(paths), None
     if start is not None:
         starts = np.array([to_seconds(row.get(start)) for row in rows], dtype=np.float64)
         starts = np.nan_to_num(starts)
@@ -84,12 +84,12 @@ def _common_voice_durations(folder: Path, paths: Sequence[str]) -> np.ndarray:
     listed: dict[str, float] = {}
     file = folder / "clip_durations.tsv"
     if file.is_file():
-        listed = {row["clip"]: to_seconds(row["duration[ms]"]) / 1000 for row in _read_rows(file)}
+        listed = {row["clip"]: to_seconds(row["duration[ms]"]) / 1000 for row in read_rows(file)}
     return np.array([listed.get(path, np.nan) for path in paths], dtype=np.float32)
 
 
-def _audio_folder(manifest: Path, names: Sequence[str]) -> Path:
-    """The folder that a manifest's paths start from: its own, or `clips` in it as Common Voice has it."""
+def audio_folder(manifest: Path, names: Sequence[str]) -> Path:
+    """Return the folder that a manifest's paths start from: its own, or `clips` in it as Common Voice has it."""
     folder = manifest.parent
     some = [name for name in names[:SAMPLED_PATHS] if name]
     in_clips = any((folder / "clips" / name).is_file() for name in some)
@@ -102,8 +102,8 @@ def _open_text(path: Path) -> IO[str]:
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL, CSV or TSV file."""
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSONL, CSV or TSV file."""
     if kind_of(path) not in MANIFEST_SUFFIXES:
         raise UserError(f"data.datasets: {path} is no manifest; use {', '.join(MANIFEST_SUFFIXES)}.")
     try:

@@ -12,6 +12,7 @@ import torch
 
 from ..audio import LogMel
 from ..config import Config, ModelConfig
+from ..data.augment import open_augmenter
 from ..data.loader import Batch, ClipDataset, train_loader
 from ..data.plan import SamplingPlan
 from ..errors import UserError
@@ -113,7 +114,8 @@ def preview(config: Config, count: int) -> list[PreviewClip]:
     sources = [one.source for one in opened]
     plan = build_plan(config, sources)
     batches = -(-count // config.training.batch_size)
-    dataset = ClipDataset(sources, prompt.target_ids, config.data)
+    augmenter = open_augmenter(config.data, config.training.seed)
+    dataset = ClipDataset(sources, prompt.target_ids, config.data, augmenter)
     loader = train_loader(
         plan, dataset, stop_batch=batches, num_workers=min(usable_workers(config.data.num_workers), batches)
     )

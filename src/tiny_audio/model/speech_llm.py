@@ -25,6 +25,8 @@ from .projectors import Projected, Projector, build_projector, projector_class
 
 logger = logging.getLogger(__name__)
 
+HIDDEN_SPAN = 5  # audio tokens, 0.4 s at 12.5 a second: about a word, which those around it give away
+
 
 class Loss(NamedTuple):
     """What a batch says of the weights.
@@ -93,13 +95,20 @@ class SpeechLLM(nn.Module):
     """Speech recogniser: encoder frames, projected, read by the decoder in the place of the audio.
 
     The encoder is always frozen; what else trains is chosen by `build_speech_llm`.
+
+    Args:
+        encoder, projector, decoder: the parts.
+        audio_token_dropout: share of the audio tokens that are hidden from the decoder in training.
     """
 
-    def __init__(self, encoder: SpeechEncoder, projector: Projector, decoder: Decoder) -> None:
+    def __init__(
+        self, encoder: SpeechEncoder, projector: Projector, decoder: Decoder, audio_token_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.projector = projector
         self.decoder = decoder
+        self.audio_token_dropout = audio_token_dropout
 
     @property
     def device(self) -> torch.device:
@@ -167,6 +176,10 @@ class SpeechLLM(nn.Module):
             targets: B tensors (K_i,) int64 on the CPU: transcript tokens and the end of the turn.
         """
         embeddings, sequences, projected = self.embed(frames, lengths, targets)
+        if self.training and self.audio_token_dropout:
+            hidden = draw_hidden([self.projector.num_tokens(n) for n in lengths], self.audio_token_dropout)
+            positions = sequences.audio_positions[upload(hidden, frames.device)]
+            embeddings = embeddings.index_fill(0, positions, 0.0)
         where = sequences.lengths, sequences.predict_positions
         total = self.decoder.loss(embeddings, *where, sequences.targets)
         return Loss(total, len(sequences.targets), projected.auxiliary, projected.expert_usage)
@@ -209,6 +222,36 @@ def transcript_limit(num_audio_tokens: int, max_new_tokens: int) -> int:
     return min(max_new_tokens, 16 + 2 * num_audio_tokens)
 
 
+def draw_hidden(counts: Sequence[int], share: float) -> Tensor:
+    """Choose the audio tokens that a training step hides, in spans of time (SpecAugment, arXiv 1904.08779).
+
+    Zeros take their place. A decoder that normalises its input by the root mean square leaves zeros zero: there is
+    nothing at that position. The clip's mean, SpecAugment's other choice, would be brought up to the size of a token,
+    say something that was not said, and hand on gradients to all tokens of the clip.
+
+    Gaps and spans take turns: spans are of 1 to `HIDDEN_SPAN` tokens, gaps of at least one, geometrically distributed.
+    A clip so short that all of it would be hidden is left whole. Drawn from torch's generator on the CPU, so the device
+    is not waited for, and hides the same wherever the model runs.
+
+    Args:
+        counts: audio tokens of each clip, adding up to T.
+        share: of the tokens that are hidden, at most 0.5.
+
+    Returns:
+        The indices of the hidden ones among the T, int64, on the CPU.
+    """
+    num_tokens, before = sum(counts), 8 * HIDDEN_SPAN  # it begins earlier, else the first tokens would be safe
+    pairs = (num_tokens + before + 1) // 2  # enough: each moves on by two at least
+    gap = (1 + HIDDEN_SPAN) / 2 * (1 - share) / share  # its mean
+    gaps = torch.empty(pairs).geometric_(1 / gap).long()
+    spans = torch.randint(1, HIDDEN_SPAN + 1, (pairs,))
+    ends = torch.stack((gaps, spans), dim=1).flatten().cumsum(0)  # of a gap, of a span, of a gap, ...
+    hidden = torch.searchsorted(ends, torch.arange(before, before + num_tokens), right=True) % 2 == 1
+    for clip in hidden.split(list(counts)):
+        clip &= ~clip.all()
+    return hidden.nonzero().flatten()
+
+
 def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     """Load the models of `config` and put a new projector between them.
 
@@ -232,4 +275,4 @@ def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     decoder.module.requires_grad_(not config.freeze_decoder)
     for weight in lora_weights(decoder.module).values():
         weight.requires_grad_(not config.freeze_lora)
-    return SpeechLLM(encoder, projector, decoder)
+    return SpeechLLM(encoder, projector, decoder, config.audio_token_dropout)

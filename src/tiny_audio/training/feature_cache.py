@@ -1,7 +1,7 @@
 """Computing what the encoder-output cache lacks, before training starts.
 
 Features may depend on nothing but the recording: a setting that changes waveforms from draw to draw cannot be combined
-with the cache, and is to be refused where settings are checked (`DataConfig`).
+with the cache, and is refused where settings are checked (`DataConfig`).
 """
 
 from __future__ import annotations

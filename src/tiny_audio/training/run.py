@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from ..config import Config
+from ..data.augment import open_augmenter
 from ..data.loader import ClipDataset
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
@@ -98,6 +99,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
         check_named_checkpoints(config)
     else:
         pin_revisions(config, saved)
+    augmenter = open_augmenter(config.data, training.seed)
     model = load_models(config, accelerator)
     sources, eval_sources = load_data(config, accelerator)
     plan = build_plan(config, sources)
@@ -119,7 +121,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
         with explaining_out_of_memory():
             workers = usable_workers(config.data.num_workers)
             cache_features(config, model.encoder, sources + eval_sources, accelerator, workers)
-    dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data)
+    dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data, augmenter)
     with explaining_out_of_memory():
         done = saved["state"]["step"] if saved is not None else 0
         preflight(config, model, plan, dataset, eval_sources, folder, done, accelerator)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 
 from ...config import Config
 from ...data.loader import ClipDataset
@@ -75,8 +75,8 @@ def preflight(
     eval_samples = read_samples(ClipDataset(eval_sources, dataset.tokenize, config.data), seed)
     findings += check_readable(samples, eval_samples, plan.shares.tolist(), config.data.max_skipped_share)
     _tell(_agree(findings))
-    # A sharded model is not whole on any device yet; what it takes is not what a trial here would.
-    if left < MIN_STEPS or accelerator.distributed_type == DistributedType.FSDP:
+    # A model that is to be sharded is still whole here; what it will take is not what a trial would.
+    if left < MIN_STEPS or (config.hardware.fsdp and accelerator.num_processes > 1):
         return
     _tell(_try_out(config, model, plan, dataset, eval_sources, accelerator))
     if accelerator.device.type != "cpu":  # there, step and workers share the cores: neither's speed is its own

@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator
 
 from ...config import TrainingConfig
+from ...data.augment import SPEEDS
 from ...data.loader import Batch, ClipDataset
 from ...data.sources import Source
 from ...data.synthetic import synthetic_batch
@@ -110,7 +111,8 @@ def training_trial(training: TrainingConfig, model: SpeechLLM, dataset: ClipData
     A batch that is made smaller is accumulated: it then lies beside gradients.
     """
     size = training.batch_size
-    seconds, targets = longest_clips(dataset.sources, size, dataset.tokenize)
+    slowest = min(SPEEDS) / 100 if dataset.augmenter is not None else 1.0
+    seconds, targets = longest_clips(dataset.sources, size, dataset.tokenize, slowest)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     beside = MOMENTS + (accelerator.num_processes > 1)  # DDP's buckets: as large as the gradients
 
@@ -180,13 +182,16 @@ def evaluation_trial(
 
 
 def longest_clips(
-    sources: Sequence[Source], size: int, tokenize: Callable[[str], list[int]]
+    sources: Sequence[Source], size: int, tokenize: Callable[[str], list[int]], slowest: float = 1.0
 ) -> tuple[list[float], list[list[int]]]:
     """Return the `size` longest durations in seconds and, as tokens, the `size` longest transcripts of all sources.
 
-    They need not be of the same clips: no batch takes more. Where there are fewer clips, they come round again.
+    They need not be of the same clips: no batch takes more. Where there are fewer clips, they come round again. Clips may
+    be slowed down to `slowest` of their speed; where durations are guesses, any clip may be as long as is allowed.
     """
-    durations = np.concatenate([source.durations for source in sources])
+    durations = np.concatenate(
+        [np.full(len(one), MAX_CLIP_SECONDS) if one.estimated else one.durations / slowest for one in sources]
+    )
     longest = -np.partition(-durations, min(size, len(durations)) - 1)[:size]
     seconds = sorted((min(float(s), float(MAX_CLIP_SECONDS)) for s in longest), reverse=True)
     texts: list[str] = []
