@@ -186,8 +186,8 @@ def longest_clips(
 ) -> tuple[list[float], list[list[int]]]:
     """Return the `size` longest durations in seconds and, as tokens, the `size` longest transcripts of all sources.
 
-    They need not be of the same clips: no batch takes more. Where there are fewer clips, they come round again. Clips may
-    be slowed down to `slowest` of their speed; where durations are guesses, any clip may be as long as is allowed.
+    They need not be of the same clips: no batch takes more. Where there are fewer clips, they come round again.
+    Clips may be slowed down to `slowest` of their speed; where durations are guesses, any may be as long as is allowed.
     """
     durations = np.concatenate(
         [np.full(len(one), MAX_CLIP_SECONDS) if one.estimated else one.durations / slowest for one in sources]
