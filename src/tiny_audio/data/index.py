@@ -10,16 +10,24 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .. import text as text_rules
+from ..audio import AudioError
+from ..config import DataConfig
+from ..text import CLEANERS, clean_transcript
+from .durations import read_durations
 from .strings import Strings
+from .tables import Table
 
 logger = logging.getLogger(__name__)
+
+#: Of fluent English, spaces included: where a streamed corpus does not list durations, they are guessed by it.
+CHARACTERS_PER_SECOND = 14.0
 
 
 @dataclass
@@ -37,6 +45,63 @@ class Index:
     texts: Strings
     durations: np.ndarray
     left_out: list[tuple[int, str, str]]
+
+
+def index_table(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path, evaluation: bool) -> Index:
+    """Find out the usable rows of a table, or read them from the cache where that was done before.
+
+    What could not be opened is tried anew at every start, so an index with such rows is not kept.
+    """
+    limits = (data.text_case, data.keep_punctuation, data.min_audio_length, data.max_audio_length)
+    file = index_file(cache_dir, table.version, (corpus_name if corpus_name in CLEANERS else "", *limits))
+    index = load_index(file)
+    if index is None:
+        index, complete = _index(table, CLEANERS.get(corpus_name), data, cache_dir, evaluation)
+        if complete:
+            save_index(file, index)
+    return index
+
+
+def _index(
+    table: Table, prepare: Callable[[str], str] | None, data: DataConfig, cache_dir: Path, evaluation: bool
+) -> tuple[Index, bool]:
+    """Clean the transcripts, complete the durations, and leave out what cannot be used; tell if all could be opened."""
+    failures: dict[int, AudioError] = {}
+    texts: list[str] = []
+    for raw in table.texts:
+        text = raw or ""
+        text = prepare(text) if prepare else text
+        texts.append(clean_transcript(text, data.text_case, data.keep_punctuation))
+    usable = np.array([bool(text) for text in texts], dtype=bool)
+    empty = np.flatnonzero(~usable).tolist()
+    reasons: dict[int, tuple[str, str]] = dict.fromkeys(empty, ("empty_text", "has no transcript"))
+    seconds = table.durations.copy()
+    unknown = np.flatnonzero(usable & np.isnan(seconds))
+    if len(unknown) and table.blocks is not None:
+        seconds[unknown] = [_estimated_seconds(texts[row], data) for row in unknown.tolist()]
+    elif len(unknown):
+        seconds[unknown], failures = read_durations(table, unknown, cache_dir)
+        if evaluation:  # fails again when it is read, and counts as wrong
+            seconds[list(failures)] = data.min_audio_length
+        else:
+            reasons |= {row: (error.reason, str(error)) for row, error in failures.items()}
+            usable[list(failures)] = False
+    for reason, outside, limit, word in (
+        ("too_short", seconds < data.min_audio_length, data.min_audio_length, "shorter"),
+        ("too_long", seconds > data.max_audio_length, data.max_audio_length, "longer"),
+    ):
+        for row in np.flatnonzero(usable & outside).tolist():
+            reasons[row] = (reason, f"{seconds[row]:.2f} s is {word} than {limit:g} s")
+        usable &= ~outside
+    rows = np.flatnonzero(usable)
+    left_out = [(row, *reasons[row]) for row in sorted(reasons)]
+    index = Index(rows, Strings(texts[row] for row in rows.tolist()), seconds[rows].astype(np.float32), left_out)
+    return index, not failures
+
+
+def _estimated_seconds(text: str, data: DataConfig) -> float:
+    """How long it takes to say a transcript, roughly, within what is allowed; what is not is found when it is read."""
+    return min(max(len(text) / CHARACTERS_PER_SECOND, data.min_audio_length), data.max_audio_length)
 
 
 def index_file(cache_dir: Path, version: str, settings: Sequence[object]) -> Path:

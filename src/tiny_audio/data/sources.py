@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +15,11 @@ import numpy as np
 from ..audio import AudioError, Segment, load_audio
 from ..config import DataConfig, DatasetConfig
 from ..errors import UserError
-from ..text import CLEANERS, clean_transcript
 from .corpora import Corpus, hub_location, known_corpus
-from .durations import read_durations
 from .features import CachedClips
 from .folders import ARCHIVE_SUFFIXES, is_archive, open_path, unpack
 from .hub import download, find_split, select_files
-from .index import Index, index_file, load_index, save_index
+from .index import Index, index_table
 from .manifests import MANIFEST_SUFFIXES
 from .parquet import open_parquet
 from .remote import fetch_first_rows, open_stream
@@ -30,9 +28,6 @@ from .strings import Labels, Strings
 from .tables import FileRecordings, Recordings, Table
 
 logger = logging.getLogger(__name__)
-
-#: Of fluent English, spaces included: where a streamed corpus does not list durations, they are guessed by it.
-CHARACTERS_PER_SECOND = 14.0
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -233,7 +228,7 @@ def open_source(
     """
     name = name or _name(entry)
     table = open_table(entry, data, cache_dir, limit, data_dir)
-    source = _to_source(name, entry.weight, table, _indexed(entry.name, table, data, cache_dir, evaluation))
+    source = _to_source(name, entry.weight, table, index_table(entry.name, table, data, cache_dir, evaluation))
     reasons = Counter(skip.reason for skip in source.skipped)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     if not len(source):
@@ -304,63 +299,6 @@ def _is_hub_id(path: str) -> bool:
         and not Path(path).exists()
         and not Path(path).parent.exists()
     )
-
-
-def _indexed(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path, evaluation: bool) -> Index:
-    """The usable rows of a table, from the cache where they were found out before.
-
-    What could not be opened is tried anew at every start, so an index with such rows is not kept.
-    """
-    limits = (data.text_case, data.keep_punctuation, data.min_audio_length, data.max_audio_length)
-    file = index_file(cache_dir, table.version, (corpus_name if corpus_name in CLEANERS else "", *limits))
-    index = load_index(file)
-    if index is None:
-        index, complete = _index(table, CLEANERS.get(corpus_name), data, cache_dir, evaluation)
-        if complete:
-            save_index(file, index)
-    return index
-
-
-def _index(
-    table: Table, prepare: Callable[[str], str] | None, data: DataConfig, cache_dir: Path, evaluation: bool
-) -> tuple[Index, bool]:
-    """Clean the transcripts, complete the durations, and leave out what cannot be used; tell if all could be opened."""
-    failures: dict[int, AudioError] = {}
-    texts: list[str] = []
-    for raw in table.texts:
-        text = raw or ""
-        text = prepare(text) if prepare else text
-        texts.append(clean_transcript(text, data.text_case, data.keep_punctuation))
-    usable = np.array([bool(text) for text in texts], dtype=bool)
-    empty = np.flatnonzero(~usable).tolist()
-    reasons: dict[int, tuple[str, str]] = dict.fromkeys(empty, ("empty_text", "has no transcript"))
-    seconds = table.durations.copy()
-    unknown = np.flatnonzero(usable & np.isnan(seconds))
-    if len(unknown) and table.blocks is not None:
-        seconds[unknown] = [_estimated_seconds(texts[row], data) for row in unknown.tolist()]
-    elif len(unknown):
-        seconds[unknown], failures = read_durations(table, unknown, cache_dir)
-        if evaluation:  # fails again when it is read, and counts as wrong
-            seconds[list(failures)] = data.min_audio_length
-        else:
-            reasons |= {row: (error.reason, str(error)) for row, error in failures.items()}
-            usable[list(failures)] = False
-    for reason, outside, limit, word in (
-        ("too_short", seconds < data.min_audio_length, data.min_audio_length, "shorter"),
-        ("too_long", seconds > data.max_audio_length, data.max_audio_length, "longer"),
-    ):
-        for row in np.flatnonzero(usable & outside).tolist():
-            reasons[row] = (reason, f"{seconds[row]:.2f} s is {word} than {limit:g} s")
-        usable &= ~outside
-    rows = np.flatnonzero(usable)
-    left_out = [(row, *reasons[row]) for row in sorted(reasons)]
-    index = Index(rows, Strings(texts[row] for row in rows.tolist()), seconds[rows].astype(np.float32), left_out)
-    return index, not failures
-
-
-def _estimated_seconds(text: str, data: DataConfig) -> float:
-    """How long it takes to say a transcript, roughly, within what is allowed; what is not is found when it is read."""
-    return min(max(len(text) / CHARACTERS_PER_SECOND, data.min_audio_length), data.max_audio_length)
 
 
 def _to_source(name: str, weight: float, table: Table, index: Index) -> Source:
