@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -125,6 +126,27 @@ def test_a_schedulers_signal_to_every_process_of_a_run_saves_and_leaves(run_sett
     newest = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps()[-1]
     assert f"Saved at step {newest}; the same command goes on from there." in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("whom", ["torchrun", "all"])
+def test_a_signal_to_several_processes_saves_and_leaves(run_settings, tmp_path, whom):
+    """Where a scheduler signals all, each gets it again from torchrun: no second request. Steps are long here."""
+    slow = ["training.max_steps=500", "training.gradient_accumulation_steps=20", "training.save_steps=500"]
+    program = ["-m", "tiny_audio.cli", *settings(run_settings, *slow, "data.eval_datasets=[]")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", *program]
+    with (tmp_path / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while steps_logged(tmp_path) < 1 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for worker in psutil.Process(process.pid).children() if whom == "all" else []:
+        worker.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("[WARN] Stopping after this step; again to leave without saving.") == 2
+    (step,) = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps()
+    assert f"[INFO] Saved at step {step}; the same command goes on from there." in log
 
 
 def test_two_runs_in_one_folder_are_refused_and_wandb_goes_on_in_one_run(run_settings, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -13,6 +14,9 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "S
 
 class StopRequest:
     """Catches the signals that ask a run to stop; a second one leaves at once, without saving.
+
+    What comes within a second of the first is the same request: a scheduler signals every process, and torchrun passes
+    on to its processes what they have got already.
 
     Args:
         unit: what is finished first, as the message says it.
@@ -24,6 +28,7 @@ class StopRequest:
     def __init__(self, unit: str = "step") -> None:
         self.unit = unit
         self.signal: int | None = None
+        self._asked_at = 0.0
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
@@ -43,8 +48,10 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
+            if time.monotonic() - self._asked_at < 1:
+                return
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal, self._asked_at = number, time.monotonic()
         warning = f"\n[WARN] Stopping after this {self.unit}; again to leave without saving.\n"
         os.write(2, warning.encode())  # logging is not reentrant
 
