@@ -13,7 +13,7 @@ from tiny_audio.errors import ConfigError, UserError
 
 SHIPPED = {
     "experiments": ["mlp_fine_tune", "mlp_lora", "moe", "mosa", "qformer", "quickstart", "transcription"],
-    "data": ["common_voice", "custom", "librispeech", "multi_asr", "pocket"],
+    "data": ["common_voice", "custom", "librispeech", "loquacious", "multi_asr", "pocket"],
     "training": ["default", "fast", "high_quality"],
 }
 OWN_DATA = ["data.train_path=a.jsonl", "data.eval_path=b.jsonl"]
@@ -329,7 +329,7 @@ def test_devices_with_a_number():
 TYPED_WRONG = [
     ("data=librispech",
      "data=librispech does not exist. Did you mean librispeech? There are common_voice, custom, librispeech, "
-     "multi_asr, pocket."),
+     "loquacious, multi_asr, pocket."),
     ("training=null",
      "experiment, data and training take a name, as in training=fast; `ta train --help` lists them."),
     ("experiment=[mosa,moe]", "experiment must be the name of one experiment; `ta train --help` lists them."),

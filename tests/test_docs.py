@@ -25,7 +25,9 @@ def commands() -> list[tuple[str, str]]:
         blocks = "\n".join(re.findall(r"```(?:\w*)\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
         lines = [line.strip() for line in blocks.splitlines()]
         lines += re.findall(r"`(ta [^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-        found += [(page.name, line.partition("  #")[0]) for line in lines if line.startswith("ta ")]
+        found += [
+            (page.name, line.partition("  #")[0]) for line in lines if line.startswith("ta ") and " error: " not in line
+        ]
     return sorted(set(found))
 
 

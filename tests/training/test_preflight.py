@@ -131,7 +131,9 @@ def test_nothing_is_left_behind(model, source, limit, tmp_path, monkeypatch, acc
     generators = torch.get_rng_state(), np.random.get_state()[1].copy()
     modes = {name: module.training for name, module in model.train().named_modules()}
     out_of_memory_above(monkeypatch, limit)
-    arguments = (config, model, plan, dataset, [source], CheckpointFolder(tmp_path), 0, accelerator)
+    (tmp_path / "checkpoints").mkdir()
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    arguments = (config, model, plan, dataset, [source], folder, 0, accelerator)
     if limit == 3:
         with pytest.raises(UserError, match=r"training\.batch_size=8 does not fit"):
             preflight(*arguments)
@@ -142,7 +144,7 @@ def test_nothing_is_left_behind(model, source, limit, tmp_path, monkeypatch, acc
     assert torch.equal(torch.get_rng_state(), generators[0])
     assert (np.random.get_state()[1] == generators[1]).all()
     assert {name: module.training for name, module in model.named_modules()} == modes
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 # Memory
@@ -451,7 +453,7 @@ def test_too_small_a_disk_is_an_error_and_a_tight_one_a_warning(tmp_path, monkey
     assert check(160e6, max_steps=1).notes, "a run that saves once"
     monkeypatch.setattr(disk.os, "link", lambda *names: (_ for _ in ()).throw(PermissionError()))
     assert check(1.1e9).warnings, "final.pt is a copy there"
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "checkpoints").iterdir()) == []
     assert count_saves(training, 0, False) == 10
 
 
