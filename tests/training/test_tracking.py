@@ -154,7 +154,7 @@ def test_on_a_gpu_its_memory_is_logged_too(run_settings, tmp_path, monkeypatch):
 
 def test_the_page_names_all_that_is_logged(stopped_and_resumed):
     logged = {name for row in read_lines(stopped_and_resumed / "metrics.jsonl") for name in row}
-    named = set(re.findall(r"`((?:train|eval|system)/\w+)`", DOCS.read_text()))
+    named = set(re.findall(r"`((?:train|eval|system|data)/\w+)`", DOCS.read_text()))
     assert {name for name in logged if "/" in name} - {"custom/output_rms"} <= named
     assert named >= NAMES | {"system/gpu_memory_allocated", "system/gpu_memory_reserved"}
 
