@@ -11,9 +11,8 @@ import numpy as np
 
 from .facts import CorpusFacts, Finding, Named, Report
 
-UNRELATED = (
-    0.4  # correlation of length and transcript; 0.97 in LibriSpeech, 0.83 in the bundled speech of short phrases
-)
+# Correlation of length and transcript: 0.97 in LibriSpeech, 0.83 in the bundled speech of short phrases.
+UNRELATED = 0.4
 UNRELATED_CLIPS = 50  # fewer may have it by chance
 FAULTS = ("missing", "decode_error", "non_finite", "silent", "duration_mismatch", "empty_text")
 WHAT_TO_DO = {
