@@ -22,11 +22,13 @@ from ..data.sources import Source, open_sources
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..model.attention import choose_attention
+from ..model.checkpointed import describe_models
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.sharded import shard
 from ..model.speech_llm import SpeechLLM, build_speech_llm
 from .console import format_count
 from .memory import is_out_of_memory
+from .processes import Processes
 from .state import RunState, seed_step
 
 logger = logging.getLogger(__name__)
@@ -97,9 +99,9 @@ def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], l
     return sources, eval_sources
 
 
-def describe_corpora(sources: list[Source]) -> dict[str, dict[str, Any]]:
-    """Return what a checkpoint says of the data: of each training source where it came from, and how much it is."""
-    return {
+def describe(config: Config, model: SpeechLLM, sources: Sequence[Source]) -> dict[str, Any]:
+    """Return what a checkpoint says of its run: settings, models, and of each corpus its origin and size."""
+    corpora = {
         source.name: {
             "origin": source.origin,
             "clips": len(source),
@@ -109,6 +111,7 @@ def describe_corpora(sources: list[Source]) -> dict[str, dict[str, Any]]:
         }
         for source in sources
     }
+    return {"config": config.to_dict(), "models": describe_models(model, config.model), "corpora": corpora}
 
 
 def build_plan(config: Config, sources: Sequence[Source]) -> SamplingPlan:
@@ -121,6 +124,20 @@ def build_plan(config: Config, sources: Sequence[Source]) -> SamplingPlan:
         config.data.temperature,
         [source.blocks for source in sources],
     )
+
+
+def agree_on_plan(config: Config, sources: Sequence[Source], accelerator: Accelerator) -> SamplingPlan:
+    """Return `build_plan`'s, and say what it mixes.
+
+    Raises:
+        UserError: not all processes have the same one.
+    """
+    plan = build_plan(config, sources)
+    if len(sources) > 1:
+        shares = (f"{source.name} {share:.1%}" for source, share in zip(sources, plan.shares, strict=True))
+        logger.info("Mixture, shares of the clips drawn: %s", ", ".join(shares))
+    Processes(accelerator).require_same(plan.fingerprint, "training clips")
+    return plan
 
 
 def open_batches(

@@ -18,13 +18,13 @@ from ..data.loader import ClipDataset
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
 from ..errors import UserError
-from ..model.checkpointed import describe_models, load_weights
+from ..model.checkpointed import load_weights
 from ..model.speech_llm import SpeechLLM
 from ..progress import format_time
 from .build import (
+    agree_on_plan,
     build_evaluation,
-    build_plan,
-    describe_corpora,
+    describe,
     distribute,
     explaining_out_of_memory,
     load_data,
@@ -38,7 +38,6 @@ from .console import Console, format_metric
 from .feature_cache import cache_features
 from .loop import Trainer
 from .preflight import preflight
-from .processes import Processes
 from .resume import find_start, pin_revisions, restore
 from .state import RunState
 from .trackers import check_installed
@@ -102,11 +101,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     augmenter = open_augmenter(config.data, training.seed)
     model = load_models(config, accelerator)
     sources, eval_sources = load_data(config, accelerator)
-    plan = build_plan(config, sources)
-    if len(sources) > 1:
-        shares = (f"{source.name} {share:.1%}" for source, share in zip(sources, plan.shares, strict=True))
-        logger.info("Mixture, shares of the clips drawn: %s", ", ".join(shares))
-    Processes(accelerator).require_same(plan.fingerprint, "training clips")
+    plan = agree_on_plan(config, sources, accelerator)
     if saved is not None and belongs_to_another_run(config, saved, plan):
         logger.warning("%s is of a finished run on other data: starting afresh, its checkpoints are moved away.", start)
         with accelerator.main_process_first():
@@ -152,11 +147,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
             plan=plan,
             evaluate=build_evaluation(config, model, eval_sources, accelerator, skips),
             folder=folder,
-            description={
-                "config": config.to_dict(),
-                "models": describe_models(model, config.model),
-                "corpora": describe_corpora(sources),
-            },
+            description=describe(config, model, sources),
             skips=skips,
             trackers=trackers,
             console=console,
