@@ -77,7 +77,7 @@ def fetch_group(split: RepoSplit, name: str, number: int, path: Path) -> int:
     if not path.is_file():
         with open_remote(split, name) as file:
             groups = file.metadata.num_row_groups
-            table = insisting(lambda: file.read_row_group(number), split)
+            table = insisting(lambda: file.read_row_group(number, use_threads=False), split)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"row groups": str(groups)})
         write_whole(path, lambda part: pyarrow.parquet.write_table(table, part))
     return int(pyarrow.parquet.read_metadata(path).num_rows)
@@ -98,7 +98,9 @@ def open_remote(split: RepoSplit, name: str, tries: int = TRIES) -> Any:
 
     def open_file() -> Any:
         file = HfFileSystem().open(f"datasets/{split.corpus.hub_id}@{split.commit}/{name}", cache_type="none")
-        return pyarrow.parquet.ParquetFile(file, pre_buffer=True)
+        # Without Arrow's own threads, here and where it is read: one that still holds a file of Python's when the
+        # interpreter ends takes the process down with it.
+        return pyarrow.parquet.ParquetFile(file, pre_buffer=False)
 
     return insisting(open_file, split, tries)
 
@@ -209,7 +211,7 @@ def _write_index(split: RepoSplit, name: str, path: Path, text_column: str | Non
     with open_remote(split, name) as file:
         wanted = {text_column, *TEXT_COLUMNS, *SPEAKER_COLUMNS, *DURATION_COLUMNS, name_column(file.schema_arrow.names)}
         columns = [column for column in file.schema_arrow.names if column in wanted]
-        table = insisting(lambda: file.read(columns=columns), split)
+        table = insisting(lambda: file.read(columns=columns, use_threads=False), split)
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         listed = json.dumps(file.schema_arrow.names)
     group = pyarrow.array(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
@@ -283,7 +285,7 @@ class StreamedRecordings:
             with FileLock(path.with_suffix(".lock")):
                 if not path.is_file():
                     with open_remote(self.split, name, TRIES_WHEN_DRAWN) as file:
-                        request = partial(file.read_row_group, number, columns=[self.audio])
+                        request = partial(file.read_row_group, number, columns=[self.audio], use_threads=False)
                         table = insisting(request, self.split, TRIES_WHEN_DRAWN)
 
                     def write(part: Path) -> None:
