@@ -75,3 +75,13 @@ def test_a_streamed_run_that_stops_goes_on_as_if_it_had_not(
     log = train(hub, tmp_path / "stopped", run_settings, *streamed, *small, "training.max_steps=6")
     assert "Resuming from step 3" in log
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_a_look_at_streams_fetches_one_row_group_of_each(hub: HubStub, run_settings: list[str], tmp_path: Path) -> None:
+    environment = {**os.environ, **hub_environment(hub.endpoint, tmp_path)}
+    settings = [setting for setting in run_settings if not setting.startswith("data.")]
+    status, log = run_ta(["data", "check", *settings, "data.streaming=true"], tmp_path, env=environment)
+    assert status in (0, 1), log
+    for name in WEIGHTS:
+        assert f"{name} (train)" in " ".join(log.split())
+    assert len(list(tmp_path.rglob("*.arrow"))) - len(list((tmp_path / "hf").rglob("*.arrow"))) == len(WEIGHTS)

@@ -117,6 +117,12 @@ class Source:
         """(N,) which row of `open_table` is whose."""
         return self._rows
 
+    def rows_at_hand(self, seed: int) -> np.ndarray:
+        """Return the rows to sample recordings from: all, but of a stream those of one row group, to fetch no more."""
+        if self.blocks is None:
+            return np.arange(len(self))
+        return np.flatnonzero(self.blocks == self.blocks[np.random.default_rng(seed).integers(len(self))])
+
     def recording_versions(self) -> list[str]:
         """N texts: no two recordings share one, and it changes whenever the recording does."""
         return self._recordings.versions(self._rows.tolist())

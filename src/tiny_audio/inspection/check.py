@@ -82,9 +82,9 @@ def check(config: Config, headers: int | None, decode: int | None) -> Report:
     edges = duration_edges(max(float(one.source.durations.max()) for one in opened))
     corpora = [look_at(one, config, edges) for one in opened]
     for facts, one in zip(corpora, opened, strict=True):
-        facts.headers = look_at_headers(one.source, sample_rows(one.source, headers, seed))
+        facts.headers = look_at_headers(one.source, sample_rows(one.source, headers, seed, read=True))
     if decode != 0:
-        rows = [sample_rows(one.source, decode, seed) for one in opened]
+        rows = [sample_rows(one.source, decode, seed, read=True) for one in opened]
         workers = usable_workers(config.data.num_workers)
         decoded = look_at_recordings([one.source for one in opened], rows, config.data, workers)
         for facts, found in zip(corpora, decoded, strict=True):

@@ -35,11 +35,12 @@ BAND_FLOOR = (
 BATCH_CLIPS = 16
 
 
-def sample_rows(source: Source, count: int | None, seed: int) -> np.ndarray:
-    """Return a seeded sample of rows, in their order; all where `count` is None."""
-    if count is None or count >= len(source):
-        return np.arange(len(source))
-    return np.sort(np.random.default_rng([seed, 3]).permutation(len(source))[:count])
+def sample_rows(source: Source, count: int | None, seed: int, read: bool = False) -> np.ndarray:
+    """Return a seeded sample of rows, in their order; all where `count` is None. Those to be `read` are at hand."""
+    rows = np.arange(len(source)) if count is None or not read else source.rows_at_hand(seed)
+    if count is None or count >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng([seed, 3]).permutation(rows)[:count])
 
 
 def look_at_headers(source: Source, rows: np.ndarray) -> HeaderFacts:

@@ -56,19 +56,21 @@ def read_samples(dataset: ClipDataset, seed: int) -> list[Sample]:
     be relied on. Every process does it: a disk may be missing on one machine alone.
     """
     if dataset.sources:
-        dataset.__getitems__([Draw(0, 0, 0)])  # the decoder's first use would be counted as its speed
+        row = int(dataset.sources[0].rows_at_hand(seed)[0])
+        dataset.__getitems__([Draw(0, 0, row)])  # the decoder's first use would be counted as its speed
     return [_read_sample(dataset, number, seed) for number in range(len(dataset.sources))]
 
 
 def _read_sample(dataset: ClipDataset, number: int, seed: int) -> Sample:
     source = dataset.sources[number]
     rng = np.random.default_rng([seed, 3, number])
-    rows = spread(len(source), SAMPLE_CLIPS, rng)
+    at_hand = source.rows_at_hand(seed)
+    rows = at_hand[spread(len(at_hand), SAMPLE_CLIPS, rng)].tolist()
     started = time.perf_counter()
     batch = dataset.__getitems__([Draw(i, number, row) for i, row in enumerate(rows)])
     skipped, audio = batch.skipped, batch.audio_seconds
     if skipped:
-        more = [row for row in spread(len(source), MIN_DRAWS, rng) if row not in rows]
+        more = [row for row in at_hand[spread(len(at_hand), MIN_DRAWS, rng)].tolist() if row not in rows]
         batch = dataset.__getitems__([Draw(i, number, row) for i, row in enumerate(more)])
         skipped, audio, rows = skipped + batch.skipped, audio + batch.audio_seconds, rows + more
     return Sample(source.name, len(source), len(rows), skipped, audio, time.perf_counter() - started)
