@@ -187,3 +187,21 @@ def test_workers_leave_ctrl_c_to_the_main_process(tmp_path: Path) -> None:
 def test_tone_is_not_silent() -> None:
     """The clips of these tests would otherwise prove nothing."""
     assert np.abs(tone(0.2)).max() > 0.1
+
+
+ORPHAN = """
+import os, sys
+from tiny_audio.data import loader
+
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        pass
+    loader._start_worker(0, parent)
+    print("waits for ever")
+"""
+
+
+def test_a_worker_whose_run_was_killed_as_it_started_ends() -> None:
+    run = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, timeout=60)
+    assert run.stdout == run.stderr == ""

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -234,7 +235,7 @@ def open_loader(
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, parent=os.getpid()),
         multiprocessing_context=_worker_context() if num_workers else None,
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global one to seed its workers
     )
@@ -249,12 +250,15 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _start_worker(worker_id: int) -> None:
+def _start_worker(worker_id: int, parent: int) -> None:
     """Leave signals to the main process, which saves and then ends its workers, and the cores to the other workers.
 
     In a process group of its own a worker does not get what a terminal or a scheduler sends to the whole run: one
-    that died of it would take the run with it before it has saved.
+    that died of it would take the run with it before it has saved. A run that was killed while its worker started is no
+    longer the worker's parent: torch, which watches for that from here on, would have it wait for work for ever.
     """
+    if hasattr(os, "setpgrp") and os.getppid() != parent:
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
