@@ -175,6 +175,23 @@ def test_shuffles_of_a_stream_keep_blocks_together() -> None:
     assert blocks[order[:7]].std() > 5, "and mixed among them"
 
 
+def test_another_text_column_of_a_stream_can_be_named_later(hub: HubStub, tmp_path: Path) -> None:
+    """What was kept of the first start holds the usual columns alone."""
+    for column, said in ((None, "thank you mr president"), ("raw_text", "raw text0")):
+        entry = STANDINS["voxpopuli"].entry | {"text_column": column}
+        run = subprocess.run(
+            [sys.executable, "-c", OPEN],
+            input=json.dumps([entry, None, True]),
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **hub_environment(hub.endpoint, tmp_path)},
+            timeout=120,
+        )
+        assert run.returncode == 0, run.stderr
+        assert json.loads(run.stdout)["texts"][0] == said
+
+
 def test_a_download_that_breaks_off_goes_on(hub: HubStub, tmp_path: Path) -> None:
     hub.failures = 3
     assert len(open_all(hub, tmp_path, None, False)[0]["texts"]) == COUNT - 1

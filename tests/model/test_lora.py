@@ -127,4 +127,8 @@ def test_a_projection_that_is_not_there_is_refused(tiny_models):
 
 
 def test_switching_dropout_on_a_model_without_adapters_does_nothing(tiny_models):
-    set_lora_dropout(build(tiny_models).decoder.module, True)
+    module = build(tiny_models).decoder.module
+    before = {name: part.training for name, part in module.named_modules()}
+    set_lora_dropout(module, True)
+    assert {name: part.training for name, part in module.named_modules()} == before
+    assert not any(before.values())

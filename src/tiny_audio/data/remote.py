@@ -162,7 +162,7 @@ def open_stream(
     files = list(split.files)
 
     def read(name: str) -> Path:
-        path = folder / f"{name.replace('/', '--')}.{INDEX}"
+        path = folder / f"{name.replace('/', '--')}.{text_column or 'usual'}.{INDEX}"
         if not path.is_file():
             _write_index(split, name, path, text_column)
         progress.advance(1)

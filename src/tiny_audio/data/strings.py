@@ -8,7 +8,25 @@ from typing import overload
 import numpy as np
 
 
-class Strings(Sequence[str]):
+class _Column(Sequence[str]):
+    """Rows by number, from either end, and slices of them as lists."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._row(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._row(index % len(self))
+
+    def _row(self, index: int) -> str:
+        raise NotImplementedError
+
+
+class Strings(_Column):
     """Many strings in one piece of memory, which worker processes share as long as nobody writes to it."""
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -29,20 +47,11 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    def _row(self, index: int) -> str:
         return self.data[self.ends[index] : self.ends[index + 1]].decode("utf-8", "surrogatepass")
 
 
-class Labels(Sequence[str]):
+class Labels(_Column):
     """Many strings of which few differ, such as speakers: a number a row, and each string once."""
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -53,11 +62,5 @@ class Labels(Sequence[str]):
     def __len__(self) -> int:
         return len(self.codes)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self.values[code] for code in self.codes[index].tolist()]
+    def _row(self, index: int) -> str:
         return self.values[int(self.codes[index])]
