@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -163,3 +166,18 @@ def hub_environment(endpoint: str, folder: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "0",
         "HF_TOKEN": "",
     }
+
+
+def run_there(
+    endpoint: str, folder: Path, script: str, given: str = "", *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own, which takes `endpoint` for the Hub: the address is read at import."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **hub_environment(endpoint, folder), **variables},
+        timeout=120,
+    )

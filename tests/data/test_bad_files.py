@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from clips import write, write_bad_files, write_manifest
-from hub_stub import hub_environment, serving
+from hub_stub import run_there, serving
 
 READ_ALL = """
 import json, sys
@@ -163,14 +160,7 @@ def test_unusable_clips_are_skipped_by_name(kind: str, tmp_path: Path) -> None:
         good += ["cut.wav", "cut.mp3"]
     workers = 1 if kind in ("manifest", "stream") else 0
     with serving(tmp_path / "hub") as server:
-        run = subprocess.run(
-            [sys.executable, "-c", READ_ALL, json.dumps([entry, data, workers, limit])],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, **hub_environment(server.endpoint, tmp_path)},
-            timeout=120,
-        )
+        run = run_there(server.endpoint, tmp_path, READ_ALL, "", json.dumps([entry, data, workers, limit]))
     assert run.returncode == 0, run.stderr
     skips = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
 

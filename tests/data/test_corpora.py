@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from hub_stub import HubStub, hub_environment, serving
+from hub_stub import HubStub, run_there, serving
 from standins import STANDINS, rows, write_standins
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.plan import POOL_BLOCKS, SamplingPlan, shuffle_blocks
@@ -65,15 +62,7 @@ def open_all(
 ) -> list[dict[str, Any]]:
     """All stand-ins as they are opened in a process of its own: the Hub's address is read at import."""
     entries = [[standin.entry, limit, streaming] for standin in STANDINS.values()]
-    run = subprocess.run(
-        [sys.executable, "-c", OPEN],
-        input="".join(json.dumps(entry) + "\n" for entry in entries),
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, **hub_environment(endpoint or hub.endpoint, folder)},
-        timeout=120,
-    )
+    run = run_there(endpoint or hub.endpoint, folder, OPEN, "".join(json.dumps(entry) + "\n" for entry in entries))
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines()]
 
@@ -147,15 +136,7 @@ def test_a_stream_is_drawn_in_one_order_whatever_disk_and_workers(hub: HubStub, 
     for workers, start, disk_gb in ((0, 0, 1), (2, 0, 1e-6), (0, 4, 1)):
         folder = tmp_path / str(len(drawn))
         folder.mkdir()
-        run = subprocess.run(
-            [sys.executable, "-c", DRAW],
-            input=json.dumps([entry, workers, start, disk_gb]),
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            env={**os.environ, **hub_environment(hub.endpoint, folder)},
-            timeout=120,
-        )
+        run = run_there(hub.endpoint, folder, DRAW, json.dumps([entry, workers, start, disk_gb]))
         assert run.returncode == 0, run.stderr
         drawn.append(json.loads(run.stdout))
         kept.append(len(list(folder.rglob("*.arrow"))))
@@ -179,15 +160,7 @@ def test_another_text_column_of_a_stream_can_be_named_later(hub: HubStub, tmp_pa
     """What was kept of the first start holds the usual columns alone."""
     for column, said in ((None, "thank you mr president"), ("raw_text", "raw text0")):
         entry = STANDINS["voxpopuli"].entry | {"text_column": column}
-        run = subprocess.run(
-            [sys.executable, "-c", OPEN],
-            input=json.dumps([entry, None, True]),
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, **hub_environment(hub.endpoint, tmp_path)},
-            timeout=120,
-        )
+        run = run_there(hub.endpoint, tmp_path, OPEN, json.dumps([entry, None, True]))
         assert run.returncode == 0, run.stderr
         assert json.loads(run.stdout)["texts"][0] == said
 
@@ -218,20 +191,11 @@ def test_the_shares_of_the_mixture_are_its_weights(standins: Path, tmp_path: Pat
 def test_a_worker_that_cannot_fetch_says_so_in_a_line(hub: HubStub, tmp_path: Path) -> None:
     """The index is there, the Hub is not any more."""
     entry = STANDINS["tedlium"].entry
-    environment = {**os.environ, **hub_environment(hub.endpoint, tmp_path)}
     wait = "import time; time.sleep = lambda seconds: None\n"
     for endpoint in (hub.endpoint, "http://127.0.0.1:9"):
         for arrow in tmp_path.rglob("*.arrow"):
             arrow.unlink()
-        run = subprocess.run(
-            [sys.executable, "-c", wait + DRAW],
-            input=json.dumps([entry, 1, 0, 1]),
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**environment, "HF_ENDPOINT": endpoint},
-            timeout=120,
-        )
+        run = run_there(endpoint, tmp_path, wait + DRAW, json.dumps([entry, 1, 0, 1]))
     assert run.returncode != 0
     told = "tiny_audio.errors.FetchError: Could not fetch the dataset sanchit-gandhi/tedlium-data: the Hugging Face Hub"
     assert any(line.startswith(told) for line in run.stderr.splitlines()), run.stderr

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +14,7 @@ import soundfile
 import yaml
 
 from clips import tone
-from hub_stub import HubStub, hub_environment, serving
+from hub_stub import HubStub, run_there, serving
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.corpora import CORPORA, hub_location, known_corpus
 from tiny_audio.data.hub import select_files
@@ -143,16 +140,7 @@ def open_there(
     endpoint: str, folder: Path, *entries: tuple[dict[str, object], int | None], **variables: str
 ) -> list[str]:
     """What `open_source` says to each entry, in a process of its own: the Hub's address is read at import."""
-    environment = {**os.environ, **hub_environment(endpoint, folder), **variables}
-    run = subprocess.run(
-        [sys.executable, "-c", OPEN],
-        input="".join(json.dumps(entry) + "\n" for entry in entries),
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-        timeout=60,
-    )
+    run = run_there(endpoint, folder, OPEN, "".join(json.dumps(entry) + "\n" for entry in entries), **variables)
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stderr
     return run.stdout.splitlines()
