@@ -151,7 +151,8 @@ class Decoder(nn.Module):
     @torch.no_grad()
     def _has_bare_head(self) -> bool:
         """Whether logits are what the output embeddings make of hidden states, not scaled or capped afterwards."""
-        row = torch.randn(4, self.decoder_dim, generator=torch.Generator().manual_seed(0)).to(self.module.dtype)
+        row = torch.randn(4, self.decoder_dim, generator=torch.Generator().manual_seed(0))
+        row = row.to(self.module.device, self.module.dtype)
         hidden = self._read(self.module.base_model, row, [4]).last_hidden_state[0]
         return torch.equal(self.module.get_output_embeddings()(hidden), self.logits(row, [4], torch.arange(4)))
 
@@ -163,7 +164,7 @@ class Decoder(nn.Module):
         Whatever changes in one clip, the logits of another, and those before it, must stay the same to the bit.
         """
         generator = torch.Generator().manual_seed(0)
-        row = torch.randn(16, self.decoder_dim, generator=generator).to(self.module.dtype)
+        row = torch.randn(16, self.decoder_dim, generator=generator).to(self.module.device, self.module.dtype)
         changed = torch.cat([row[:3], row[12:], row[7:12]])  # another end of the first clip
         untouched = torch.tensor([0, 1, 2, 7, 8, 9, 10, 11])
         return torch.equal(self.logits(row[:12], [7, 5], untouched), self.logits(changed, [7, 5], untouched))
