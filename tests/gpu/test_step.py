@@ -1,0 +1,94 @@
+"""A step on a GPU: the figures of the CPU, and a host that never waits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny_audio.benchmark.variants import Ours
+from tiny_audio.config import PROJECTORS, Config, HardwareConfig, ProjectorConfig
+from tiny_audio.data.synthetic import synthetic_batch
+from tiny_audio.model.attention import choose_attention
+from tiny_audio.model.projectors.moe import MoEProjector
+from tiny_audio.training.build import start_accelerator
+from tiny_models import build
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def batch():
+    """Clips of 1.2, 0.4 and 2.6 s."""
+    return synthetic_batch([1.2, 0.4, 2.6], [[5, 6, 2], [7, 2], [8, 9, 10, 11, 2]])
+
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours.cpu() - theirs).norm() / theirs.norm().clamp_min(1e-9))
+
+
+@pytest.mark.parametrize("kind", PROJECTORS)
+def test_loss_and_gradients_are_those_of_the_cpu(kind, tiny_models, batch, device):
+    """In fp32; convolutions may use TensorFloat-32."""
+    results = []
+    for where in (torch.device("cpu"), device):
+        model = build(tiny_models, kind).to(where)
+        loss = model(batch)
+        (loss.objective / loss.num_targets).backward()
+        results.append((loss, {name: weight.grad for name, weight in model.projector.named_parameters()}))
+    (expected, gradients), (found, others) = results
+    assert float(found.cross_entropy) == pytest.approx(float(expected.cross_entropy), rel=2e-3)
+    assert float(found.auxiliary) == pytest.approx(float(expected.auxiliary), rel=2e-2, abs=1e-6)
+    for name, gradient in gradients.items():
+        assert relative(others[name], gradient) < 0.03, name
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_grouped_product_of_experts_is_the_dense_one(precision, device):
+    """Experts that no token chose included: what is there of their gradient must be zero."""
+    torch.manual_seed(0)
+    settings = ProjectorConfig(num_experts=8, num_experts_per_token=2, expert_dim=64, dropout=0.0)
+    projector = MoEProjector(settings, 64, 48).to(device)
+    stacked = torch.randn(40, 256, device=device)
+    weights = torch.rand(40, 2, device=device)
+    chosen = torch.tensor([[0, 3], [3, 6]], device=device).repeat(20, 1)
+    results = []
+    for read in (projector.read_densely, projector._read):
+        projector.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            tokens = read(stacked, weights, chosen)
+        tokens.float().square().sum().backward()
+        results.append([tokens.float().detach().cpu(), *(getattr(projector, n).grad.cpu() for n in ("up", "down"))])
+    for expected, found in zip(*results, strict=True):
+        assert torch.isfinite(found).all()
+        assert relative(found, expected) < (0.03 if precision == "bf16" else 1e-3)
+    for unused in (1, 2, 4, 5, 7):
+        assert not results[1][1][unused].any()
+        assert not results[1][2][unused].any()
+
+
+@pytest.mark.parametrize("kind", PROJECTORS)
+def test_the_host_never_waits_for_the_device_in_a_step(kind, tiny_models, batch, device, tmp_path, monkeypatch):
+    """torch raises at whatever would make it wait."""
+    monkeypatch.chdir(tmp_path)
+    accelerator = start_accelerator(Config(hardware=HardwareConfig(device=str(device))))
+    dtype = torch.float32 if accelerator.mixed_precision == "no" else torch.bfloat16
+    model = build(tiny_models, kind, dtype).to(device).train()
+    model.audio_token_dropout = 0.2
+    choose_attention(model, "auto")
+    if device.type == "cuda":
+        batch = batch.pin_memory()
+    ours = Ours(model, batch, accelerator)
+    ours.step()  # what a first use sets up may wait
+    before = [weight.detach().clone() for weight in ours.trainer.weights]
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            ours.step()
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    assert any(not torch.equal(old, new) for old, new in zip(before, ours.trainer.weights, strict=True))
+    assert not list(Path().iterdir())
