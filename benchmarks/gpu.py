@@ -52,21 +52,11 @@ class Part:
 def parts(device: str) -> list[Part]:
     """Return all parts; the first three are the default."""
     cpu = device == "cpu"
-    smoke = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-m",
-        "gpu",
-        "-v",
-        "--rootdir",
-        str(ROOT),
-        "-c",
-        str(ROOT / "pyproject.toml"),
-    ]
-    smoke += ["-n", "2" if cpu else "6", "--dist", "worksteal", "-p", "no:cacheprovider"]
+    smoke = [sys.executable, "-m", "pytest", "-m", "gpu", "-vv", "-p", "no:cacheprovider"]
+    smoke += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
+    smoke += ["-n", "2" if cpu else "6", "--dist", "worksteal"]
     # Versions here are not of our choosing: what they warn of is shown, and fails nothing.
-    smoke += ["-W", "default", str(ROOT / "tests/gpu"), str(ROOT / "tests/model/test_attention.py")]
+    smoke += ["-W", "default", str(ROOT / "tests/gpu")]
     load = ["--encoder-layers", "1", "--decoder-layers", "1", "--batch-size", "2", "--seconds", "1"] if cpu else []
 
     def benchmark(name: str, limit: float, *options: str) -> Part:
@@ -76,15 +66,10 @@ def parts(device: str) -> list[Part]:
     train = [*TA, "train", "experiment=quickstart", f"hardware.device={device}"]
     if cpu:
         train += ["training.max_steps=10", "training.eval_steps=10", "data.max_eval_samples=20"]
-    infer = [
-        *TA,
-        "infer",
-        "checkpoint=outputs/quickstart/checkpoints/final.pt",
-        f"audio={HELD_BACK}",
-        f"device={device}",
-    ]
+    infer = [*TA, "infer", "checkpoint=outputs/quickstart/checkpoints/final.pt"]
+    infer += [f"audio={HELD_BACK}", f"device={device}"]
     return [
-        Part("smoke tests", 600 if cpu else 170, [smoke], read_tests),
+        Part("smoke tests", 170, [smoke], read_tests),
         benchmark("benchmark", 90),
         Part("quickstart", 90, [train, infer], read_quickstart),
         benchmark("largest batch", 60, *([] if cpu else ["--seconds", "30"])),
@@ -94,14 +79,14 @@ def parts(device: str) -> list[Part]:
     ]
 
 
-def run(part: Part, log: Path, environment: dict[str, str]) -> dict[str, Any]:
-    """Run a part; return its row."""
+def run(part: Part, log: Path, environment: dict[str, str], patience: float) -> dict[str, Any]:
+    """Run a part, within `patience` times its limit; return its row."""
     print(f"{part.name}...", flush=True)
     started = time.monotonic()
     result, begin = "ok", log.stat().st_size if log.is_file() else 0
     with tempfile.TemporaryDirectory() as folder, log.open("a") as output:
         for command in part.commands:
-            left = part.limit - (time.monotonic() - started)
+            left = part.limit * patience - (time.monotonic() - started)
             result = run_command(command, folder, output, left, environment)
             if result != "ok":
                 break
@@ -228,7 +213,7 @@ def main() -> int:
     machine = {**json.loads(found.stdout), "python": f"Python {platform.python_version()}"}
     rows: list[dict[str, Any]] = []
     for part in chosen:
-        rows.append(run(part, log, environment))
+        rows.append(run(part, log, environment, patience=1 if options.device == "cuda" else 5))
         (out / "gpu.json").write_text(json.dumps({**machine, "parts": rows}, indent=2) + "\n")  # however it ends
     show(rows, machine)
     return 1 if any(row["result"] != "ok" for row in rows) else 0

@@ -127,7 +127,8 @@ sys.exit(main(["train", *sys.argv[1:]]))
 
 
 def launch(program: list[str], folder: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", *program]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += ["--local-addr=127.0.0.1", *program]  # its name may not resolve
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
 

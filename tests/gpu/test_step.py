@@ -11,6 +11,7 @@ from tiny_audio.benchmark.variants import Ours
 from tiny_audio.config import PROJECTORS, Config, HardwareConfig, ProjectorConfig
 from tiny_audio.data.synthetic import synthetic_batch
 from tiny_audio.model.attention import choose_attention
+from tiny_audio.model.kernels import available_kernels
 from tiny_audio.model.projectors.moe import MoEProjector
 from tiny_audio.training.build import start_accelerator
 from tiny_models import build
@@ -42,6 +43,14 @@ def test_loss_and_gradients_are_those_of_the_cpu(kind, tiny_models, batch, devic
     assert float(found.auxiliary) == pytest.approx(float(expected.auxiliary), rel=2e-2, abs=1e-6)
     for name, gradient in gradients.items():
         assert relative(others[name], gradient) < 0.03, name
+
+
+@pytest.mark.parametrize("name", ["auto", *available_kernels()])
+def test_each_kernel_agrees_with_the_padded_operation(name, tiny_models, device):
+    if device.type != "cuda":
+        pytest.skip("kernels are for GPUs")
+    model = build(tiny_models, "mlp", torch.bfloat16).to(device)
+    assert choose_attention(model, name) != "sdpa"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

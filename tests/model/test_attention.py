@@ -11,7 +11,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from tiny_audio.errors import UserError
 from tiny_audio.model import attention, kernels
 from tiny_audio.model.attention import choose_attention
-from tiny_audio.model.kernels import available_kernels
 from tiny_models import build
 
 
@@ -125,10 +124,3 @@ def test_torch_varlen_is_called_as_its_signature_says(monkeypatch, causal, share
     query, key, value = torch.randn(9, 4, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)
     given = (query, key, value, torch.tensor([0, 4, 9], dtype=torch.int32), 5, causal, 0.3)
     torch.testing.assert_close(kernel(*given), clip_by_clip(*given))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", ["auto", *available_kernels()])
-def test_on_a_gpu_each_kernel_agrees_with_the_padded_operation(tiny_models, name):
-    model = build(tiny_models, "mlp", torch.bfloat16).cuda()
-    assert choose_attention(model, name) != "sdpa"
