@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ..config import Config, TrainingConfig
+from ..config import Config, LoggingConfig, TrainingConfig
 from ..data.loader import Batch
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
@@ -88,7 +88,8 @@ class Ours(Variant):
     def __init__(self, model: SpeechLLM, batch: Batch, accelerator: Accelerator) -> None:
         super().__init__(model, batch, accelerator)
         size = len(batch)
-        config = Config(experiment="benchmark", training=TrainingConfig(batch_size=size))
+        silent = LoggingConfig(use_wandb=False)  # not asked for where nothing is logged
+        config = Config(experiment="benchmark", training=TrainingConfig(batch_size=size), logging=silent)
         prepared, optimizer = accelerator.prepare(model, build_optimizer(config, model))
         nowhere = Path("benchmark")  # nothing is ever written there
         self.trainer = Trainer(

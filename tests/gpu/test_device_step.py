@@ -39,8 +39,8 @@ def test_loss_and_gradients_are_those_of_the_cpu(kind, tiny_models, batch, devic
         (loss.objective / loss.num_targets).backward()
         results.append((loss, {name: weight.grad for name, weight in model.projector.named_parameters()}))
     (expected, gradients), (found, others) = results
-    assert float(found.cross_entropy) == pytest.approx(float(expected.cross_entropy), rel=2e-3)
-    assert float(found.auxiliary) == pytest.approx(float(expected.auxiliary), rel=2e-2, abs=1e-6)
+    assert found.cross_entropy.item() == pytest.approx(expected.cross_entropy.item(), rel=2e-3)
+    assert found.auxiliary.item() == pytest.approx(expected.auxiliary.item(), rel=2e-2, abs=1e-6)
     for name, gradient in gradients.items():
         assert relative(others[name], gradient) < 0.03, name
 
