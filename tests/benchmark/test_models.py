@@ -22,4 +22,6 @@ def test_models_may_be_made_on_a_device_that_is_not_the_cpu(sizes, monkeypatch):
 
 def test_no_tracker_need_be_installed(frozen, batch, accelerator, monkeypatch):
     monkeypatch.setattr("tiny_audio.training.trackers.find_spec", lambda name: None)
-    Ours(build_model("mlp", *frozen, batch), batch, accelerator).step()
+    ours = Ours(build_model("mlp", *frozen, batch), batch, accelerator)
+    ours.step()
+    assert ours.trainer.state.step == 1

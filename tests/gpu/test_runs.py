@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -165,4 +164,3 @@ def test_cached_features_are_those_of_the_encoder(gpu_settings, tmp_path, capsys
     train([*settings, "data.cache_features=true"], tmp_path / "cached", capsys)
     fresh, cached = (logged(tmp_path / name, "train/loss") for name in ("fresh", "cached"))
     assert cached == pytest.approx(fresh, rel=0.02)
-    shutil.rmtree(tmp_path)
