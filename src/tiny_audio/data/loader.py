@@ -153,7 +153,7 @@ class ClipDataset(Dataset[Batch]):
             num_samples, frames = source.features.read(draw.row)
             silent = not len(frames)
         else:
-            waveform = source.read(draw.row)
+            waveform = source.read(draw.row, self.data.max_audio_length)
             num_samples, silent = len(waveform), is_silent(waveform)
             waveform = waveform[:MAX_CLIP_SAMPLES]
         expected = float(source.durations[draw.row])
