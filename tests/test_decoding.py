@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+from functools import partial
 from pathlib import Path
 
 import av
@@ -38,10 +40,10 @@ def heard_seconds(data: bytes) -> float:
 
 
 def best_match(waveform: np.ndarray, expected: np.ndarray) -> float:
-    """Correlation at the best of the lags that a codec may add."""
-    size = min(len(expected), len(waveform)) - 3200
-    middle = expected[1600 : 1600 + size]
-    return max(float(np.corrcoef(waveform[lag : lag + size], middle)[0, 1]) for lag in range(0, 3200, 4))
+    """Correlation of the middle of a recording with what was encoded, wherever in the waveform it is."""
+    middle = expected[len(expected) // 3 : 2 * len(expected) // 3]
+    place = int(np.correlate(waveform, middle, "valid").argmax())
+    return float(np.corrcoef(waveform[place : place + len(middle)], middle)[0, 1])
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -76,7 +78,7 @@ def test_joined_recordings_are_read_one_after_another(kind: str) -> None:
         if kind != "flac":  # all of a FLAC file would have to be read to find out
             assert header_seconds(data) == pytest.approx(heard_seconds(data), abs=0.1)
     alone, both = load_audio(second), load_audio(first + second)
-    assert best_match(both[-len(alone) - 2400 :], speech(1.5, seed=1)) > 0.5
+    assert best_match(both[-len(alone) :], speech(1.5, seed=1)) > 0.5
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "vorbis", "opus"])
@@ -214,11 +216,9 @@ def test_decoders_write_nothing_to_the_terminal(kind: str, capfd: pytest.Capture
     for place in rng.integers(len(data) // 2, len(data), 20):
         noisy[place] ^= 1 << int(rng.integers(8))
     for one in (data, data[len(data) // 3 :], data + data, bytes(noisy), data[:-100]):
-        for read in (load_audio, header_seconds):
-            try:
+        for read in (partial(load_audio, tell=lambda *note: None), header_seconds):
+            with contextlib.suppress(AudioError):
                 read(one)
-            except AudioError:
-                continue
     assert capfd.readouterr() == ("", "")
 
 

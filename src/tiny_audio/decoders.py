@@ -278,13 +278,18 @@ class PacketDecoder:
             self._open()
         sought = start > PREROLL_SECONDS and self._seek(start - PREROLL_SECONDS)
         skip: float | None = None  # seconds still to be left out
+        end = self.announced() if sought and self._container.format.name == "ogg" else None
         for samples, rate in self._gathered(sought):
             if skip is None:
                 skip = max(start - (self._first - self._zero), 0.0) if sought else start
             skipped = min(round(skip * rate), len(samples))
             skip -= skipped / rate
-            if skipped < len(samples):
-                yield samples[skipped:], rate
+            samples = samples[skipped:]
+            start += len(samples) / rate
+            if end is not None and 0 < start - end < GAPLESS_SECONDS:  # after a seek, padding is not left out
+                samples = samples[: max(len(samples) - round((start - end) * rate), 0)]
+            if len(samples):
+                yield samples, rate
 
     def _gathered(self, sought: bool) -> Iterator[tuple[np.ndarray, int]]:
         """Decode, yielding many frames at once; a joined recording may have another rate or number of channels."""
