@@ -6,7 +6,9 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from tiny_audio.cli import main
 
@@ -99,10 +101,11 @@ def test_json_to_a_file(transcriber, capsys):
         ("checkpoint=x.pt audio=a.wav", "there is no checkpoint x.pt. Beside it: bad.pt, final.pt."),
         ("checkpoint=final.pt audio=q.wav,r.wav", "there is no file q.wav, r.wav."),
         ("checkpoint=final.pt audio=empty",
-         "there are no recordings (.wav, .flac, .mp3, .ogg, .oga, .opus, .aif, .aiff, .au) in the folder "
-         "empty."),
+         "there are no recordings (wav, flac, mp3, m4a, ...) in the folder empty."),
         ("checkpoint=final.pt audio=a.wav device=gpu",
          "device must be one of auto, cuda, mps, cpu, got gpu. Did you mean cpu?"),
+        ("checkpoint=final.pt audio=a.wav channel=left",
+         "channel must be mix, each, or a number, 0 being the first, got 'left'."),
         ("checkpoint=final.pt audio=a.wav batch_size=0", "batch_size must be at least 1, got 0."),
         ("checkpoint=final.pt audio=a.wav output=no/dir/x",
          "output: cannot write no/dir/x: No such file or directory."),
@@ -119,3 +122,45 @@ def test_mistakes_of_infer(typed, message, transcriber, capsys):
 def test_a_misspelt_option_is_no_file(transcriber, capsys):
     assert main(["infer", "checkpoint=final.pt", "audio=a.wav", "formt=json"]) == 2
     assert "there is no option formt. Did you mean format?" in capsys.readouterr().err
+
+
+def test_what_is_not_looked_at_is_named_and_counted(transcriber, capsys):
+    for name in ("talk.m4a", "talk.MP4", "talk.wma", "talk.webm", "talk.aac"):
+        write(f"phone/{name}", "")
+    assert main(["infer", "checkpoint=final.pt", "audio=phone"]) == 0
+    assert [Path(path).suffix for path in transcriber[0]["paths"]] == [".MP4", ".aac", ".m4a", ".webm", ".wma"]
+    assert capsys.readouterr().err == ""
+    write("phone/.hidden", "")
+    write("phone/a/notes.txt", "")
+    assert main(["infer", "checkpoint=final.pt", "audio=phone"]) == 0
+    told = "ta infer: phone: 2 files not looked at, by name no recordings: phone/.hidden, phone/a/notes.txt"
+    assert told in capsys.readouterr().err
+    for number in range(10):
+        write(f"phone/b{number}.json", "")
+    assert main(["infer", "checkpoint=final.pt", "audio=phone"]) == 0
+    assert "12 files not looked at" in (err := capsys.readouterr().err)
+    assert "b9.json" not in err
+
+
+@pytest.mark.parametrize(
+    ("typed", "paths"),
+    [
+        ("channel=each", ["call.wav@0", "call.wav@1", "mono.wav@0", "bad.wav"]),
+        ("channel=1", ["call.wav@1", "mono.wav@1", "bad.wav@1"]),
+        ("channel=mix", ["call.wav", "mono.wav", "bad.wav"]),
+    ],
+)
+def test_a_call_is_transcribed_by_channel(typed, paths, transcriber):
+    soundfile.write("call.wav", np.zeros((100, 2)), 8_000)
+    soundfile.write("mono.wav", np.zeros(100), 8_000)
+    main(["infer", "checkpoint=final.pt", "call.wav", "mono.wav", "bad.wav", typed])
+    assert transcriber[0]["paths"] == paths
+
+
+def test_a_channel_can_be_named_with_the_recording(transcriber, capsys):
+    soundfile.write("call.wav", np.zeros((100, 2)), 8_000)
+    write("odd@3", "")
+    assert main(["infer", "checkpoint=final.pt", "call.wav@1", "odd@3", "channel=0"]) == 0
+    assert transcriber[0]["paths"] == ["call.wav@1", "odd@3@0"]
+    assert main(["infer", "checkpoint=final.pt", "absent.wav@1"]) == 2
+    assert "there is no file absent.wav@1." in capsys.readouterr().err

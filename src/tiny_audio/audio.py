@@ -5,42 +5,28 @@ Dimensions: B clips, S samples, M mel bins, L mel frames.
 
 from __future__ import annotations
 
-import io
-import re
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from torch import Tensor, nn
 
+from .decoders import Allowance, AudioError
+from .decoding import open_recording
 from .lengths import HOP_LENGTH, N_FFT, SAMPLE_RATE, align_samples, num_mel_frames
 
-MAX_HEADER_SECONDS = 1e6  # longer than any recording: libsndfile calls an unknown length 2^63 frames
-STREAMED_WAV_BYTES = 0x7FF00000  # who writes wav to a pipe puts a placeholder above this for the length
+logger = logging.getLogger(__name__)
 
-
-class AudioError(Exception):
-    """A recording that cannot be used; `reason` is one word of `REASONS`, the message says more."""
-
-    REASONS = (
-        "missing",
-        "decode_error",
-        "non_finite",
-        "silent",
-        "too_short",
-        "too_long",
-        "duration_mismatch",
-    )
-
-    UNREADABLE = ("missing", "decode_error")  # may be readable tomorrow: the disk was not mounted
-
-    def __init__(self, reason: str, message: str) -> None:
-        assert reason in self.REASONS
-        super().__init__(message)
-        self.reason = reason
+LENGTH_SLACK = 0.01  # seconds: resampling may add a sample or two
+CANCELLED = 0.05  # of the power that a mixture of unrelated channels would have: below it, they cancel each other
+INTEGER_PEAK = 32.0  # of floats, whose full scale is 1: above it, they are integers that were written as floats
+STEP = 2.0**-15  # of 16 bits
 
 
 @dataclass(frozen=True)
@@ -52,54 +38,189 @@ class Segment:
     seconds: float | None = None
 
 
-def _openable(source: str | Path | bytes) -> str | io.BytesIO:
-    """What soundfile opens for a path or for bytes; refuses what is not there or empty."""
-    if isinstance(source, bytes):
-        if not source:
-            raise AudioError("decode_error", "the recording is empty (0 bytes)")
-        return io.BytesIO(source)
-    path = Path(source)
-    if not path.is_file():
-        raise AudioError("missing", f"there is no file {path}")
-    if path.stat().st_size == 0:
-        raise AudioError("decode_error", f"{path} is empty (0 bytes)")
-    return str(path)
+_told: set[str] = set()
 
 
-def load_audio(source: str | Path | bytes | Segment) -> np.ndarray:
-    """Decode a recording of any rate and channel count (wav, flac, mp3, ogg/opus) from a path or its bytes.
+def tell_once(kind: str, message: str) -> None:
+    """Warn of the first recording of a kind that this process meets; a corpus may have a million of them."""
+    if kind not in _told:
+        _told.add(kind)
+        logger.warning("%s. Others like it are not named.", message)
+
+
+def load_audio(
+    source: str | Path | bytes | Segment,
+    *,
+    channel: int | None = None,
+    max_seconds: float = math.inf,
+    tell: Callable[[str, str], None] = tell_once,
+) -> np.ndarray:
+    """Decode a recording of any format, rate and channel count from a path or its bytes, to the end of its file.
 
     Of a segment, no more than its part of the file is read.
+
+    Args:
+        source: the recording.
+        channel: which one to take, 0 being the first; None mixes them, unless they cancel each other out: then the
+            loudest is taken.
+        max_seconds: nothing is decoded beyond.
+        tell: gets what is to be said of a recording that can be used, as its kind and a message.
 
     Returns:
         float32 samples (S,), mono, 16 kHz.
 
     Raises:
-        AudioError: missing, empty, not audio, cut short in its header, or with a NaN or infinite sample.
+        AudioError: missing, empty, not audio, damaged, longer than `max_seconds`, or with a NaN or infinite sample.
     """
-    file = _openable(source.path if isinstance(source, Segment) else source)
-    try:
-        if isinstance(source, Segment):
-            samples, rate = _read_segment(file, source)
-        else:
-            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
-        raise AudioError("decode_error", f"cannot be decoded: {error}") from None
-    waveform = mix_down(samples)
+    sound = _decode(source, channel, max_seconds)
+    if channel is None and sound.is_cancelled:
+        loudest = sound.loudest
+        sound = _decode(source, loudest, max_seconds)
+        sound.notes["cancelled"] = f"its channels cancel each other out; channel {loudest} is taken"
+    waveform = sound.waveform()
     if not np.isfinite(waveform).all():
         raise AudioError("non_finite", "holds NaN or infinite samples")
-    if rate != SAMPLE_RATE and len(waveform):
-        waveform = soxr.resample(waveform, rate, SAMPLE_RATE, quality="HQ")
-    return np.ascontiguousarray(waveform, dtype=np.float32)
+    if (full_scale := sound.full_scale) != 1:
+        waveform *= np.float32(1 / full_scale)
+        sound.notes["scale"] = f"its samples reach {sound.peak:,.0f}, and 1 is full scale: divided by {full_scale:,}"
+    for kind, note in sound.notes.items():
+        tell(kind, f"{_name(source)}: {note}")
+    return waveform
 
 
-def _read_segment(file: str | io.BytesIO, segment: Segment) -> tuple[np.ndarray, int]:
-    """Samples (S, channels) of a part of a file, empty where it lies past the end, and their rate."""
-    with soundfile.SoundFile(file) as opened:
-        rate = opened.samplerate
-        opened.seek(min(round(segment.start * rate), opened.frames))
-        frames = -1 if segment.seconds is None else round(segment.seconds * rate)
-        return opened.read(frames, dtype="float32", always_2d=True), rate
+def _name(source: str | Path | bytes | Segment) -> str:
+    if isinstance(source, bytes):
+        return "a recording in a table"
+    return str(source.path if isinstance(source, Segment) else source)
+
+
+def _decode(source: str | Path | bytes | Segment, channel: int | None, max_seconds: float) -> _Sound:
+    sound = _Sound(channel)
+    try:
+        for samples, rate, is_float in read_blocks(source, sound.notes):
+            sound.add(samples, rate, is_float)
+            if sound.seconds > max_seconds + LENGTH_SLACK:
+                raise AudioError("too_long", f"is longer than {max_seconds:g} s")
+        sound.finish()
+    except MemoryError:
+        raise AudioError("decode_error", f"takes more memory than there is, after {sound.seconds:,.0f} s") from None
+    return sound
+
+
+def read_blocks(source: str | Path | bytes | Segment, notes: dict[str, str]) -> Iterator[tuple[np.ndarray, int, bool]]:
+    """Decode a recording block by block, to the end of its file.
+
+    Args:
+        source: the recording.
+        notes: gets what is to be said of it in the end, by kind.
+
+    Yields:
+        Samples (S, C) float32 as the file has them, their rate in Hz, and whether the file holds floats.
+
+    Raises:
+        AudioError: missing or decode_error.
+    """
+    part = source if isinstance(source, Segment) else None
+    file = part.path if part else source if isinstance(source, bytes) else Path(str(source))
+    start, left = (part.start, math.inf if part.seconds is None else part.seconds) if part else (0.0, math.inf)
+    decoded, announced, lost = 0.0, 0.0, 0.0
+    with open_recording(file, whole=part is None) as recordings:
+        allowance = Allowance(len(file) if isinstance(file, bytes) else file.stat().st_size)
+        for decoder in recordings:
+            if len(recordings) > 1 and start > 0 and (length := decoder.seconds()) <= start:
+                start -= length
+                continue
+            announced += decoder.announced() or 0.0
+            for samples, rate in decoder.blocks(start):
+                decoded = allowance.add(samples, rate)
+                if left < math.inf:
+                    samples = samples[: round(left * rate)]
+                    left -= len(samples) / rate
+                yield samples, rate, decoder.is_float
+                if left * rate < 0.5:
+                    return
+            start, lost = 0.0, lost + decoder.lost
+            if decoder.tracks > 1:
+                notes["tracks"] = f"holds {decoder.tracks} tracks of sound, of which one is read"
+    if is_cut_short(decoded, decoded + lost):
+        raise AudioError("decode_error", f"is damaged: {lost:.2f} of {decoded + lost:.2f} s cannot be decoded")
+    if lost > 0:
+        notes["damaged"] = f"{lost:.2f} s are damaged and left out"
+    if part is None and is_cut_short(decoded, announced):
+        notes["cut"] = f"holds {decoded:.2f} s of the {announced:.2f} s that its header announces"
+
+
+class _Sound:
+    """Gathers samples of any rate and channel count as one waveform, and what has to be known of all of it."""
+
+    def __init__(self, channel: int | None) -> None:
+        self.channel = channel
+        self.notes: dict[str, str] = {}
+        self.peak = 0.0  # of floats
+        self._are_whole = True  # the floats are whole numbers
+        self._bytes = bytearray()  # a waveform of hours is never copied
+        self._rate = SAMPLE_RATE
+        self._resampler: soxr.ResampleStream | None = None
+        self._power, self._expected = 0.0, 0.0  # of the mixture; what it would be, were the channels unrelated
+        self._powers: Counter[int] = Counter()
+
+    @property
+    def seconds(self) -> float:
+        return len(self._bytes) / 4 / SAMPLE_RATE
+
+    def add(self, samples: np.ndarray, rate: int, is_float: bool) -> None:
+        channels = samples.shape[1]
+        if self.channel is not None and self.channel >= channels:
+            raise AudioError(
+                "decode_error", f"has no channel {self.channel}: it has {channels}, of which 0 is the first"
+            )
+        if is_float:
+            self.peak = max(self.peak, float(np.abs(samples).max(initial=0)))
+            self._are_whole = self._are_whole and bool((samples == np.rint(samples)).all())
+        mixed = mix_down(samples) if self.channel is None else samples[:, self.channel]
+        if self.channel is None and channels > 1:
+            self._weigh(samples[::7], mixed[::7])
+        if rate != self._rate:
+            self.finish()
+            self._rate = rate
+            self._resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        self._append(mixed, last=False)
+
+    def _weigh(self, samples: np.ndarray, mixed: np.ndarray) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # told as non_finite
+            powers = np.square(samples).sum(axis=0, dtype=np.float64)
+            self._power += float(np.square(mixed).sum(dtype=np.float64))
+        self._expected += float(powers.sum()) / samples.shape[1] ** 2
+        self._powers.update(dict(enumerate(powers.tolist())))
+
+    def _append(self, mixed: np.ndarray, last: bool) -> None:
+        if self._resampler is not None:
+            mixed = self._resampler.resample_chunk(np.ascontiguousarray(mixed), last=last)
+        self._bytes += np.ascontiguousarray(mixed).data
+
+    def finish(self) -> None:
+        """Take out what the resampler still holds."""
+        if self._resampler is not None:
+            self._append(np.zeros(0, dtype=np.float32), last=True)
+        self._resampler, self._rate = None, SAMPLE_RATE
+
+    def waveform(self) -> np.ndarray:
+        return np.frombuffer(self._bytes, dtype=np.float32)
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._power < CANCELLED * self._expected
+
+    @property
+    def loudest(self) -> int:
+        return max(self._powers, key=lambda channel: self._powers[channel])
+
+    @property
+    def full_scale(self) -> int:
+        """1, or the largest number of the integers that were written as floats."""
+        if self.peak > INTEGER_PEAK or (self._are_whole and self.peak >= 2):
+            return next((1 << bits for bits in (15, 23) if self.peak <= 1 << bits), 1 << 31)
+        return 1
 
 
 @dataclass(frozen=True)
@@ -118,11 +239,25 @@ def read_header(source: str | Path | bytes | Segment) -> Header:
     Raises:
         AudioError: missing, empty, or not audio.
     """
-    seconds = header_seconds(source)
-    info = soundfile.info(_openable(source.path if isinstance(source, Segment) else source))
-    compressed = info.subtype if info.format in ("OGG", "MPEG") else info.format
-    names = {"MPEG_LAYER_III": "mp3", "WAVEX": "wav"}
-    return Header(names.get(compressed, compressed.lower()), info.samplerate, info.channels, seconds)
+    file = source.path if isinstance(source, Segment) else source
+    with open_recording(file if isinstance(file, bytes) else Path(file)) as recordings:
+        seconds, first = sum(decoder.seconds() for decoder in recordings), recordings[0]
+    if isinstance(source, Segment):
+        seconds = source.seconds or max(seconds - source.start, 0.0)
+    return Header(first.format, first.sample_rate, first.channels, seconds)
+
+
+def header_seconds(source: str | Path | bytes | Segment) -> float:
+    """Read how long a recording says it is, in seconds; where it does not say, or not reliably, its end is looked for.
+
+    Of a recording that was cut short this is the announced length.
+
+    Raises:
+        AudioError: missing, empty, or not audio.
+    """
+    if isinstance(source, Segment) and source.seconds:
+        return source.seconds
+    return read_header(source).seconds
 
 
 def mix_down(samples: np.ndarray) -> np.ndarray:
@@ -135,38 +270,19 @@ def mix_down(samples: np.ndarray) -> np.ndarray:
     return mixed / samples.shape[1] if samples.shape[1] > 1 else mixed
 
 
-def header_seconds(source: str | Path | bytes | Segment) -> float:
-    """Read how long a recording says it is, in seconds, decoding it only where its header does not say.
-
-    Of a wav file that was cut short this is the announced length, which the decoder passes over in silence.
-
-    Raises:
-        AudioError: missing, empty, or not audio.
-    """
-    if isinstance(source, Segment):
-        return source.seconds or max(header_seconds(source.path) - source.start, 0.0)
-    file = _openable(source)
-    try:
-        info = soundfile.info(file, verbose=True)
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
-        raise AudioError("decode_error", f"cannot be decoded: {error}") from None
-    if info.frames > MAX_HEADER_SECONDS * info.samplerate:  # some containers cannot say: "unknown" is a huge number
-        return len(load_audio(source)) / SAMPLE_RATE
-    seconds = info.frames / info.samplerate
-    cut = re.search(r"^data : (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE)
-    if cut and int(cut[2]) > 0 and int(cut[1]) < STREAMED_WAV_BYTES:
-        seconds *= int(cut[1]) / int(cut[2])
-    return seconds
-
-
 def is_cut_short(seconds: float, expected_seconds: float) -> bool:
     """Whether a clip misses more of its expected length than codecs explain: 10 % and half a second."""
     return seconds < expected_seconds - max(0.5, 0.1 * expected_seconds)
 
 
 def is_silent(waveform: np.ndarray) -> bool:
-    """Whether a waveform (S,) is digital silence throughout, dithered or not: below -100 dBFS; or empty."""
-    return not (len(waveform) and np.abs(waveform).max() > 1e-5)
+    """Whether a waveform (S,) is empty or digital silence throughout, dithered or not.
+
+    Dither of 16 bits has a level (root mean square) of about one step, and no sample of it is far above.
+    """
+    if not len(waveform) or np.abs(waveform).max() < STEP / 4:
+        return True
+    return bool(np.abs(waveform).max() < 8 * STEP and np.square(waveform, dtype=np.float64).mean() < (1.5 * STEP) ** 2)
 
 
 def check_clip(num_samples: int, silent: bool, min_seconds: float, max_seconds: float) -> None:
@@ -178,7 +294,7 @@ def check_clip(num_samples: int, silent: bool, min_seconds: float, max_seconds: 
     seconds = num_samples / SAMPLE_RATE
     if seconds < min_seconds:
         raise AudioError("too_short", f"{seconds:.3f} s is shorter than {min_seconds:g} s")
-    if seconds > max_seconds + 0.01:  # resampling may add a sample or two
+    if seconds > max_seconds + LENGTH_SLACK:
         raise AudioError("too_long", f"{seconds:.2f} s is longer than {max_seconds:g} s")
     if silent:
         raise AudioError("silent", "is silent throughout")

@@ -230,8 +230,10 @@ class DatasetConfig:
     weight: float = 1.0
     audio_column: str | None = None
     text_column: str | None = None
+    channel: int | None = None  # of the recordings, 0 being the first (the left); null mixes them
 
     def __post_init__(self) -> None:
+        _at_least(f"data.datasets: channel of {self.name}", self.channel, 0)
         _above(f"data.datasets: weight of {self.name}", self.weight, 0)
         if self.name == "custom" and not self.path:
             raise ConfigError(

@@ -18,13 +18,14 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from ..inference.transcribe import Transcription
 
-OPTIONS = ("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output")
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au")
+OPTIONS = ("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output", "channel")
+MAX_TOLD = 5  # files that are named one by one
 EPILOG = """\
 examples:
   ta infer checkpoint=outputs/transcription/checkpoints/final.pt audio=test.wav
   ta infer checkpoint=final.pt audio=a.wav,b.flac
   ta infer checkpoint=final.pt recordings/ *.mp3 format=json output=transcripts.jsonl
+  ta infer checkpoint=final.pt call.wav channel=each    (a party a channel; call.wav@1 is its second channel)
 
 One recording: its transcript. Several, or a folder: a line each, PATH<tab>TRANSCRIPT. Options may be written
 with dashes too: --checkpoint PATH. The exit status is 1 where a recording could not be transcribed."""
@@ -40,7 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(
         prog="ta infer",
         usage="ta infer checkpoint=PATH audio=FILE[,FILE ...] [FILE ...] [device=...] [batch_size=N] ...",
-        description="Transcribe recordings (wav, flac, mp3, ogg, opus) with a checkpoint.",
+        description="Transcribe recordings (wav, flac, mp3, ogg, opus, m4a, mp4, webm, wma, ...) with a checkpoint.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -54,7 +55,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--decoder", help="where the checkpoint's decoder lies now, if it has moved")
     parser.add_argument("--format", choices=["text", "json"], default="text", help="json: an object a line")
     parser.add_argument("--output", type=Path, help="write to this file instead of standard output")
-    option = re.compile(r"(?:--)?(checkpoint|audio|device|batch[_-]size|encoder|decoder|format|output)=")
+    parser.add_argument(
+        "--channel",
+        default="mix",
+        help="mix: all channels in one; each: every channel for itself; or a number, 0 being the first "
+        "(default: %(default)s)",
+    )
+    option = re.compile(r"(?:--)?(checkpoint|audio|device|batch[_-]size|encoder|decoder|format|output|channel)=")
     return parser.parse_intermixed_args([option.sub(_dashed, token) for token in argv])
 
 
@@ -79,7 +86,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"batch_size must be at least 1, got {args.batch_size}.")
     check_device("device", args.device)
     check_checkpoint(args.checkpoint)
-    paths = expand(named)
+    paths = choose_channels(expand(named), args.channel)
     from ..inference.transcribe import transcribe_files
 
     transcriptions = transcribe_files(
@@ -114,18 +121,52 @@ def expand(named: Sequence[str]) -> list[str]:
             raise UserError(
                 f"there is no option {option}.{did_you_mean(option, OPTIONS)} `ta infer --help` lists them."
             )
-    if missing := [path for path in named if not Path(path).exists()]:
+    from ..decoding import AUDIO_SUFFIXES, split_channel
+
+    if missing := [path for path in named if not Path(split_channel(path)[0]).exists()]:
         raise UserError(f"there is no file {', '.join(missing)}.")
     paths: list[str] = []
     for path in named:
         if Path(path).is_dir():
-            found = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+            files = sorted(file for file in Path(path).rglob("*") if not file.is_dir())
+            found = [str(file) for file in files if file.suffix.lower() in AUDIO_SUFFIXES]
             if not found:
-                raise UserError(f"there are no recordings ({', '.join(AUDIO_SUFFIXES)}) in the folder {path}.")
+                raise UserError(f"there are no recordings (wav, flac, mp3, m4a, ...) in the folder {path}.")
+            tell_passed_over(path, [str(file) for file in files if file.suffix.lower() not in AUDIO_SUFFIXES])
             paths += found
         else:
             paths.append(path)
     return paths
+
+
+def tell_passed_over(folder: str, files: Sequence[str]) -> None:
+    """Name and count the files of a folder that are not looked at, since they are not named like recordings."""
+    if files:
+        named = ", ".join(files[:MAX_TOLD]) + (", ..." if len(files) > MAX_TOLD else "")
+        count = f"{len(files):,} file{'s' if len(files) > 1 else ''}"
+        print(f"ta infer: {folder}: {count} not looked at, by name no recordings: {named}", file=sys.stderr)
+
+
+def choose_channels(paths: Sequence[str], channel: str) -> list[str]:
+    """Name the channels that are asked for, as in `call.wav@0`, of those paths that do not name one themselves.
+
+    Raises:
+        UserError: `channel` is neither mix, each, nor a number.
+    """
+    if channel == "mix":
+        return list(paths)
+    if channel != "each" and not channel.isdecimal():
+        raise UserError(f"channel must be mix, each, or a number, 0 being the first, got {channel!r}.")
+    from ..decoding import count_channels, split_channel
+
+    chosen: list[str] = []
+    for path in paths:
+        if split_channel(path)[1] is not None:
+            chosen.append(path)
+        else:
+            numbers = range(count_channels(path)) if channel == "each" else [int(channel)]
+            chosen += [f"{path}@{number}" for number in numbers] or [path]
+    return chosen
 
 
 def write(transcriptions: Iterable[Transcription], form: str, output: Path | None, alone: bool) -> int:

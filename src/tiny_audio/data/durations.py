@@ -17,6 +17,7 @@ from .tables import FileRecordings, Recordings, Table
 
 logger = logging.getLogger(__name__)
 
+VERSION = 2  # of how lengths are found: what was kept by an earlier one is not read
 BLOCK_CLIPS = 512  # between two looks at the clock
 PROGRESS_SECONDS = 5.0
 # Threads: a header costs a round trip on network disks. With recordings in memory, 8 took twice as long as 1.
@@ -32,13 +33,13 @@ def read_durations(table: Table, rows: np.ndarray, cache_dir: Path) -> tuple[np.
     Args:
         table: the corpus.
         rows: (R,) its rows in question.
-        cache_dir: the cache is `cache_dir/durations/<hash of table.version>.npy`, float32 seconds or NaN
+        cache_dir: the cache is `cache_dir/durations/<hash of VERSION and table.version>.npy`, float32 seconds or NaN
             for all rows.
 
     Returns:
         (R,) float32 seconds, NaN for the rows in the second value, which says why.
     """
-    file = cache_dir / "durations" / (hashlib.sha256(table.version.encode()).hexdigest()[:24] + ".npy")
+    file = cache_dir / "durations" / (hashlib.sha256(f"{VERSION} {table.version}".encode()).hexdigest()[:24] + ".npy")
     known = np.load(file) if file.is_file() else np.full(len(table.names), np.nan, dtype=np.float32)
     missing = rows[np.isnan(known[rows])]
     failures: dict[int, AudioError] = {}

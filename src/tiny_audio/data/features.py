@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of the format, and of all that happens to a recording before the encoder
+VERSION = 2  # of the format, and of all that happens to a recording before the encoder
 
 
 @dataclass(frozen=True)

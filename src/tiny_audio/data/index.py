@@ -20,6 +20,7 @@ from .. import text as text_rules
 from ..audio import AudioError
 from ..config import DataConfig
 from ..text import CLEANERS, clean_transcript
+from .durations import VERSION as DURATIONS_VERSION
 from .durations import read_durations
 from .strings import Strings
 from .tables import Table
@@ -106,7 +107,7 @@ def _estimated_seconds(text: str, data: DataConfig) -> float:
 
 def index_file(cache_dir: Path, version: str, settings: Sequence[object]) -> Path:
     """Return where the index of a table belongs: its name changes with the table, the settings, and our own rules."""
-    digest = hashlib.sha256(repr((version, *settings)).encode())
+    digest = hashlib.sha256(repr((version, DURATIONS_VERSION, *settings)).encode())
     digest.update(Path(text_rules.__file__).read_bytes())
     return cache_dir / "index" / f"{digest.hexdigest()[:24]}.npz"
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..audio import AudioError, check_clip, is_cut_short, is_silent, pad_waveforms
 from ..config import DataConfig
-from ..lengths import MAX_CLIP_SAMPLES, SAMPLE_RATE, align_samples, num_encoder_frames, num_mel_frames
+from ..lengths import MAX_CLIP_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE, align_samples, num_encoder_frames, num_mel_frames
 from .augment import Augmenter
 from .plan import Draw, PlanSampler, SamplingPlan
 from .skips import Skip
@@ -153,7 +153,7 @@ class ClipDataset(Dataset[Batch]):
             num_samples, frames = source.features.read(draw.row)
             silent = not len(frames)
         else:
-            waveform = source.read(draw.row)
+            waveform = source.read(draw.row, MAX_CLIP_SECONDS)
             num_samples, silent = len(waveform), is_silent(waveform)
             waveform = waveform[:MAX_CLIP_SAMPLES]
         expected = float(source.durations[draw.row])

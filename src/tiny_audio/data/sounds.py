@@ -6,15 +6,15 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 
-from ..audio import AudioError, load_audio, mix_down
+from ..audio import AudioError, Segment, check_clip, is_silent, load_audio, mix_down, read_blocks
+from ..decoding import AUDIO_SUFFIXES
 from ..errors import UserError
 from ..lengths import SAMPLE_RATE
 from .manifests import MANIFEST_SUFFIXES, audio_folder, read_rows
@@ -23,12 +23,7 @@ from .tables import AUDIO_COLUMNS
 
 logger = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = (
-    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
-    *(".w64", ".rf64", ".sph", ".nist", ".voc"),
-)
 CHECKERS = 8  # threads; decoding lets go of the interpreter, and network disks answer slowly
-BLOCK_SAMPLES = 1 << 20  # of a recording of hours only this much is in memory
 MAX_TOLD = 5  # bad files that are named one by one
 PROGRESS_SECONDS = 5.0
 
@@ -38,10 +33,12 @@ class Sounds:
 
     Args:
         paths: M files.
+        seconds: M lengths.
     """
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], seconds: Sequence[float]) -> None:
         self.paths = Strings(map(str, paths))
+        self.seconds = np.array(seconds, dtype=np.float64)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -55,12 +52,7 @@ class Sounds:
         Returns:
             float32 samples (S,), mono, 16 kHz; None, with a warning, where it has become unreadable.
         """
-        path = self._path(which)
-        try:
-            return load_audio(path)
-        except AudioError as error:
-            _warn_lost(path, error)
-            return None
+        return self._read(Path(self.paths[int(which * len(self.paths))]))
 
     def piece(self, which: float, where: float, num_samples: int) -> np.ndarray | None:
         """Read `num_samples` of one recording, mono, 16 kHz; one that is shorter is looped.
@@ -73,31 +65,27 @@ class Sounds:
         Returns:
             float32 samples (S,); None, with a warning, where the recording has become unreadable.
         """
-        path = self._path(which)
-        try:
-            with soundfile.SoundFile(path) as file:
-                rate = file.samplerate
-                needed = math.ceil(num_samples * rate / SAMPLE_RATE)
-                looped = file.frames <= needed
-                if not looped:
-                    file.seek(int(where * (file.frames - needed + 1)))
-                piece = mix_down(file.read(needed, dtype="float32", always_2d=True))
-        except (soundfile.SoundFileError, OSError) as error:
-            _warn_lost(path, error)
+        row = int(which * len(self.paths))
+        path, length = Path(self.paths[row]), round(self.seconds[row] * SAMPLE_RATE)
+        if looped := length <= num_samples:
+            piece = self._read(path)
+        else:
+            start = int(where * (length - num_samples + 1))
+            piece = self._read(Segment(path, start / SAMPLE_RATE, (num_samples + 1) / SAMPLE_RATE))
+        if piece is None or not len(piece):
             return None
-        if rate != SAMPLE_RATE and len(piece):
-            piece = soxr.resample(piece, rate, SAMPLE_RATE, quality="HQ")
         if looped:
             piece = np.roll(piece, -int(where * len(piece)))
         return np.resize(piece, num_samples)
 
-    def _path(self, which: float) -> str:
-        return self.paths[int(which * len(self.paths))]
-
-
-def _warn_lost(path: str, error: Exception) -> None:
-    """Say that a recording which was good at the start cannot be read: a run of days does not end for a noise."""
-    logger.warning("%s can no longer be read; the clip stays without it: %s", path, error)
+    def _read(self, source: Path | Segment) -> np.ndarray | None:
+        """Decode; a run of days does not end for a noise that was good at the start."""
+        try:
+            return load_audio(source)
+        except AudioError as error:
+            path = source.path if isinstance(source, Segment) else source
+            logger.warning("%s can no longer be read; the clip stays without it: %s", path, error)
+            return None
 
 
 def open_sounds(setting: str, path: Path, max_seconds: float = math.inf) -> Sounds:
@@ -113,15 +101,15 @@ def open_sounds(setting: str, path: Path, max_seconds: float = math.inf) -> Soun
     """
     paths = _find(setting, path)
     bad: list[str] = []
-    good: list[Path] = []
+    good: dict[Path, float] = {}
     said = time.monotonic()
     with ThreadPoolExecutor(CHECKERS) as pool:
-        faults = pool.map(partial(_fault, max_seconds=max_seconds), paths)
-        for checked, (file, fault) in enumerate(zip(paths, faults, strict=True), 1):
-            if fault is None:
-                good.append(file)
+        found = pool.map(partial(_seconds, max_seconds=max_seconds), paths)
+        for checked, (file, seconds) in enumerate(zip(paths, found, strict=True), 1):
+            if isinstance(seconds, AudioError):
+                bad.append(f"{file}: {seconds}")
             else:
-                bad.append(f"{file}: {fault}")
+                good[file] = seconds
             if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
                 logger.info("Checking %s: %s of %s recordings", setting, f"{checked:,}", f"{len(paths):,}")
@@ -131,7 +119,7 @@ def open_sounds(setting: str, path: Path, max_seconds: float = math.inf) -> Soun
         logger.warning("%s: left out %s", setting, line)
     if len(bad) > MAX_TOLD:
         logger.warning("%s: left out %s recordings in all.", setting, f"{len(bad):,}")
-    return Sounds(good)
+    return Sounds(list(good), list(good.values()))
 
 
 def _find(setting: str, path: Path) -> list[Path]:
@@ -159,18 +147,18 @@ def _find(setting: str, path: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _fault(path: Path, max_seconds: float) -> str | None:
-    """Why a recording cannot be used, or None; it is decoded to its end, since one cut short only shows there."""
-    loudest, frames = 0.0, 0
+def _seconds(path: Path, max_seconds: float) -> float | AudioError:
+    """How long a recording is, or why it cannot be used; of one of hours, only a block is in memory."""
+    silent, seconds = True, 0.0
     try:
-        with soundfile.SoundFile(path) as file:
-            while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-                mono = mix_down(block)
-                if not np.isfinite(mono).all():
-                    return "holds NaN or infinite samples"
-                loudest, frames = max(loudest, float(np.abs(mono).max())), frames + len(mono)
-                if frames > max_seconds * file.samplerate:
-                    return f"is longer than {max_seconds:g} s"
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
-        return f"cannot be decoded ({error})"
-    return None if loudest > 1e-5 else "is silent throughout"
+        for samples, rate, _ in read_blocks(path, {}):
+            mono = mix_down(samples)
+            if not np.isfinite(mono).all():
+                return AudioError("non_finite", "holds NaN or infinite samples")
+            silent, seconds = silent and is_silent(mono), seconds + len(mono) / rate
+            if seconds > max_seconds:
+                return AudioError("too_long", f"is longer than {max_seconds:g} s")
+        check_clip(round(seconds * SAMPLE_RATE), silent, 0.0, max_seconds)
+    except AudioError as error:
+        return error
+    return seconds

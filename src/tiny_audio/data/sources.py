@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ class Source:
         blocks: (N,) int32, of a corpus that is streamed: which rows are fetched together; else None.
         estimated: whether durations are guesses from the transcripts, as in a stream that does not list them.
         skipped: what was left out when the corpus was indexed.
+        channel: which one of its recordings is read, 0 being the first; None mixes them.
         features: encoder outputs of the N rows, where they are cached; recordings are then not read.
     """
 
@@ -63,6 +65,7 @@ class Source:
         origin: str = "",
         blocks: np.ndarray | None = None,
         estimated: bool = False,
+        channel: int | None = None,
     ) -> None:
         assert len(durations) == len(texts) == len(names) == len(rows)
         self.name = name
@@ -75,6 +78,7 @@ class Source:
         self.blocks = blocks
         self.estimated = estimated
         self.skipped = skipped
+        self.channel = channel
         self.features: CachedClips | None = None
         self._recordings = recordings
         self._rows = rows  # (N,) which recording is whose
@@ -92,16 +96,16 @@ class Source:
         digest.update(self.durations.tobytes())
         return digest.hexdigest()[:16]
 
-    def read(self, row: int) -> np.ndarray:
-        """Decode a clip.
+    def read(self, row: int, max_seconds: float = math.inf) -> np.ndarray:
+        """Decode a clip, unless it turns out to be longer than `max_seconds`.
 
         Returns:
             float32 samples (S,), mono, 16 kHz.
 
         Raises:
-            AudioError: it is missing, cannot be decoded, or holds NaN or infinite samples.
+            AudioError: it is missing, cannot be decoded, is too long, or holds NaN or infinite samples.
         """
-        return load_audio(self._recordings[int(self._rows[row])])
+        return load_audio(self._recordings[int(self._rows[row])], channel=self.channel, max_seconds=max_seconds)
 
     def recording(self, row: int) -> Path | bytes | Segment:
         """Return a clip's recording, not decoded; raises AudioError if the corpus has none for it."""
@@ -125,7 +129,8 @@ class Source:
 
     def recording_versions(self) -> list[str]:
         """N texts: no two recordings share one, and it changes whenever the recording does."""
-        return self._recordings.versions(self._rows.tolist())
+        versions = self._recordings.versions(self._rows.tolist())
+        return versions if self.channel is None else [f"{version} channel {self.channel}" for version in versions]
 
     def subset(self, rows: np.ndarray) -> Source:
         """Return the source with only these rows, in this order; what was skipped stays on record."""
@@ -143,6 +148,7 @@ class Source:
             self.origin,
             None if self.blocks is None else self.blocks[rows],
             self.estimated,
+            self.channel,
         )
 
 
@@ -234,7 +240,7 @@ def open_source(
     """
     name = name or _name(entry)
     table = open_table(entry, data, cache_dir, limit, data_dir)
-    source = _to_source(name, entry.weight, table, index_table(entry.name, table, data, cache_dir, evaluation))
+    source = _to_source(name, entry, table, index_table(entry.name, table, data, cache_dir, evaluation))
     reasons = Counter(skip.reason for skip in source.skipped)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     if not len(source):
@@ -307,11 +313,11 @@ def _is_hub_id(path: str) -> bool:
     )
 
 
-def _to_source(name: str, weight: float, table: Table, index: Index) -> Source:
+def _to_source(name: str, entry: DatasetConfig, table: Table, index: Index) -> Source:
     rows = index.rows.tolist()
     return Source(
         name=name,
-        weight=weight,
+        weight=entry.weight,
         durations=index.durations,
         texts=index.texts,
         names=Strings(table.names[row] for row in rows),
@@ -322,6 +328,7 @@ def _to_source(name: str, weight: float, table: Table, index: Index) -> Source:
         origin=table.origin,
         blocks=None if table.blocks is None else table.blocks[index.rows],
         estimated=table.blocks is not None and bool(np.isnan(table.durations[index.rows]).any()),
+        channel=entry.channel,
     )
 
 

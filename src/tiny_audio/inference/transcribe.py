@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..audio import AudioError, load_audio, pad_waveforms
+from ..audio import AudioError, is_silent, load_audio, pad_waveforms
+from ..decoding import split_channel
 from ..errors import UserError
 from ..lengths import SAMPLE_RATE
 from ..model.checkpointed import rebuild
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..training.checkpoint import load_checkpoint
 
+logger = logging.getLogger(__name__)
+
 MAX_SECONDS = 30.0  # of what the model reads at once
 SEARCH_SECONDS = 10.0  # a longer recording is cut at the quietest place in the last 10 s before the limit
-SILENCE = 1e-5  # of full scale, -100 dB: digital silence, dithered or not
 MIN_SECONDS = 0.02  # half an alignment unit holds no speech
 
 
@@ -88,7 +91,7 @@ class Recogniser:
             max_new_tokens: of each piece.
         """
         pieces = [(i, piece) for i, waveform in enumerate(waveforms) for piece in split_long(waveform)]
-        heard = [n for n, (_, piece) in enumerate(pieces) if np.abs(piece).max(initial=0) > SILENCE]
+        heard = [n for n, (_, piece) in enumerate(pieces) if not is_silent(piece)]
         heard.sort(key=lambda n: len(pieces[n][1]))
         written = [""] * len(pieces)
         device = self.model.device
@@ -168,7 +171,8 @@ def transcribe_files(
 def _read(path: str) -> np.ndarray | str:
     """Return a recording's samples, or why it cannot be used."""
     try:
-        waveform = load_audio(path)
+        file, channel = split_channel(path)
+        waveform = load_audio(file, channel=channel, tell=lambda kind, message: logger.warning("%s.", message))
         check_recording(waveform)
     except AudioError as error:
         return str(error)

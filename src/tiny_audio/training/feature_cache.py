@@ -84,7 +84,7 @@ class _Recordings(Dataset[_Decoded]):
         waveforms: dict[int, np.ndarray] = {}
         for i, one in enumerate(batch):
             try:
-                waveform = self.sources[one.source].read(one.row)
+                waveform = self.sources[one.source].read(one.row, MAX_CLIP_SECONDS)
             except AudioError as error:
                 clips.append(EncodedClip(one.key, -1, failure=(error.reason, str(error))))
                 continue

@@ -1,0 +1,111 @@
+"""Broken recordings by the dozen (by the thousand with `-m slow`): each is read or refused, soon and in little memory.
+
+They are read in a process of their own, so that what a decoder writes to the terminal, takes of the memory, or falls
+over is seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clips import tone
+from encoded import encode
+
+KINDS = ("wav", "flac", "mp3", "vorbis", "opus", "m4a", "aac", "webm")
+SMALL, LARGE = 50, 1_000  # files of a kind
+SECONDS, MEGABYTES = 10.0, 1_000.0  # that no file may take
+
+READ = """
+import json, logging, resource, sys, time
+from pathlib import Path
+from tiny_audio.audio import AudioError, header_seconds, load_audio
+
+logging.disable()
+memory = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before, report = memory(), {}
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    started, outcome = time.monotonic(), []
+    for read in (load_audio, header_seconds):
+        try:
+            found = read(path)
+            outcome.append("read" if read is header_seconds or len(found) <= 16_000 * 7_300 else "too much")
+        except AudioError as error:
+            outcome.append(error.reason)
+    report[path.name] = [*outcome, time.monotonic() - started, memory() - before]
+print(json.dumps(report))
+"""
+
+
+def broken(whole: bytes, other: bytes, rng: np.random.Generator) -> dict[str, bytes]:
+    """One file broken in each of the ways that files are broken in."""
+    data, size = np.frombuffer(whole, np.uint8), len(whole)
+
+    def flipped(first: int, last: int, count: int) -> bytes:
+        changed = data.copy()
+        for place in rng.integers(first, min(last, size), count):
+            changed[place] ^= np.uint8(1 << rng.integers(8))
+        return changed.tobytes()
+
+    start = int(rng.integers(size))
+    span = data.copy()
+    span[start : start + 200] = rng.integers(0, 256, len(span[start : start + 200]), dtype=np.uint8)
+    set_bits = data.copy()
+    set_bits[start % 100 : start % 100 + int(rng.integers(1, 9))] = rng.choice([0, 0x7F, 0x80, 0xFF])
+    return {
+        "truncated": whole[: int(rng.integers(1, size))],
+        "beheaded": whole[int(rng.integers(1, size)) :],
+        "header_only": whole[: int(rng.integers(4, 300))],
+        "header_bit": flipped(0, 64, 1),
+        "header_bits": flipped(0, 512, 4),
+        "extreme": set_bits.tobytes(),
+        "bits": flipped(0, size, 10),
+        "overwritten": span.tobytes(),
+        "joined": whole + other,
+        "joined_broken": whole[: int(rng.integers(1, size))] + other,
+        "noise": rng.bytes(int(rng.integers(1, 5_000))),
+        "noise_after": whole[: int(rng.integers(4, 100))] + rng.bytes(3_000),
+    }
+
+
+def read_broken(folder: Path, kind: str, count: int) -> None:
+    rng, rate = np.random.default_rng(KINDS.index(kind)), 48_000 if kind == "webm" else 16_000
+    whole, other = encode(kind, tone(1.5, rate), rate), encode(kind, tone(0.7, rate), rate)
+    folder.mkdir()
+    written = 0
+    while written < count:
+        for how, data in broken(whole, other, rng).items():
+            (folder / f"{written:05} {how}.{kind}").write_bytes(data)
+            written += 1
+    run = subprocess.run(
+        [sys.executable, "-c", READ, str(folder)], capture_output=True, text=True, timeout=3_000, env=dict(os.environ)
+    )
+    assert run.returncode == 0, run.stderr[-2_000:]
+    assert run.stderr == ""
+    report = json.loads(run.stdout)
+    assert len(report) == written
+    for name, (heard, header, seconds, megabytes) in report.items():
+        assert heard in ("read", "decode_error", "non_finite"), name
+        assert header in ("read", "decode_error"), name
+        assert seconds < SECONDS, name
+        assert megabytes < MEGABYTES, name
+    outcomes = [heard for heard, *_ in report.values()]
+    assert {"read", "decode_error"} <= set(outcomes), "some are broken, and some are not"
+    assert all(heard == "read" for name, (heard, *_) in report.items() if " joined." in name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_broken_recordings_are_read_or_refused(kind: str, tmp_path: Path) -> None:
+    read_broken(tmp_path / "files", kind, SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_thousands_of_broken_recordings_are_read_or_refused(kind: str, tmp_path: Path) -> None:
+    read_broken(tmp_path / "files", kind, LARGE)
