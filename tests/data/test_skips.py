@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tiny_audio.data.files import Files
 from tiny_audio.data.skips import Skip, SkipLog
 from tiny_audio.data.sources import Source
 from tiny_audio.data.tables import FileRecordings
@@ -14,7 +15,7 @@ from tiny_audio.errors import UserError
 
 def source(name: str, size: int, skipped: list[Skip] | None = None) -> Source:
     names = [f"{name}{i}" for i in range(size)]
-    recordings = FileRecordings(Path(), names)
+    recordings = FileRecordings(Files(Path()), names)
     rows = np.arange(size)
     return Source(name, 1.0, np.ones(size), ["x"] * size, names, skipped or [], recordings, rows)
 

@@ -143,7 +143,7 @@ def test_parquet(clips: Path, tmp_path: Path) -> None:
     check(source)
     assert list(source.names) == ["0.flac", "1.flac", "2.flac"]
     assert len(open_at(hub, tmp_path, split="dev")) == 1  # another spelling of validation
-    with pytest.raises(UserError, match="or parquet files of the split test"):
+    with pytest.raises(UserError, match=r"parquet files or .* of the split test"):
         open_at(hub, tmp_path, split="test")
     (tmp_path / "bad.parquet").write_text("no parquet")
     with pytest.raises(UserError, match="cannot be read as parquet"):
@@ -220,7 +220,7 @@ def test_progress_of_long_indexing_is_told(
     ("content", "message"),
     [
         ('{"audio": "a"}\n{"audio": \n', "line 2 is not JSON"),
-        ("[1]\n", "line 1 is not a JSON object"),
+        ("[1]\n", "item 1 is not a JSON object"),
         ("", "has no rows"),
         ('{"audio": "a", "text": ""}\n', r"has no usable clip \(1 empty_text\)"),
     ],
@@ -236,9 +236,9 @@ def test_not_text_and_not_a_manifest(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"audio,text\n\xff\xfe,x\n")
     with pytest.raises(UserError, match="is not UTF-8"):
         open_at(tmp_path / "a.csv", tmp_path)
-    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.doc").write_text("x")
     with pytest.raises(UserError, match="is no manifest"):
-        open_at(tmp_path / "a.txt", tmp_path)
+        open_at(tmp_path / "a.doc", tmp_path)
 
 
 def test_a_path_that_does_not_exist_brings_the_nearest(clips: Path, tmp_path: Path) -> None:
@@ -249,9 +249,7 @@ def test_a_path_that_does_not_exist_brings_the_nearest(clips: Path, tmp_path: Pa
         open_at(tmp_path / "corpsu" / "train.jsonl", tmp_path)
     with pytest.raises(UserError, match="has no zzz"):
         open_at(tmp_path / "zzz", tmp_path)
-    with pytest.raises(
-        UserError, match=r"holds no dev.jsonl, manifest.jsonl, metadata.csv, LibriSpeech tree or parquet"
-    ):
+    with pytest.raises(UserError, match=r"holds no dev.jsonl, manifest.jsonl, metadata.csv, .* of the split dev"):
         open_at(clips / "audio", tmp_path, split="dev")
 
 

@@ -1,73 +1,85 @@
-"""What lies on this disk: a manifest, a folder with one, a LibriSpeech tree, parquet files, or an archive of these."""
+"""What lies on this disk: a manifest, or a folder of one of the known layouts."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import logging
-import tarfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
+from .archives import is_archive
+from .files import Files
 from .hub import select_files
-from .manifests import MANIFEST_SUFFIXES, open_manifest
-from .parquet import open_parquet
-from .strings import Labels
+from .kaldi import open_kaldi
+from .manifests import open_manifest
+from .parquet import open_parquet, open_saved
+from .rows import MANIFEST_SUFFIXES, kind_of
+from .sidecars import UNREAD, open_sidecars
+from .strings import Labels, shown
 from .tables import FileRecordings, Table, compact
-
-logger = logging.getLogger(__name__)
+from .textfiles import numbered_lines, open_text
 
 MANIFEST_NAMES = ("manifest", "metadata", "cuts")
-ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-PROGRESS_SECONDS = 5.0
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a path is named like a tar archive."""
-    return path.name.endswith(ARCHIVE_SUFFIXES)
 
 
 def open_path(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table:
-    """Read a manifest, or what a folder holds: a manifest by a usual name, a LibriSpeech tree, or parquet files.
+    """Read a manifest or parquet file, or a folder of one of the `LAYOUTS`.
 
     Raises:
         UserError: nothing is there, it cannot be read, or it lacks the column or the split.
     """
     if path.is_file():
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             return open_parquet([path], str(path), audio_column, text_column)
         return open_manifest(path, split, audio_column, text_column)
     if not path.is_dir():
         raise UserError(f"data.datasets: there is no {path}{_nearest(path)}")
-    for folder, stems, column_split in _manifest_places(path, split):
+    for read in LAYOUTS.values():
+        if (table := read(path, split, audio_column, text_column)) is not None:
+            return table
+    wanted = [f"{split}.jsonl"] if split else []
+    raise UserError(
+        f"data.datasets: {path} holds no {', '.join([*wanted, *list(LAYOUTS)[:-1]])} or {list(LAYOUTS)[-1]}"
+        + (f" of the split {split}." if split else ".")
+        + _what_is_there(path)
+    )
+
+
+def _what_is_there(path: Path) -> str:
+    """What a folder holds that could be meant, in a sentence."""
+    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    manifests = [name for name in names if kind_of(Path(name)) in MANIFEST_SUFFIXES or is_archive(Path(name))]
+    if manifests:
+        there = ", ".join(shown(name) for name in manifests[:3]) + (", ..." if len(manifests) > 3 else "")
+        return f" It holds {there}: give the file as path."
+    unread = sorted({Path(name).suffix for name in names if Path(name).suffix.lower() in UNREAD})
+    return (
+        f" Files of the kind {', '.join(unread)} are not read: export them as a table, SRT or labels." if unread else ""
+    )
+
+
+def _open_named(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table | None:
+    """Read a manifest by one of the usual names, or by that of the split."""
+    places: list[tuple[Path, tuple[str, ...], str | None]] = [(path, MANIFEST_NAMES, split)]
+    if split is not None:
+        places = [(path, (split,), None), (path / split, MANIFEST_NAMES, None), *places]
+    for folder, stems, column_split in places:
         for stem in stems:
             for suffix in MANIFEST_SUFFIXES:
                 manifest = folder / (stem + suffix)
                 if manifest.is_file():
                     return open_manifest(manifest, column_split, audio_column, text_column)
-    if (tree := _librispeech_tree(path, split)) is not None:
-        return tree
-    files = [file.relative_to(path).as_posix() for file in path.rglob("*.parquet")]
+    return None
+
+
+def _open_parquet(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table | None:
+    """Read the parquet files of a folder, and of all in it."""
+    files = [file.relative_to(path).as_posix() for file in path.rglob("*.parquet") if not file.name.startswith(".")]
     chosen = select_files(files, None, split)
-    if chosen:
-        return open_parquet([path / name for name in chosen], str(path), audio_column, text_column)
-    wanted = [f"{split}.jsonl"] if split else []
-    raise UserError(
-        f"data.datasets: {path} holds no {', '.join([*wanted, 'manifest.jsonl', 'metadata.csv'])}, "
-        "LibriSpeech tree or parquet files" + (f" of the split {split}." if split else ".")
-    )
-
-
-def _manifest_places(path: Path, split: str | None) -> Iterator[tuple[Path, tuple[str, ...], str | None]]:
-    """Where a folder's manifest may lie: the folder, names to try, and the split still to be chosen in it."""
-    if split is not None:
-        yield path, (split,), None
-        yield path / split, MANIFEST_NAMES, None
-    yield path, MANIFEST_NAMES, split
+    return open_parquet([path / name for name in chosen], str(path), audio_column, text_column) if chosen else None
 
 
 def _nearest(path: Path) -> str:
@@ -79,7 +91,7 @@ def _nearest(path: Path) -> str:
     return f"; did you mean {parent / near[0]}?" if near else f"; {parent} has no {missing}."
 
 
-def _librispeech_tree(path: Path, split: str | None) -> Table | None:
+def _librispeech_tree(path: Path, split: str | None, audio_column: object, text_column: object) -> Table | None:
     """Read `SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt` with its recordings beside it, or return None.
 
     LibriSpeech (Panayotov et al. 2015, ICASSP) as it comes from openslr.org; Multilingual LibriSpeech and LibriTTS are
@@ -93,7 +105,9 @@ def _librispeech_tree(path: Path, split: str | None) -> Table | None:
     names, texts, versions = [], [], []
     for file in sorted(root.glob("*/*/*.trans.txt")):
         chapter = file.parent.relative_to(root).as_posix()
-        for line in file.read_text(encoding="utf-8").splitlines():
+        with open_text(file) as opened:
+            lines = [line.strip() for _, line in numbered_lines(opened) if line]
+        for line in filter(None, lines):
             name, _, text = line.partition(" ")
             names.append(f"{chapter}/{name}.flac")
             texts.append(text)
@@ -105,35 +119,18 @@ def _librispeech_tree(path: Path, split: str | None) -> Table | None:
         names=compact(names),
         texts=texts,
         durations=np.full(len(names), np.nan, dtype=np.float32),
-        recordings=FileRecordings(root, compact(names)),
+        recordings=FileRecordings(Files(root), compact(names)),
         version=f"{root.absolute()} {hashlib.sha256(repr(versions).encode()).hexdigest()}",
         speakers=Labels(name.split("/")[0] for name in names),
     )
 
 
-def unpack(archive: Path, data_dir: Path) -> Path:
-    """Unpack a tar archive below `data_dir`, once, and return its folder.
-
-    It is unpacked again from the beginning where it was interrupted: what is there already is written over.
-
-    Raises:
-        UserError: it cannot be read or written.
-    """
-    name = archive.name.removesuffix(next(suffix for suffix in ARCHIVE_SUFFIXES if archive.name.endswith(suffix)))
-    folder, size = data_dir / name, archive.stat().st_size
-    done = folder / ".unpacked"
-    if done.is_file() and done.read_text() == str(size):
-        return folder
-    logger.info("Unpacking %s (%.1f GB) into %s, once...", archive, size / 1e9, folder)
-    said = time.monotonic()
-    try:
-        with archive.open("rb") as file, tarfile.open(fileobj=file) as tar:
-            for member in tar:
-                tar.extract(member, folder, filter="data")  # no absolute paths, nothing outside of the folder
-                if time.monotonic() - said > PROGRESS_SECONDS:
-                    said = time.monotonic()
-                    logger.info("Unpacking %s: %.0f %%", archive.name, 100 * file.tell() / size)
-        done.write_text(str(size))
-    except (OSError, EOFError, tarfile.TarError) as error:
-        raise UserError(f"data.datasets: {archive} cannot be unpacked into {folder} ({error}).") from None
-    return folder
+#: How a folder may be laid out, the surest signs first; each reads it, or returns None if it is not its own.
+LAYOUTS: dict[str, Callable[[Path, str | None, str | None, str | None], Table | None]] = {
+    "manifest.jsonl, metadata.csv": _open_named,
+    "wav.scp (Kaldi)": open_kaldi,
+    "dataset of save_to_disk": open_saved,
+    "LibriSpeech tree": _librispeech_tree,
+    "parquet files": _open_parquet,
+    "recordings with a transcript (.txt, .json, .srt, ...) beside each": open_sidecars,
+}

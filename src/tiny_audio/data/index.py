@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 #: Of fluent English, spaces included: where a streamed corpus does not list durations, they are guessed by it.
 CHARACTERS_PER_SECOND = 14.0
+MAX_TEXT = 100_000  # characters of a transcript: two hours of speech; more is a mistake, and takes all memory
 
 
 @dataclass
@@ -69,13 +70,19 @@ def _index(
     """Clean the transcripts, complete the durations, and leave out what cannot be used; tell if all could be opened."""
     failures: dict[int, AudioError] = {}
     texts: list[str] = []
-    for raw in table.texts:
+    faults = dict(table.faults)
+    for row, raw in enumerate(table.texts):
         text = raw or ""
+        if len(text) > MAX_TEXT:
+            faults.setdefault(row, f"its transcript has {len(text):,} characters, more than {MAX_TEXT:,}")
+            text = ""
         text = prepare(text) if prepare else text
         texts.append(clean_transcript(text, data.text_case, data.keep_punctuation))
     usable = np.array([bool(text) for text in texts], dtype=bool)
+    usable[list(faults)] = False
     empty = np.flatnonzero(~usable).tolist()
     reasons: dict[int, tuple[str, str]] = dict.fromkeys(empty, ("empty_text", "has no transcript"))
+    reasons |= {row: ("bad_row", what) for row, what in faults.items()}
     seconds = table.durations.copy()
     unknown = np.flatnonzero(usable & np.isnan(seconds))
     if len(unknown) and table.blocks is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,24 +9,28 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .strings import Labels
+from .files import Files
+from .strings import Labels, printable, shown
 from .tables import SegmentRecordings, Table, compact
 
-
-def is_lhotse(path: Path) -> bool:
-    """Whether a file holds lhotse's cuts or supervisions, by its first line."""
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        return False
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            row = json.loads(file.readline())
-    except (OSError, EOFError, ValueError):  # told where it is read
-        return False
-    return isinstance(row, dict) and ({"id", "start", "supervisions"} <= set(row) or {"id", "recording_id"} <= set(row))
+_SUPERVISION = {"id", "recording_id"}
+_RECORDING = {"id", "sources", "sampling_rate"}
 
 
-def open_lhotse(path: Path) -> Table:
+def is_lhotse(row: dict[str, Any]) -> bool:
+    """Whether a row is one of lhotse's: a cut of any kind, a supervision, or a recording."""
+    return (
+        row.keys() >= {"id", "start", "supervisions"}
+        or row.keys() >= _SUPERVISION
+        or row.keys() >= _RECORDING
+        or str(row.get("type")) in ("MonoCut", "MultiCut", "MixedCut", "PaddingCut")
+    )
+
+
+def open_lhotse(path: Path, first: dict[str, Any]) -> Table:
     """Read cuts, or supervisions beside their recordings (`*supervisions*` and `*recordings*` of one name).
+
+    `first` is the first row, which says what the others are.
 
     A cut is a clip; its transcript is what its supervisions say, in their order. Relative paths of recordings start
     from where the command is typed, as in lhotse.
@@ -43,31 +45,38 @@ def open_lhotse(path: Path) -> Table:
             f"data.datasets: {path} is a manifest of lhotse; install it with pip install 'tiny-audio[lhotse]'."
         ) from None
     try:
-        cuts = list(_cuts(lhotse, path))
-    except (AssertionError, KeyError, OSError, TypeError, ValueError) as error:
-        raise UserError(f"data.datasets: {path} cannot be read by lhotse ({error}).") from None
+        cuts = list(_cuts(lhotse, path, first))
+    except (AssertionError, AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"data.datasets: {path} cannot be read by lhotse ({shown(error, 200)}).") from None
+    if not cuts:
+        raise UserError(f"data.datasets: {path} has no rows.")
     stat = path.stat()
     durations = np.array([cut.duration for cut in cuts], dtype=np.float32)
     speakers = [next((one.speaker for one in cut.supervisions if one.speaker), "") for cut in cuts]
     return Table(
         origin=str(path),
-        names=compact(cut.id for cut in cuts),
+        names=compact(printable(cut.id) for cut in cuts),
         texts=[" ".join(one.text for one in cut.supervisions if one.text) for cut in cuts],
         durations=durations,
         recordings=SegmentRecordings(
-            Path(), Labels(_file(cut, path) for cut in cuts), np.array([cut.start for cut in cuts]), durations
+            Files(Path()), Labels(_file(cut, path) for cut in cuts), np.array([cut.start for cut in cuts]), durations
         ),
         version=f"{path.absolute()} {stat.st_mtime_ns} {stat.st_size}",
         speakers=Labels(speakers) if any(speakers) else None,
     )
 
 
-def _cuts(lhotse: Any, path: Path) -> Iterable[Any]:
-    if "supervisions" not in path.name:
+def _cuts(lhotse: Any, path: Path, first: dict[str, Any]) -> Iterable[Any]:
+    if first.keys() >= _RECORDING:
+        raise UserError(f"data.datasets: {path} lists recordings without transcripts; give the supervisions, or cuts.")
+    if not first.keys() >= _SUPERVISION or "supervisions" in first:
         return lhotse.CutSet.from_file(path)
     recordings = path.with_name(path.name.replace("supervisions", "recordings"))
-    if not recordings.is_file():
-        raise UserError(f"data.datasets: {path} needs its recordings beside it, {recordings.name}.")
+    if not recordings.is_file() or recordings == path:
+        raise UserError(
+            f"data.datasets: {path} needs its recordings beside it, {recordings.name}; "
+            "name the two alike, but for these words."
+        )
     cuts = lhotse.CutSet.from_manifests(
         recordings=lhotse.RecordingSet.from_file(recordings), supervisions=lhotse.SupervisionSet.from_file(path)
     )

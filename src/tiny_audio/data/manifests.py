@@ -2,81 +2,163 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
+from . import labelstudio
+from .files import Files
 from .lhotse import is_lhotse, open_lhotse
-from .strings import Labels
+from .rows import Rows, first_row, kind_of, read_rows
+from .strings import Labels, printable, shown
 from .tables import (
     AUDIO_COLUMNS,
     TEXT_COLUMNS,
     FileRecordings,
+    Recordings,
     SegmentRecordings,
     Table,
     compact,
     find_column,
     find_speakers,
-    to_seconds,
 )
+from .times import read_times, to_seconds
 
-MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv")
-SAMPLED_PATHS = 50  # looked at to find the folder that they start from: the first one may be the one that is missing
-START_COLUMNS = ("offset", "start")
-
-
-def kind_of(path: Path) -> str:
-    """Return the suffix of a manifest, `.jsonl.gz` in one piece."""
-    return "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+LAYOUT = "2"  # how rows are understood: with another one, what was found out about them before is not theirs
 
 
 def open_manifest(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table:
-    """Read a manifest: JSON lines, CSV or TSV, or lhotse's cuts.
+    """Read a manifest: JSON, JSON lines, CSV, TSV, lhotse's cuts, or what Label Studio exports.
 
-    A column `offset` (or `start`) gives the place in the recording, in seconds, where a row begins; `duration` then
-    is how long it goes on.
+    Columns of times (`start` or `offset`, `end`, `duration`, see `times`) make a row a part of its recording.
 
     Raises:
         UserError: it cannot be read, has no rows, or lacks the column or the split.
     """
-    if is_lhotse(path):
-        return open_lhotse(path)
-    rows = read_rows(path)
-    if not rows:
+    if is_lhotse(first := first_row(path)):
+        return open_lhotse(path, first)
+    rows = read_rows(path, [name for name in (audio_column, text_column) if name])
+    if rows.values and is_lhotse(rows.values[0]):  # an array
+        return open_lhotse(path, rows.values[0])
+    stat = path.stat()
+    version = f"{LAYOUT} {path.absolute()} {stat.st_mtime_ns} {stat.st_size}"
+    table = table_of(labelstudio.flatten(rows, path), path, version, split, audio_column, text_column)
+    if kind_of(path) == ".tsv" and np.isnan(table.durations).all():
+        table.durations = _common_voice_durations(path.parent, table.names)
+    return table
+
+
+def table_of(
+    rows: Rows, path: Path, version: str, split: str | None, audio_column: str | None, text_column: str | None
+) -> Table:
+    """Make a table of rows with an audio column of paths, which start from the folder of `path`.
+
+    Raises:
+        UserError: there are no rows, or they lack the column or the split.
+    """
+    if not rows.values:
         raise UserError(f"data.datasets: {path} has no rows.")
-    columns = {key for row in rows for key in row}
+    columns = {key: None for row in rows.values for key in row}
     if split is not None:
-        rows = _of_split(rows, columns, split, path)
+        rows = _of_split(rows, split, path)
     audio = find_column(columns, audio_column, AUDIO_COLUMNS, "audio_column", path)
     text = find_column(columns, text_column, TEXT_COLUMNS, "text_column", path)
-    start = next((name for name in START_COLUMNS if name in columns), None)
-    paths = [str(row.get(audio) or "") for row in rows]
-    durations = np.array([to_seconds(row.get("duration")) for row in rows], dtype=np.float32)
-    folder, names, recordings = audio_folder(path, paths), compact(paths), None
-    if start is not None:
-        starts = np.array([to_seconds(row.get(start)) for row in rows], dtype=np.float64)
-        starts = np.nan_to_num(starts)
-        names = compact(f"{name}@{begin:g}" for name, begin in zip(paths, starts, strict=True))
-        recordings = SegmentRecordings(folder, Labels(paths), starts, durations)
-    if path.suffix == ".tsv" and np.isnan(durations).all():
-        durations = _common_voice_durations(path.parent, paths)
-    stat = path.stat()
-    return Table(
-        origin=str(path),
-        names=names,
-        texts=[None if row.get(text) is None else str(row[text]) for row in rows],
-        durations=durations,
-        recordings=recordings or FileRecordings(folder, names),
-        version=f"{path.absolute()} {stat.st_mtime_ns} {stat.st_size} {split} {audio} {text}",
-        speakers=find_speakers(columns, lambda column: (row.get(column) for row in rows)),
+    faults = dict(rows.faults)
+    paths = [_read(_path_of, row.get(audio), index, faults) or "" for index, row in enumerate(rows.values)]
+    texts = [_read(_text_of, row.get(text), index, faults) for index, row in enumerate(rows.values)]
+    starts, seconds = read_times(columns, rows, path)
+    return make_table(
+        path,
+        f"{version} {split} {audio} {text}",
+        Files.of(path, [name for name in paths if name]),
+        [name or rows.where(index) if index in faults else name for index, name in enumerate(paths)],
+        texts,
+        starts,
+        seconds,
+        speakers=find_speakers(columns, lambda column: (row.get(column) for row in rows.values)),
+        faults=faults,
     )
+
+
+def make_table(
+    origin: Path,
+    version: str,
+    files: Files,
+    paths: Sequence[str],
+    texts: Sequence[str | None],
+    starts: np.ndarray | None = None,
+    seconds: np.ndarray | None = None,
+    *,
+    speakers: Labels | None = None,
+    faults: dict[int, str] | None = None,
+) -> Table:
+    """Make a table of recordings in files, or with `starts` of parts of them.
+
+    Args:
+        origin, version, speakers, faults: as in `Table`.
+        files: where the recordings lie.
+        paths: N names, for `files`.
+        texts: N transcripts.
+        starts: (N,) seconds where the rows begin; None: each is a whole recording.
+        seconds: (N,) how long they are, NaN where that is not known; None: of none.
+    """
+    listed = np.full(len(paths), np.nan) if seconds is None else seconds
+    recordings: Recordings
+    told = [printable(path) for path in paths]
+    if starts is None:
+        names = compact(told)
+        recordings = FileRecordings(files, names if told == paths else compact(paths))
+    else:
+        names = compact(f"{name}@{start:g}" for name, start in zip(told, starts, strict=True))
+        recordings = SegmentRecordings(files, Labels(paths), starts, listed)
+    return Table(
+        origin=str(origin),
+        names=names,
+        texts=texts,
+        durations=np.asarray(listed, dtype=np.float32),
+        recordings=recordings,
+        version=version,
+        speakers=speakers,
+        faults=faults or {},
+    )
+
+
+def _read(understand: Any, value: Any, row: int, faults: dict[int, str]) -> str | None:
+    """What a cell says; what cannot be understood becomes the row's fault."""
+    try:
+        return understand(value)
+    except ValueError as error:
+        faults.setdefault(row, str(error))
+        return None
+
+
+def _path_of(value: Any) -> str:
+    """The path in a cell: plain, or as Hugging Face's `Audio` writes it."""
+    if isinstance(value, dict):
+        if not value.get("path") and (value.get("bytes") or value.get("array")):
+            raise ValueError("its audio stands in the manifest as numbers: write it to a file, or use parquet")
+        value = value.get("path")
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"its audio is {shown(value, 30)}, which is no path")
+    return value.strip()
+
+
+def _text_of(value: Any) -> str | None:
+    """The transcript in a cell: text, a list of texts, or a number that was not quoted."""
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = " ".join(value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"its transcript is {shown(value, 30)}, which is no text")
+    return str(value)
 
 
 def _common_voice_durations(folder: Path, paths: Sequence[str]) -> np.ndarray:
@@ -84,62 +166,20 @@ def _common_voice_durations(folder: Path, paths: Sequence[str]) -> np.ndarray:
     listed: dict[str, float] = {}
     file = folder / "clip_durations.tsv"
     if file.is_file():
-        listed = {row["clip"]: to_seconds(row["duration[ms]"]) / 1000 for row in read_rows(file)}
+        rows = read_rows(file).values
+        listed = {row.get("clip", ""): to_seconds(row.get("duration[ms]")) / 1000 for row in rows}
     return np.array([listed.get(path, np.nan) for path in paths], dtype=np.float32)
 
 
-def audio_folder(manifest: Path, names: Sequence[str]) -> Path:
-    """Return the folder that a manifest's paths start from: its own, or `clips` in it as Common Voice has it."""
-    folder = manifest.parent
-    some = [name for name in names[:SAMPLED_PATHS] if name]
-    in_clips = any((folder / "clips" / name).is_file() for name in some)
-    return folder / "clips" if in_clips and not any((folder / name).is_file() for name in some) else folder
-
-
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSONL, CSV or TSV file."""
-    if kind_of(path) not in MANIFEST_SUFFIXES:
-        raise UserError(f"data.datasets: {path} is no manifest; use {', '.join(MANIFEST_SUFFIXES)}.")
-    try:
-        with _open_text(path) as file:
-            if path.suffix == ".csv":
-                return list(csv.DictReader(file))
-            if path.suffix == ".tsv":
-                return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-            return [_parse_line(path, number, line) for number, line in enumerate(file, 1) if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"data.datasets: {path} is not UTF-8 text ({error.reason}).") from None
-    except csv.Error as error:
-        raise UserError(f"data.datasets: {path} cannot be read as CSV ({error}).") from None
-    except (OSError, EOFError) as error:
-        raise UserError(f"data.datasets: {path} cannot be read ({error}).") from None
-
-
-def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"data.datasets: {path} line {number} is not JSON ({error.msg}).") from None
-    if not isinstance(row, dict):
-        raise UserError(f"data.datasets: {path} line {number} is not a JSON object.")
-    return row
-
-
-def _of_split(rows: list[dict[str, Any]], columns: set[str], split: str, path: Path) -> list[dict[str, Any]]:
+def _of_split(rows: Rows, split: str, path: Path) -> Rows:
     """The rows of a split, by the `split` column; a file named after the split is that split as a whole."""
-    if "split" not in columns:
+    if not any("split" in row for row in rows.values):
         if path.stem == split:
             return rows
         raise UserError(f"data.datasets: {path} has no column split to choose {split} by; leave split out.")
-    chosen = [row for row in rows if row.get("split") == split]
+    chosen = [index for index, row in enumerate(rows.values) if row.get("split") == split]
     if not chosen:
-        counts = Counter(str(row.get("split")) for row in rows)
+        counts = Counter(shown(row.get("split"), 30) for row in rows.values)
         there = ", ".join(f"{name} ({count:,})" for name, count in counts.most_common(8))
         raise UserError(f"data.datasets: {path} has no rows of the split {split}; it has {there}.")
-    return chosen
+    return rows.chosen(chosen)

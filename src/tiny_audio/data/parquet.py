@@ -13,18 +13,22 @@ import numpy as np
 from ..audio import AudioError
 from ..errors import UserError
 from ..progress import is_terminal
-from .strings import Strings
+from .arrays import ArrayRecordings, check_parts, form_of, sample_columns
+from .manifests import LAYOUT, table_of
+from .rows import Rows
+from .strings import Strings, printable, shown
 from .tables import (
     AUDIO_COLUMNS,
     NAME_COLUMNS,
     TEXT_COLUMNS,
+    Recordings,
     Table,
     compact,
     file_versions,
     find_column,
     find_speakers,
-    to_seconds,
 )
+from .times import to_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -92,19 +96,74 @@ def open_parquet(files: Sequence[Path], origin: str, audio_column: str | None, t
         rows = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
         cause = error.__cause__ or error
-        raise UserError(f"data.datasets: {origin} cannot be read as parquet ({cause}).") from None
+        raise UserError(f"data.datasets: {origin} cannot be read as parquet ({shown(cause, 200)}).") from None
+    return open_dataset(rows, origin, files[0].parent, rows._fingerprint, audio_column, text_column)
+
+
+def open_saved(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table | None:
+    """Open a folder that `save_to_disk` of `datasets` wrote, one dataset or several splits; None if it is none.
+
+    Raises:
+        UserError: it cannot be read, or lacks the column or the split.
+    """
+    import datasets
+
+    if (path / "dataset_dict.json").is_file():
+        there = sorted(folder.name for folder in path.iterdir() if (folder / "state.json").is_file())
+        chosen = there[0] if split is None and len(there) == 1 else split
+        if chosen not in there:
+            raise UserError(f"data.datasets: {path} holds {', '.join(there) or 'no split'}; choose one by split.")
+        path = path / str(chosen)
+    elif not ((path / "state.json").is_file() and (path / "dataset_info.json").is_file()):
+        return None
+    elif split is not None and path.name != split:
+        raise UserError(f"data.datasets: {path} is one dataset without splits; leave split={split} out.")
+    try:
+        rows = datasets.load_from_disk(str(path))
+        rows = rows if rows._indices is None else rows.flatten_indices()
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise UserError(f"data.datasets: {path} cannot be read by datasets ({shown(error, 200)}).") from None
+    version = " ".join(file_versions(sorted(path.iterdir())))
+    return open_dataset(rows, str(path), path, f"{rows._fingerprint} {version}", audio_column, text_column)
+
+
+def open_dataset(
+    rows: Any, origin: str, folder: Path, version: str, audio_column: str | None, text_column: str | None
+) -> Table:
+    """Make a table of a `datasets.Dataset`, whose recordings are encoded bytes, samples, or paths below `folder`.
+
+    Raises:
+        UserError: it lacks a column, or its recordings are none of these.
+    """
+    import datasets
+
     audio = find_column(rows.column_names, audio_column, AUDIO_COLUMNS, "audio_column", origin)
     text = find_column(rows.column_names, text_column, TEXT_COLUMNS, "text_column", origin)
-    recordings = rows.select_columns([audio]).cast_column(audio, datasets.Audio(decode=False))
-    if audio != "audio":
-        recordings = recordings.rename_column(audio, "audio")
-    version = f"{rows._fingerprint} {audio}"
+    form = form_of(rows.data.column(audio))
+    version = f"{LAYOUT} {version} {audio}"
+    recordings: Recordings
+    if form == "paths":
+        values = rows.data.to_pylist()
+        listed = Rows(values, list(range(1, len(values) + 1)), "row")
+        return table_of(listed, folder / Path(origin).name, version, None, audio, text)
+    if form == "encoded":
+        encoded = rows.select_columns([audio]).cast_column(audio, datasets.Audio(decode=False))
+        encoded = encoded if audio == "audio" else encoded.rename_column(audio, "audio")
+        recordings, paths = ArrowRecordings(encoded, folder, version), encoded.data.column("audio").chunks
+        check_parts(rows.data, audio, recordings, origin)
+    elif form == "samples":
+        recordings, paths = ArrayRecordings(rows, *sample_columns(rows.data, audio, origin), version), None
+    else:
+        raise UserError(
+            f"data.datasets: {origin} holds {form} in its column {audio}: recordings are paths, bytes, or samples with "
+            "their rate."
+        )
     return Table(
         origin=origin,
-        names=_names(rows, recordings),
+        names=_names(rows, paths),
         texts=iterate(rows.data, text),
         durations=listed_durations(rows.data),
-        recordings=ArrowRecordings(recordings, files[0].parent, version),
+        recordings=recordings,
         version=f"{version} {text}",
         speakers=find_speakers(rows.column_names, lambda column: iterate(rows.data, column)),
     )
@@ -140,10 +199,10 @@ DURATION_COLUMNS = ("duration", "begin_time", "end_time")
 
 
 def _names(rows: Any, recordings: Any) -> Strings:
-    """Ids if there are any, else the paths stored with the recordings, else row numbers."""
+    """Ids if there are any, else the paths stored with the recordings (Arrow chunks), else row numbers."""
     if column := name_column(rows.column_names):
-        return compact(str(name) for name in iterate(rows.data, column))
+        return compact(printable(str(name)) for name in iterate(rows.data, column))
     names: list[str] = []
-    for chunk in recordings.data.column("audio").chunks:
-        names += [path or f"row {len(names) + i}" for i, path in enumerate(chunk.field("path").to_pylist())]
-    return compact(names)
+    for chunk in recordings or ():
+        names += [printable(path) if path else "" for path in chunk.field("path").to_pylist()]
+    return compact(name or f"row {i}" for i, name in enumerate(names or [""] * len(rows)))

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REASONS = (*AudioError.REASONS, "empty_text")
+REASONS = (*AudioError.REASONS, "empty_text", "bad_row")
+UNREADABLE = (*AudioError.UNREADABLE, "bad_row")
 
 #: Draws before the share of skipped ones is judged; fewer where there are fewer clips.
 MIN_DRAWS = 50
@@ -142,7 +143,7 @@ class SkipLog:
         if new and self.write:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with self.path.open("a", encoding="utf-8") as file:
+                with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.writelines(json.dumps(asdict(skip), ensure_ascii=False) + "\n" for skip in new)
             except OSError as error:  # a full disk: they are still counted and told
                 logger.error("%s cannot be written (%s).", self.path, error.strerror or error)

@@ -17,7 +17,8 @@ from ..audio import AudioError, Segment, check_clip, is_silent, load_audio, mix_
 from ..decoding import AUDIO_SUFFIXES
 from ..errors import UserError
 from ..lengths import SAMPLE_RATE
-from .manifests import MANIFEST_SUFFIXES, audio_folder, read_rows
+from .files import Files
+from .rows import MANIFEST_SUFFIXES, kind_of, read_rows
 from .strings import Strings
 from .tables import AUDIO_COLUMNS
 
@@ -133,18 +134,18 @@ def _find(setting: str, path: Path) -> list[Path]:
         return found
     if not path.is_file():
         raise UserError(f"{setting}={path}: there is no such folder, manifest or recording.")
-    if not path.name.endswith(MANIFEST_SUFFIXES):
+    if kind_of(path) not in MANIFEST_SUFFIXES:
         return [path]
     try:
-        rows = read_rows(path)
+        rows = read_rows(path).values
     except UserError as error:
         raise UserError(str(error).replace("data.datasets", setting, 1)) from None
     column = next((name for name in AUDIO_COLUMNS if any(row.get(name) for row in rows)), None)
     if column is None:
         raise UserError(f"{setting}={path}: the manifest names no recording in a column {', '.join(AUDIO_COLUMNS)}.")
     names = [str(row[column]) for row in rows if row.get(column)]
-    folder = audio_folder(path, names)
-    return [folder / name for name in names]
+    beside = Files.of(path, names)
+    return [beside.guess(name) for name in names]
 
 
 def _seconds(path: Path, max_seconds: float) -> float | AudioError:

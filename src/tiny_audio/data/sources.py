@@ -13,18 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..audio import AudioError, Segment, load_audio
+from ..audio import Segment, load_audio
 from ..config import DataConfig, DatasetConfig
 from ..errors import UserError
+from .archives import ARCHIVE_SUFFIXES, content_of, is_archive, shards_of, unpack
 from .corpora import Corpus, hub_location, known_corpus
 from .features import CachedClips
-from .folders import ARCHIVE_SUFFIXES, is_archive, open_path, unpack
+from .folders import open_path
 from .hub import download, find_split, select_files
 from .index import Index, index_table
-from .manifests import MANIFEST_SUFFIXES
 from .parquet import open_parquet
 from .remote import fetch_first_rows, open_stream
-from .skips import Skip
+from .rows import MANIFEST_SUFFIXES
+from .skips import UNREADABLE, Skip
 from .strings import Labels, Strings
 from .tables import FileRecordings, Recordings, Table
 
@@ -244,10 +245,11 @@ def open_source(
     reasons = Counter(skip.reason for skip in source.skipped)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     if not len(source):
-        raise UserError(f"data.datasets: {table.origin} has no usable clip ({left_out or 'it is empty'}).")
-    unreadable = sum(reasons[reason] for reason in AudioError.UNREADABLE)
+        example = next((f"; {skip.name}: {skip.detail}" for skip in source.skipped), "")
+        raise UserError(f"data.datasets: {table.origin} has no usable clip ({left_out or 'it is empty'}){example}.")
+    unreadable = sum(reasons[reason] for reason in UNREADABLE)
     if unreadable > data.max_skipped_share * len(table.names):
-        example = next(skip for skip in source.skipped if skip.reason in AudioError.UNREADABLE)
+        example = next(skip for skip in source.skipped if skip.reason in UNREADABLE)
         raise UserError(
             f"data.datasets: {unreadable:,} of the {len(table.names):,} recordings of {table.origin} cannot be opened, "
             f"more than data.max_skipped_share={data.max_skipped_share:g} allows; {example.name}: {example.detail}."
@@ -287,9 +289,11 @@ def open_table(
 def _open_local(entry: DatasetConfig, corpus: Corpus | None, path: Path, data_dir: Path) -> Table:
     """Read what lies on this disk; of a known corpus also as it lies on the Hub or comes from its makers."""
     if path.is_file() and is_archive(path):
-        path = unpack(path, data_dir)
-        inside = [one for one in path.iterdir() if one.is_dir()]
-        path = inside[0] if len(inside) == 1 and not (path / (entry.language or "en")).is_dir() else path
+        unpacked = unpack([path], data_dir)
+        path = unpacked if (unpacked / (entry.language or "en")).is_dir() else content_of(unpacked)
+    elif path.is_dir() and (shards := shards_of(path, entry.split)):
+        path = unpack(shards, data_dir)
+        entry = replace(entry, split=None)
     split, audio, text = entry.split, entry.audio_column, entry.text_column
     if corpus is not None and path.is_dir():
         language = path / (entry.language or "en")  # an unpacked Common Voice: cv-corpus-*/en/train.tsv

@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..audio import AudioError, Segment
+from ..audio import Segment
 from ..errors import UserError
-from .strings import Labels, Strings
+from .files import Files
+from .strings import Labels, Strings, printable, shown
 
-AUDIO_COLUMNS = ("audio", "file_name", "audio_filepath", "wav", "path", "file")
-TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "normalized_text")
+AUDIO_COLUMNS = (
+    *("audio", "file_name", "audio_filepath", "wav", "path", "file", "audio_path", "audio_file", "wav_filename"),
+    *("filename", "file_path", "filepath", "wav_path"),
+)
+TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "normalized_text", "wrd", "words")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id", "spk_id")
 NAME_COLUMNS = ("id", "segment_id", "audio_id", "ID")
+MAX_COLUMNS = 20  # that a message lists
 
 
 class Recordings(Protocol):
@@ -47,6 +52,7 @@ class Table:
         version: changes whenever the rows do; the key under which what is found out about them is cached.
         speakers: N names, empty where unknown; None where the corpus has no column for them.
         blocks: (N,) which rows are fetched together, where recordings are fetched when they are drawn; else None.
+        faults: {row: what is wrong}, of rows that cannot be used whatever their recordings are.
     """
 
     origin: str
@@ -57,58 +63,60 @@ class Table:
     version: str
     speakers: Sequence[str] | None = None
     blocks: np.ndarray | None = None
+    faults: dict[int, str] = field(default_factory=dict)
 
 
 class FileRecordings:
-    """Recordings as files, named relative to a folder."""
+    """Recordings as files.
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        self.folder = folder
+    Args:
+        files: where they lie.
+        names: N names of them.
+    """
+
+    def __init__(self, files: Files, names: Sequence[str]) -> None:
+        self.files = files
         self.names = names
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, row: int) -> Path:
-        name = self.names[row]
-        if not name:
-            raise AudioError("missing", "the row names no recording")
-        return self.folder / name
+        return self.files.path(self.names[row])
 
     def versions(self, rows: Sequence[int]) -> list[str]:
         """See `Recordings`."""
-        return file_versions([self.folder / self.names[row] for row in rows])
+        return file_versions([self.files.guess(self.names[row]) for row in rows])
 
 
 class SegmentRecordings:
     """Parts of longer files, which are read from the place where they begin.
 
     Args:
-        folder: the paths start from it.
-        paths: N files, of which few differ.
+        files: where they lie.
+        names: N names of them, of which few differ.
         starts: (N,) seconds.
         seconds: (N,) lengths; NaN: to the end of the file.
     """
 
-    def __init__(self, folder: Path, paths: Labels, starts: np.ndarray, seconds: np.ndarray) -> None:
-        self.folder = folder
-        self.paths = paths
+    def __init__(self, files: Files, names: Labels, starts: np.ndarray, seconds: np.ndarray) -> None:
+        self.files = files
+        self.names = names
         self.starts = starts
         self.seconds = seconds
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
 
     def __getitem__(self, row: int) -> Segment:
-        if not self.paths[row]:
-            raise AudioError("missing", "the row names no recording")
         length = float(self.seconds[row])
-        return Segment(self.folder / self.paths[row], float(self.starts[row]), None if math.isnan(length) else length)
+        path = self.files.path(self.names[row])
+        return Segment(path, float(self.starts[row]), None if math.isnan(length) else length)
 
     def versions(self, rows: Sequence[int]) -> list[str]:
         """See `Recordings`."""
-        files = file_versions([self.folder / path for path in self.paths.values])
-        return [f"{files[self.paths.codes[row]]} {self.starts[row]} {self.seconds[row]}" for row in rows]
+        files = file_versions([self.files.guess(name) for name in self.names.values])
+        return [f"{files[self.names.codes[row]]} {self.starts[row]} {self.seconds[row]}" for row in rows]
 
 
 def file_versions(paths: Sequence[Path]) -> list[str]:
@@ -120,7 +128,7 @@ def file_versions(paths: Sequence[Path]) -> list[str]:
             try:
                 stat = path.stat()
                 found.append(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}")
-            except OSError:
+            except (OSError, ValueError):  # or a name that no file system takes
                 found.append(f"{path.absolute()} missing")
         return found
 
@@ -130,36 +138,36 @@ def file_versions(paths: Sequence[Path]) -> list[str]:
         return list(chain.from_iterable(pool.map(versions, blocks)))
 
 
+def plain_name(column: str) -> str:
+    """Return a column's name as it is compared: `Audio File`, `audio-file` and `audio_file` are one."""
+    return column.strip().casefold().replace(" ", "_").replace("-", "_")
+
+
 def find_column(columns: Iterable[str], asked: str | None, usual: Sequence[str], setting: str, origin: object) -> str:
     """Return the column that was asked for, or else the first of the usual ones.
 
     Raises:
         UserError: there is none, naming the `setting` that asks for one.
     """
-    columns = list(columns)
+    columns = sorted(map(str, columns))
+    plain = {plain_name(name): name for name in columns}
     for name in [asked] if asked is not None else usual:
         if name in columns:
             return name
+        if plain_name(name) in plain:
+            return plain[plain_name(name)]
     wanted = asked if asked is not None else f"any of {', '.join(usual)}"
-    raise UserError(
-        f"data.datasets: {origin} has no column {wanted}; it has {', '.join(sorted(map(str, columns)))}: set {setting}."
+    there = ", ".join(shown(name, 30) for name in columns[:MAX_COLUMNS]) + (
+        ", ..." if len(columns) > MAX_COLUMNS else ""
     )
+    raise UserError(f"data.datasets: {origin} has no column {wanted}; it has {there}: set {setting}.")
 
 
 def find_speakers(columns: Iterable[str], read: Callable[[str], Iterable[Any]]) -> Labels | None:
     """Return who speaks, from the first of the usual columns, if there is one."""
-    columns = set(columns)
-    column = next((name for name in SPEAKER_COLUMNS if name in columns), None)
-    return None if column is None else Labels("" if value is None else str(value) for value in read(column))
-
-
-def to_seconds(value: Any) -> float:
-    """Return a duration as written, NaN where it makes no sense; it is then read from the recording."""
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        return math.nan
-    return seconds if 0 < seconds < math.inf else math.nan
+    plain = {plain_name(name): name for name in columns}
+    column = next((plain[name] for name in SPEAKER_COLUMNS if name in plain), None)
+    return None if column is None else Labels("" if value is None else printable(str(value)) for value in read(column))
 
 
 def compact(names: Iterable[str]) -> Strings:

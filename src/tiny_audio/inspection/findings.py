@@ -14,7 +14,7 @@ from .facts import CorpusFacts, Finding, Named, Report
 # Correlation of length and transcript: 0.97 in LibriSpeech, 0.83 in the bundled speech of short phrases.
 UNRELATED = 0.4
 UNRELATED_CLIPS = 50  # fewer may have it by chance
-FAULTS = ("missing", "decode_error", "non_finite", "silent", "duration_mismatch", "empty_text")
+FAULTS = ("missing", "decode_error", "non_finite", "silent", "duration_mismatch", "empty_text", "bad_row")
 WHAT_TO_DO = {
     "missing": "the files are elsewhere or were deleted: mend the paths, or fetch them again.",
     "decode_error": "these files are damaged: fetch them again, or leave them be, they are skipped.",
@@ -22,6 +22,7 @@ WHAT_TO_DO = {
     "silent": "nothing is in them: record or fetch them again; they are skipped.",
     "duration_mismatch": "they are cut short: fetch them again; they are skipped.",
     "empty_text": "nothing is left to teach: transcribe them, or leave them be.",
+    "bad_row": "these rows of the manifest cannot be used: mend them.",
     "too_short": "data.min_audio_length decides; are the durations in seconds?",
     "too_long": "data.max_audio_length decides (at most 30 s): cut them at pauses, each piece with its own words.",
 }

@@ -1,0 +1,159 @@
+"""Archives, unpacked once: each into a folder named by what it is, so that no two share one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import lzma
+import re
+import shutil
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from ..errors import UserError
+from .strings import shown
+
+logger = logging.getLogger(__name__)
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip")
+PROGRESS_SECONDS = 5.0
+MAX_NAME_BYTES = 255
+MAX_TOLD = 5
+_SHARD = re.compile(r"(.*?)[-_.]?\d+")
+_BROKEN = (
+    *(OSError, EOFError, ValueError, KeyError, OverflowError, NotImplementedError, RuntimeError),
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a path is named like a tar or zip archive."""
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def stem_of(archive: Path) -> str:
+    """Return an archive's name without its suffix."""
+    name = archive.name
+    return name[: len(name) - max((len(end) for end in ARCHIVE_SUFFIXES if name.lower().endswith(end)), default=0)]
+
+
+def shards_of(folder: Path, split: str | None) -> list[Path]:
+    """Return the tars of a folder that holds nothing else, numbered (webdataset); with a split, those named by it."""
+    found = sorted(path for path in folder.iterdir() if not _is_litter(path.name))
+    shards = [(path, match[1]) for path in found if (match := _SHARD.fullmatch(stem_of(path)))]
+    if len(shards) < len(found) or not all(path.name.lower().endswith(TAR_SUFFIXES) for path in found):
+        return []
+    ends = (f"-{split}", f"_{split}")
+    return [path for path, name in shards if split in (None, name) or name.endswith(ends)]
+
+
+def unpack(archives: Sequence[Path], data_dir: Path) -> Path:
+    """Unpack archives below `data_dir`, once, and return their folder.
+
+    The folder's name says where the archives lie, when they were written, and how large they are: a corrected archive
+    is unpacked anew. An interrupted one is too; what is there already is written over.
+
+    Raises:
+        UserError: one of them cannot be read or written.
+    """
+    folder = data_dir / _name(archives)
+    done = folder / ".unpacked"
+    if not done.is_file():
+        for archive in archives:
+            within = folder if len(archives) == 1 else folder / stem_of(archive)
+            try:
+                _unpack(archive, within)
+            except _BROKEN as error:
+                what = shown(error, 200)
+                raise UserError(f"data.datasets: {archive} cannot be unpacked into {folder} ({what}).") from None
+        done.write_text("\n".join(str(archive.absolute()) for archive in archives), errors="surrogateescape")
+        _tell_older(folder)
+    return folder
+
+
+def content_of(folder: Path) -> Path:
+    """Return the only folder in an unpacked one, or else that one itself."""
+    inside = [path for path in folder.iterdir() if not _is_litter(path.name)]
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+
+
+def _name(archives: Sequence[Path]) -> str:
+    what = [(str(path.resolve()), stat.st_mtime_ns, stat.st_size) for path in archives for stat in [path.stat()]]
+    digest = hashlib.sha256(repr(what).encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{stem_of(archives[0])[:100]}-{digest[:12]}"
+
+
+def _tell_older(folder: Path) -> None:
+    """Say which folders hold what the same archives were before: nobody else knows that they can go."""
+    own = (folder / ".unpacked").read_bytes()
+    for done in folder.parent.glob("*/.unpacked"):
+        if done.parent != folder and done.read_bytes() == own:
+            logger.warning("%s holds an earlier state of the archive, and can be deleted.", done.parent)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    size = archive.stat().st_size
+    logger.info("Unpacking %s (%.1f GB) into %s, once...", archive, size / 1e9, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    members = _zip_members(archive, folder) if archive.name.lower().endswith(".zip") else _tar_members(archive, folder)
+    said, lost = time.monotonic(), []
+    for name, done in members:
+        if done is None:
+            lost.append(name)
+        elif time.monotonic() - said > PROGRESS_SECONDS:
+            said = time.monotonic()
+            logger.info("Unpacking %s: %.0f %%", archive.name, 100 * done / max(size, 1))
+    if lost:
+        told = ", ".join(shown(name) for name in lost[:MAX_TOLD])
+        logger.warning("%s: %s files have names that no disk takes, and are left out: %s", archive, len(lost), told)
+
+
+def _tar_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]]:
+    """Unpack the members of a tar: name, and bytes of the archive read; None if the name cannot be written."""
+    with archive.open("rb") as file, tarfile.open(fileobj=file) as tar:
+        for member in tar:
+            if _is_litter(PurePosixPath(member.name).name) and not member.isdir():
+                continue
+            if _is_unwritable(member.name):
+                yield member.name, None
+                continue
+            tar.extract(member, folder, filter="data")  # no absolute paths, nothing outside of the folder
+            yield member.name, file.tell()
+
+
+def _zip_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]]:
+    """Unpack the members of a zip, as `_tar_members` does; one that would fill the disk is refused before."""
+    try:
+        opened = zipfile.ZipFile(archive, metadata_encoding="utf-8")  # as macOS writes names, without saying so
+    except UnicodeDecodeError:
+        opened = zipfile.ZipFile(archive)
+    with opened as file:
+        needed, free = sum(member.file_size for member in file.infolist()), shutil.disk_usage(folder).free
+        if needed > free:
+            raise ValueError(f"it needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
+        done = 0
+        for member in file.infolist():
+            done += member.compress_size
+            name = PurePosixPath(member.filename)
+            if (_is_litter(name.name) and not member.is_dir()) or "__MACOSX" in name.parts:
+                continue
+            if _is_unwritable(member.filename):
+                yield member.filename, None
+                continue
+            file.extract(member, folder)  # which drops what would lead out of the folder
+            yield member.filename, done
+
+
+def _is_litter(name: str) -> bool:
+    """Whether a name is one of those that systems leave: hidden ones, ._x.wav and __MACOSX of macOS among them."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_unwritable(name: str) -> bool:
+    parts = name.encode("utf-8", "surrogateescape").split(b"/")
+    return b"\0" in parts[-1] or max(map(len, parts)) > MAX_NAME_BYTES

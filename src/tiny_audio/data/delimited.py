@@ -1,0 +1,183 @@
+"""Tables with delimiters: CSV as every spreadsheet writes it, TSV, pipes; with a heading, or without a needed one."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal
+
+from ..errors import UserError
+from .files import RECORDING_SUFFIXES, Files
+from .strings import shown
+from .tables import AUDIO_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, plain_name
+from .textfiles import MAX_LINE, numbered_lines
+
+#: By suffix, the likeliest first.
+DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|", ".psv": "|;\t,", ".txt": "|\t;,"}
+KNOWN_COLUMNS = frozenset((*AUDIO_COLUMNS, *TEXT_COLUMNS, *SPEAKER_COLUMNS, "split", "duration", "clip", "id"))
+MAX_TOLD = 5
+_DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_DECLARED = re.compile(r"sep=([,;|\t:^~])\s*")  # Excel's own
+
+Record = tuple[int, dict[str, Any], str | None]
+
+
+def read_table(path: Path, kind: str, file: IO[str], columns: Iterable[str]) -> Iterator[Record]:
+    """Yield the line number, the row, and what is wrong with it (or None) of each record of a table.
+
+    Args:
+        path: for messages.
+        kind: its suffix, of `DELIMITERS`, or that and `.gz`.
+        file: open, at its beginning.
+        columns: names that the heading may have, beside `KNOWN_COLUMNS`.
+
+    Raises:
+        UserError: rows do not fit the heading, or there is none and what the columns are cannot be told.
+    """
+    known = {plain_name(name) for name in (*KNOWN_COLUMNS, *columns)}
+    delimiters, first, declared = _first_line(file, DELIMITERS[kind.removesuffix(".gz")])
+    if first is None:
+        return
+    delimiter = max(delimiters, key=lambda one: _fitness(first, one, known))  # of equals the likeliest
+    plain = delimiter == "\t"  # Common Voice and its like write quotation marks as they stand
+    heading = None
+    if not any(plain_name(name) in known for name in _split(first, delimiter, plain)):
+        heading = _without_heading(path, _split(first, delimiter, delimiter in "|\t"), delimiter)
+        plain = plain or (heading is not None and delimiter == "|")  # LJSpeech
+    yield from _Records(path, file, delimiter, plain, declared).rows(heading)
+
+
+def _first_line(file: IO[str], delimiters: str) -> tuple[str, str | None, int]:
+    """Which delimiters are possible, the first line that is not empty, and how many lines declare the delimiter.
+
+    The file then stands behind these.
+    """
+    first, declared = None, 0
+    for _, line in numbered_lines(file):
+        if line is not None and (match := _DECLARED.fullmatch(line)):
+            delimiters, declared = match[1], 1
+        elif line is None or line.strip():
+            first = line
+            break
+    file.seek(0)
+    for _ in range(declared):
+        file.readline()
+    return delimiters, first, declared
+
+
+def _split(line: str, delimiter: str, plain: bool) -> list[str]:
+    line = line.rstrip("\r\n")
+    return line.split(delimiter) if plain else next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _fitness(line: str, delimiter: str, known: set[str]) -> tuple[int, bool, bool, int]:
+    """How well a line splits: known names, a recording among the fields, no delimiter of plain text, most fields."""
+    rare = delimiter in "|\t"
+    fields = _split(line, delimiter, rare)
+    names = sum(plain_name(name) in known for name in fields)
+    several = len(fields) > 1
+    return names, several and any(_is_recording(field) for field in fields), several and rare, len(fields)
+
+
+def _is_recording(field: str) -> bool:
+    return PurePosixPath(field.strip()).suffix.lower() in RECORDING_SUFFIXES
+
+
+def _without_heading(path: Path, fields: Sequence[str], delimiter: str) -> list[str] | None:
+    """The columns of a table without a heading: recording and transcript, or LJSpeech's; None if it has a heading."""
+    first = fields[0].strip() if fields else ""
+    named = _is_recording(first) or (len(fields) > 1 and Files.of(path, [first]).has(first))
+    if not named and not any(_is_recording(field) for field in fields):
+        return None
+    if named and len(fields) == 2:
+        return ["audio", "text"]
+    if named and len(fields) == 3 and delimiter == "|" and path.stem == "metadata":
+        return ["audio", "raw_text", "text"]  # LJSpeech: as written, then with numbers and abbreviations spelt out
+    raise UserError(
+        f"data.datasets: {path} has no heading, and {len(fields)} columns; let its first line name them, such as "
+        f"{delimiter.join(['audio', 'speaker', 'text'])}."
+    )
+
+
+class _Records:
+    """The records of a table after one another, with what does not fit."""
+
+    def __init__(self, path: Path, file: IO[str], delimiter: str, plain: bool, declared: int) -> None:
+        self.path = path
+        self.lines: list[str] = []  # of the record that is being read
+        self.number = declared  # of the last line that was read
+        self.cut: set[int] = set()  # lines that were too long
+        self.misfits: list[tuple[int, str]] = []
+        self.delimiter = delimiter
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+        self.reader = csv.reader(self._feed(file), delimiter=delimiter, quoting=quoting, strict=True)
+
+    def _feed(self, file: IO[str]) -> Iterator[str]:
+        for _, line in numbered_lines(file):
+            self.number += 1
+            if line is None:
+                self.cut.add(self.number)
+            self.lines.append(line or "\n")
+            yield line or "\n"
+
+    def _read(self) -> Iterator[tuple[int, list[str]]]:
+        """Each record with the number of its first line; where a line makes none, why goes to `misfits`."""
+        while True:
+            self.lines, first = [], self.number + 1
+            try:
+                fields = next(self.reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                quoted = "unexpected end" in str(error) or "expected after" in str(error)
+                self.misfits.append((first, "a quotation mark stands where none belongs" if quoted else str(error)))
+            else:
+                yield first, fields
+
+    def rows(self, heading: Sequence[str] | None) -> Iterator[Record]:
+        """Yield the rows; None: the first record is the heading."""
+        for first, fields in self._read():
+            cut = self.cut.intersection(range(first, self.number + 1))
+            if cut:
+                yield min(cut), {}, f"the line is longer than {MAX_LINE:,} characters"
+            elif not any(field.strip() for field in fields):
+                continue
+            elif heading is None:
+                heading = self._heading(fields)
+            elif (wrong := self._misfit(fields, heading)) is not None:
+                self.misfits.append((first, wrong))
+            elif not self.misfits:
+                yield first, {name: field for name, field in zip(heading, fields, strict=False) if name}, None
+        if self.misfits:
+            self._refuse()
+
+    def _heading(self, fields: Sequence[str]) -> list[str]:
+        heading = [field.strip() for field in fields]
+        twice = [name for name, count in Counter(heading).items() if name and count > 1]
+        if twice:
+            raise UserError(f"data.datasets: {self.path} has two columns {shown(twice[0])}; leave one of them out.")
+        return heading
+
+    def _misfit(self, fields: Sequence[str], heading: Sequence[str]) -> str | None:
+        """Why a record is no row: another number of fields, or other rows within its quotation marks."""
+        if len(fields) < len(heading) or any(field.strip() for field in fields[len(heading) :]):
+            return f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
+        for line in self.lines[1:]:
+            inner = _split(line, self.delimiter, True)
+            if len(inner) == len(heading) and any(_is_recording(field) for field in inner):
+                return f"a quotation mark that is closed only on line {self.number:,}, with other rows in between"
+        return None
+
+    def _refuse(self) -> None:
+        delimiter = _DELIMITER_NAMES.get(self.delimiter, self.delimiter)
+        told = "; ".join(f"line {number:,}: {what}" for number, what in self.misfits[:MAX_TOLD])
+        more = f"; and {len(self.misfits) - MAX_TOLD:,} more" if len(self.misfits) > MAX_TOLD else ""
+        raise UserError(
+            f"data.datasets: {self.path}: lines that do not fit the heading: {told}{more}. "
+            f'A field with a {delimiter} or a line break in it stands in "...", and a quotation '
+            'mark in it is written twice ("").'
+        )

@@ -1,0 +1,117 @@
+"""Text as other systems write it: marked, in UTF-16, in Windows-1252, compressed, or in one endless line."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import logging
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from ..errors import UserError
+
+logger = logging.getLogger(__name__)
+
+MAX_LINE = 4_000_000  # characters: a longer line is no row of a manifest
+BLOCK_BYTES = 1 << 20
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+#: What western European languages have beyond ASCII. Other code pages turn into other characters, or into long runs.
+_WESTERN = re.compile(
+    r"[\x00-\x7f\xa0-\xb4\xb7\xbb\xbf-\xfe\u0152\u0153\u0160\u0161\u017d\u017e\u0178\u2010-\u2026\u20ac]*"
+)
+_WORD = re.compile(r"\w*[^\W\x00-\x7f]\w*")
+_OTHER = re.compile(r"[^\x00-\x7f]")
+_FOREIGN_RUN = re.compile(r"[^\x00-\x7f]{4}")
+
+
+@contextmanager
+def open_text(path: Path, tell: bool = True) -> Iterator[IO[str]]:
+    """Open a text file of any of these encodings for reading, line ends as they are; `tell` which one was guessed.
+
+    Raises:
+        UserError: it cannot be read, here or while it is, or is no text in an encoding that can be told.
+    """
+    try:
+        encoding = _encoding(path, tell)
+        with (
+            gzip.open(path, "rt", encoding=encoding, newline="")
+            if path.suffix == ".gz"
+            else path.open(encoding=encoding, newline="") as file
+        ):
+            yield file
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"data.datasets: {path} is not UTF-8 text ({error.reason}), nor text of Windows-1252 or UTF-16 "
+            "as far as can be told; save it as UTF-8."
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"data.datasets: {path} cannot be read ({error}).") from None
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _encoding(path: Path, tell: bool) -> str:
+    """The encoding of a file, by its mark, or else by what its bytes can mean; UnicodeDecodeError if nothing."""
+    with _open_bytes(path) as file:
+        block = file.read(BLOCK_BYTES)
+        for mark, encoding in _MARKS:
+            if block.startswith(mark):
+                return encoding
+        for zeros, encoding in ((block[1:1000:2], "utf-16-le"), (block[:1000:2], "utf-16-be")):
+            if zeros.count(0) > 0.9 * len(zeros):  # western text without a mark
+                return encoding
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            while block:
+                decoder.decode(block)
+                block = file.read(BLOCK_BYTES)
+            decoder.decode(b"", final=True)
+            return "utf-8"
+        except UnicodeDecodeError as error:
+            refused = error
+    words = _western_words(path)
+    if not words:
+        raise refused
+    told = logging.WARNING if tell else logging.DEBUG
+    logger.log(
+        told,
+        "%s is not UTF-8 text; it is read as Windows-1252 (%s). Save it as UTF-8 if those words are wrong.",
+        path,
+        ", ".join(words),
+    )
+    return "cp1252"
+
+
+def _western_words(path: Path) -> list[str]:
+    """Some words of a file that are not ASCII, if all of it can be Windows-1252; else none."""
+    words: list[str] = []
+    try:
+        with _open_bytes(path) as file:
+            for line in iter(lambda: file.readline(BLOCK_BYTES), b""):
+                if not line.isascii():
+                    text = line.decode("cp1252")
+                    if _WESTERN.fullmatch(text) is None or _FOREIGN_RUN.search(text):
+                        return []
+                    words += (_WORD.findall(text) or _OTHER.findall(text))[: 3 - len(words)]
+    except UnicodeDecodeError:
+        return []
+    return words
+
+
+def numbered_lines(file: IO[str]) -> Iterator[tuple[int, str | None]]:
+    """Yield the lines of a file with their numbers, from 1; None for one longer than `MAX_LINE`, passed over."""
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):
+            while (rest := file.readline(MAX_LINE)) and not rest.endswith(("\n", "\r")):
+                pass
+            yield number, None
+        else:
+            yield number, line
