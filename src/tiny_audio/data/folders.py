@@ -42,7 +42,7 @@ def open_path(path: Path, split: str | None, audio_column: str | None, text_colu
             return open_parquet([path], str(path), audio_column, text_column)
         return open_manifest(path, split, audio_column, text_column)
     if not path.is_dir():
-        raise UserError(f"data.datasets: there is no {path}{_nearest(path)}")
+        raise missing_path(path)
     for folder, stems, column_split in _manifest_places(path, split):
         for stem in stems:
             for suffix in MANIFEST_SUFFIXES:
@@ -68,6 +68,11 @@ def _manifest_places(path: Path, split: str | None) -> Iterator[tuple[Path, tupl
         yield path, (split,), None
         yield path / split, MANIFEST_NAMES, None
     yield path, MANIFEST_NAMES, split
+
+
+def missing_path(path: Path) -> UserError:
+    """Return the error that a path is not there, with what may have been meant."""
+    return UserError(f"data.datasets: there is no {path}{_nearest(path)}")
 
 
 def _nearest(path: Path) -> str:

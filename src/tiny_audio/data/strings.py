@@ -8,7 +8,7 @@ from typing import overload
 import numpy as np
 
 
-class _Column(Sequence[str]):
+class Column(Sequence[str]):
     """Rows by number, from either end, and slices of them as lists."""
 
     @overload
@@ -26,7 +26,7 @@ class _Column(Sequence[str]):
         raise NotImplementedError
 
 
-class Strings(_Column):
+class Strings(Column):
     """Many strings in one piece of memory, which worker processes share as long as nobody writes to it."""
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -51,7 +51,7 @@ class Strings(_Column):
         return self.data[self.ends[index] : self.ends[index + 1]].decode("utf-8", "surrogatepass")
 
 
-class Labels(_Column):
+class Labels(Column):
     """Many strings of which few differ, such as speakers: a number a row, and each string once."""
 
     def __init__(self, strings: Iterable[str]) -> None:

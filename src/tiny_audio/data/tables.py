@@ -47,6 +47,7 @@ class Table:
         version: changes whenever the rows do; the key under which what is found out about them is cached.
         speakers: N names, empty where unknown; None where the corpus has no column for them.
         blocks: (N,) which rows are fetched together, where recordings are fetched when they are drawn; else None.
+        whole: whether these are all rows of the corpus; else more can be fetched.
     """
 
     origin: str
@@ -57,6 +58,7 @@ class Table:
     version: str
     speakers: Sequence[str] | None = None
     blocks: np.ndarray | None = None
+    whole: bool = True
 
 
 class FileRecordings:
