@@ -1,16 +1,20 @@
 """A Hub on this machine: serves folders as dataset repositories, as far as `huggingface_hub` asks.
 
-Files come by way of a redirect to another address, in whole or in part, as they do from the Hub's own storage.
+Files come by way of a redirect to another address, in whole or in part, as they do from the Hub's own storage. It can
+be as far away as the Hub is (`latency`), and as strict (`limit`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,13 +26,18 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubStub(ThreadingHTTPServer):
-    """Serves `root/OWNER/NAME/...`.
+    """Serves `root/OWNER/NAME/...` as datasets, and `root/models/OWNER/NAME/...` as models.
 
     Attributes:
         gated: repositories whose files need terms to be accepted; they are listed all the same.
         requests: `METHOD path` of every request.
         sent: bytes of files that were sent.
         failures: how many of the next requests for a file's content break off.
+        latency: seconds before each answer.
+        limit: requests that the Hub, not its storage, answers in `window` seconds; beyond them it answers 429.
+        refused: how many of them.
+        valid_from: addresses of the storage that were given out before this number are no longer valid; who asks for
+            `/expire` raises it.
     """
 
     daemon_threads = True
@@ -39,6 +48,28 @@ class HubStub(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.sent = 0
         self.failures = 0
+        self.latency = 0.0
+        self.limit: int | None = None
+        self.window = 1.0
+        self.refused = 0
+        self.valid_from = 0
+        self.given = 0
+        self._times: deque[float] = deque()
+        self._lock = threading.Lock()
+
+    def wait_for_turn(self) -> float:
+        """Seconds until a request would be answered; 0 where it is."""
+        if self.limit is None:
+            return 0.0
+        with self._lock:
+            now = time.monotonic()
+            while self._times and self._times[0] < now - self.window:
+                self._times.popleft()
+            if len(self._times) >= self.limit:
+                self.refused += 1
+                return self._times[0] + self.window - now
+            self._times.append(now)
+            return 0.0
 
     @property
     def endpoint(self) -> str:
@@ -61,12 +92,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
+        time.sleep(self.server.latency)
         parts = unquote(self.path.split("?")[0]).strip("/").split("/")
+        if parts[0] == "expire":
+            self.server.valid_from = self.server.given + 1
+            return self.answer(200)
         if parts[0] == "storage":
+            if int(self.path.rpartition("given=")[2]) < self.server.valid_from:
+                self.server.requests.append("expired")
+                return self.answer(403)
             return self.send_file(self.server.root.joinpath(*parts[1:]))
+        if (seconds := self.server.wait_for_turn()) > 0:
+            return self.answer(429, headers={"Retry-After": str(math.ceil(seconds))})
         api = parts[:2] == ["api", "datasets"]
+        if not api and parts[0] != "datasets":
+            parts = ["models", *parts]
         name = "/".join(parts[2:4] if api else parts[1:3])
-        repository = self.server.root / name
+        repository = self.server.root / ("models" if parts[0] == "models" else "") / name
         if not repository.is_dir() or "/" not in name:
             return self.answer(404, headers={"X-Error-Code": "RepoNotFound"})
         if api and "revision" in parts and parts[-1] not in (COMMIT, "main"):
@@ -87,8 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         # Another host, as at the Hub: redirects within one are followed before the headers here are read.
         storage = self.server.endpoint.replace("127.0.0.1", "localhost") + "/storage"
+        self.server.given += 1
+        place = file.relative_to(self.server.root).as_posix()
         headers = {
-            "Location": "/".join((storage, name, *parts[5:])),
+            "Location": f"{storage}/{place}?given={self.server.given}",
             "X-Repo-Commit": COMMIT,
             "X-Linked-Size": str(file.stat().st_size),
             "X-Linked-ETag": f'"{hashlib.sha256(file.read_bytes()).hexdigest()}"',
@@ -114,7 +158,9 @@ class _Handler(BaseHTTPRequestHandler):
         status, span = 200, self.headers.get("Range", "").removeprefix("bytes=")
         if span:
             first, _, last = span.partition("-")
-            begin, end = int(first), min(int(last), len(content) - 1) if last else len(content) - 1
+            begin, end = int(first or 0), min(int(last), len(content) - 1) if first and last else len(content) - 1
+            if not first:  # the last bytes
+                begin = max(0, len(content) - int(last))
             headers["Content-Range"] = f"bytes {begin}-{end}/{len(content)}"
             status, content = 206, content[begin : end + 1]
         if self.command == "GET" and self.server.failures:

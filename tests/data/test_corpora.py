@@ -95,12 +95,12 @@ def test_a_quick_test_fetches_a_few_row_groups(hub: HubStub, tmp_path: Path) -> 
     opened = open_all(hub, tmp_path, 3, False)
     sent = hub.sent - before
     for standin, source in zip(STANDINS.values(), opened, strict=True):
-        kept = [taught for _, taught in rows(standin, COUNT)[:4]]  # a row group of stand-ins
-        assert source["texts"][: len(kept)] == [taught for taught in kept if taught is not None]
+        assert 3 <= len(source["texts"]) <= 8  # of one row group or two
+        assert set(source["texts"]) <= {taught for _, taught in rows(standin, COUNT)}
         assert source["origin"].startswith(f"{standin.repository}@0123456789ab (")
     whole = sum((hub.root / s.repository / file).stat().st_size for s in STANDINS.values() for file in s.files)
-    footers = 65_536 * len(STANDINS)  # read whole, of a file of any size
-    assert sent - footers < whole / 5, (sent, whole)  # 4 rows of 24
+    footers = 65_536 * sum(len(standin.files) for standin in STANDINS.values())  # read whole, of a file of any size
+    assert sent - footers < whole / 3, (sent, whole)  # 4 or 8 rows of 24
     before = hub.sent
     assert open_all(hub, tmp_path, 3, False, endpoint="http://127.0.0.1:9") == opened  # and then needs no Hub
     assert hub.sent == before

@@ -18,6 +18,7 @@ from tiny_audio.audio import AudioError
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.sources import Source, open_source, open_sources
 from tiny_audio.data.strings import Strings
+from tiny_audio.data.subsets import evaluation_fingerprint
 from tiny_audio.errors import UserError
 
 DATA = DataConfig()
@@ -265,14 +266,16 @@ def test_names_that_are_not_known(tmp_path: Path) -> None:
     refused("tedlium has no release 2", name="tedlium", release=2)
 
 
-def test_fingerprint_depends_on_what_the_rows_are(clips: Path, tmp_path: Path) -> None:
+def test_an_evaluation_set_is_known_by_its_clips_and_what_is_said_in_them(clips: Path, tmp_path: Path) -> None:
     first = open_at(write_manifest(clips / "a.jsonl", rows()), tmp_path)
     same = open_at(write_csv(clips / "b.csv", rows()), tmp_path, weight=3.0)
-    assert first.fingerprint == same.fingerprint
+    assert evaluation_fingerprint([first]) == evaluation_fingerprint([same])
     changed = rows()
     changed[0]["text"] = "other"
-    assert open_at(write_manifest(clips / "c.jsonl", changed), tmp_path).fingerprint != first.fingerprint
-    assert first.subset(np.array([0, 1])).fingerprint != first.fingerprint
+    other = open_at(write_manifest(clips / "c.jsonl", changed), tmp_path)
+    assert evaluation_fingerprint([other]) != evaluation_fingerprint([first])
+    assert evaluation_fingerprint([first.subset(np.array([0, 1]))]) != evaluation_fingerprint([first])
+    assert evaluation_fingerprint([first.subset(np.arange(len(first))[::-1])]) == evaluation_fingerprint([first])
 
 
 def mixture(tmp_path: Path, *sizes: int) -> list[DatasetConfig]:
@@ -294,10 +297,29 @@ def test_a_subset_is_in_proportion_to_the_weights(limit: int, counts: list[int],
     sources = open_sources(entries, DATA, tmp_path, limit=limit, seed=1)
     assert [len(source) for source in sources] == counts
     again = open_sources(entries, DATA, tmp_path, limit=limit, seed=1)
-    assert [s.fingerprint for s in sources] == [s.fingerprint for s in again]
+    assert evaluation_fingerprint(sources) == evaluation_fingerprint(again)
     if limit < 850:
         other = open_sources(entries, DATA, tmp_path, limit=limit, seed=2)
-        assert [s.fingerprint for s in sources] != [s.fingerprint for s in other]
+        assert evaluation_fingerprint(sources) != evaluation_fingerprint(other)
+
+
+def test_a_subset_does_not_depend_on_what_else_is_in_the_mixture(tmp_path: Path) -> None:
+    """Nor is it another one when it grows: a learning curve adds clips."""
+    entries = mixture(tmp_path, 500, 300, 50)
+    mixed = open_sources(entries, DATA, tmp_path, limit=100, seed=1)
+    alone = open_sources(entries[1:2], DATA, tmp_path, limit=40, seed=1)[0]
+    assert set(mixed[1].names) < set(alone.names)
+    assert len(alone) == 40
+
+
+@pytest.mark.parametrize("key", ["data.datasets", "data.train_path", "data.eval_datasets", "data.eval_path"])
+def test_an_error_about_a_corpus_names_the_setting_that_was_typed(key: str, tmp_path: Path) -> None:
+    entries = [DatasetConfig(path=str(tmp_path / "nothing.jsonl"))]
+    name = "eval_datasets" if "eval" in key else "datasets"
+    paths = {key.removeprefix("data."): entries[0].path} if key.endswith("path") else {}
+    data = DataConfig(**{name: entries}, **paths)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=rf"^{key}: there is no .*nothing.jsonl; "):
+        open_sources(getattr(data, name), data, tmp_path, limit=None, seed=0)
 
 
 def test_a_subset_too_small_for_all_drops_the_lightest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -36,7 +36,7 @@ def open_path(path: Path, split: str | None, audio_column: str | None, text_colu
             return open_parquet([path], str(path), audio_column, text_column)
         return open_manifest(path, split, audio_column, text_column)
     if not path.is_dir():
-        raise UserError(f"data.datasets: there is no {path}{_nearest(path)}")
+        raise missing_path(path)
     for read in LAYOUTS.values():
         if (table := read(path, split, audio_column, text_column)) is not None:
             return table
@@ -80,6 +80,11 @@ def _open_parquet(path: Path, split: str | None, audio_column: str | None, text_
     files = [file.relative_to(path).as_posix() for file in path.rglob("*.parquet") if not file.name.startswith(".")]
     chosen = select_files(files, None, split)
     return open_parquet([path / name for name in chosen], str(path), audio_column, text_column) if chosen else None
+
+
+def missing_path(path: Path) -> UserError:
+    """Return the error that a path is not there, with what may have been meant."""
+    return UserError(f"data.datasets: there is no {path}{_nearest(path)}")
 
 
 def _nearest(path: Path) -> str:

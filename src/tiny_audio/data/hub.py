@@ -17,20 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..progress import Progress
 from .corpora import HUB, SPLIT_SPELLINGS, Corpus
+from .hub_requests import insisting
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetInfo
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 15.0  # to look a repository up, sizes of thousands of files included
 PARALLEL_DOWNLOADS = 8
-HTTP_CLIENTS = (
-    "httpx",
-    "httpx2",
-    "requests",
-)  # of the versions of huggingface_hub: their errors mean no network
 _NUMBERING = r"([-_.]\d+(-of-\d+)?(-[0-9a-f]+)?)?\.parquet"  # train.parquet, train-00000-of-00012.parquet
 
 
@@ -117,7 +117,8 @@ def download(split: RepoSplit) -> list[Path]:
 
     missing = {name: size for name, size in split.files.items() if cached_file(split, name) is None}
     if missing:
-        _check_room(split, sum(missing.values()), Path(constants.HF_HUB_CACHE))
+        advice = "set HF_HOME to a larger disk, or data.streaming=true"
+        check_room(split, sum(missing.values()), Path(constants.HF_HUB_CACHE), advice)
         logger.info(
             "%s: downloading %d of %d files, %s, into %s",
             split.origin,
@@ -145,14 +146,18 @@ def cached_file(split: RepoSplit, name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _check_room(split: RepoSplit, needed: int, cache: Path) -> None:
-    """`datasets` keeps the same clips as Arrow beside the files, so both have to fit."""
+def check_room(split: RepoSplit, needed: int, cache: Path, advice: str) -> None:
+    """Refuse a disk that is too small: `datasets` keeps the same clips as Arrow beside the files, so both have to fit.
+
+    Raises:
+        UserError: it is, with what to do.
+    """
     there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if 2 * needed > free:
         raise UserError(
             f"{split.corpus.hub_id} needs {2 * needed / 1e9:,.0f} GB for {split.split} (files, and the same as Arrow), "
-            f"and {cache} has {free / 1e9:,.0f} GB free; set HF_HOME to a larger disk, or data.streaming=true."
+            f"and {cache} has {free / 1e9:,.0f} GB free; {advice}."
         )
 
 
@@ -186,6 +191,25 @@ def _check_choice(
         raise UserError(f"{corpus.hub_id} has {split} in {listed} {where}; choose one by subset.")
 
 
+def check_access(split: RepoSplit, cache_dir: Path) -> None:
+    """Make sure that the files of a split may be fetched, by asking for the first; once, then it is noted.
+
+    A gated repository lists its files to everybody, so looking it up does not tell.
+
+    Raises:
+        UserError: they may not, or the Hub cannot be reached.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    note = cache_dir / "repositories" / f"{split.folder_name}.granted"
+    if note.is_file() or all(cached_file(split, name) for name in split.files):
+        return
+    url = hf_hub_url(split.corpus.hub_id, next(iter(split.files)), repo_type="dataset", revision=split.commit)
+    insisting(lambda: get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS), split.corpus, split.commit, tries=1)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.touch()
+
+
 def _look_up(corpus: Corpus, revision: str | None, cache_dir: Path) -> tuple[str, dict[str, int]]:
     """The commit of a repository and its files with their sizes, from the note in the cache or else from the Hub."""
     name = f"{corpus.hub_id}@{revision or 'newest'}.json"
@@ -196,10 +220,10 @@ def _look_up(corpus: Corpus, revision: str | None, cache_dir: Path) -> tuple[str
 
     from huggingface_hub import HfApi
 
-    try:
-        info = HfApi().dataset_info(corpus.hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
-    except Exception as error:
-        raise explained(error, corpus, revision) from None
+    def look_up() -> DatasetInfo:
+        return HfApi().dataset_info(corpus.hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
+
+    info = insisting(look_up, corpus, revision, tries=1)
     assert info.sha is not None
     files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
     note.parent.mkdir(parents=True, exist_ok=True)
@@ -213,39 +237,7 @@ def _look_up(corpus: Corpus, revision: str | None, cache_dir: Path) -> tuple[str
 def _download(split: RepoSplit, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    try:
+    def fetch() -> Path:
         return Path(hf_hub_download(split.corpus.hub_id, name, repo_type="dataset", revision=split.commit))
-    except Exception as error:
-        raise explained(error, split.corpus, split.commit) from None
 
-
-def explained(error: Exception, corpus: Corpus, revision: str | None) -> Exception:
-    """Return one line for the ways in which the Hub cannot be had; any other exception as it is."""
-    from huggingface_hub import errors
-
-    page = corpus.terms or f"{HUB}/{corpus.hub_id}"
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        why = "HF_HUB_OFFLINE is set and it is not in the cache; unset it, or download the corpus first"
-    elif isinstance(error, errors.GatedRepoError):
-        why = f"accept its terms at {page}, then set HF_TOKEN to a token of that account"
-    elif isinstance(error, errors.RevisionNotFoundError):
-        why = f"it has no revision {revision}"
-    elif isinstance(error, errors.RepositoryNotFoundError):
-        why = "there is no such dataset, or it is private: check the id, or set HF_TOKEN"
-    elif isinstance(error, errors.HfHubHTTPError):
-        why = f"the Hub answered: {str(error).strip().splitlines()[0]}"
-    elif isinstance(error, errors.HFValidationError):
-        why = "that is no dataset id (owner/name)"
-    elif isinstance(error, (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError)) or (
-        type(error).__module__.split(".")[0] in HTTP_CLIENTS
-    ):
-        why = (
-            "the Hugging Face Hub cannot be reached; check the network, set HF_ENDPOINT to a mirror, or set "
-            "path to a local copy (data=pocket trains on bundled speech)"
-        )
-    elif isinstance(error, OSError):  # such as a full disk
-        why = str(error)
-    else:
-        return error
-    here = f"There is no {corpus.hub_id} on this disk. " if corpus.guessed else ""
-    return UserError(f"{here}Could not fetch the dataset {corpus.hub_id}: {why}.")
+    return insisting(fetch, split.corpus, split.commit)

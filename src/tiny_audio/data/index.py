@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,26 +58,30 @@ def index_table(corpus_name: str, table: Table, data: DataConfig, cache_dir: Pat
     file = index_file(cache_dir, table.version, (corpus_name if corpus_name in CLEANERS else "", *limits))
     index = load_index(file)
     if index is None:
-        index, complete = _index(table, CLEANERS.get(corpus_name), data, cache_dir, evaluation)
+        index, complete = _index(corpus_name, table, data, cache_dir, evaluation)
         if complete:
             save_index(file, index)
     return index
 
 
-def _index(
-    table: Table, prepare: Callable[[str], str] | None, data: DataConfig, cache_dir: Path, evaluation: bool
-) -> tuple[Index, bool]:
+def clean_texts(raw: Iterable[str | None], corpus_name: str, data: DataConfig) -> list[str]:
+    """Bring transcripts into the form that is taught; empty where there is none."""
+    prepare = CLEANERS.get(corpus_name)
+    texts = []
+    for one in raw:
+        text = prepare(one or "") if prepare else one or ""
+        texts.append(clean_transcript(text, data.text_case, data.keep_punctuation))
+    return texts
+
+
+def _index(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path, evaluation: bool) -> tuple[Index, bool]:
     """Clean the transcripts, complete the durations, and leave out what cannot be used; tell if all could be opened."""
     failures: dict[int, AudioError] = {}
-    texts: list[str] = []
     faults = dict(table.faults)
-    for row, raw in enumerate(table.texts):
-        text = raw or ""
-        if len(text) > MAX_TEXT:
-            faults.setdefault(row, f"its transcript has {len(text):,} characters, more than {MAX_TEXT:,}")
-            text = ""
-        text = prepare(text) if prepare else text
-        texts.append(clean_transcript(text, data.text_case, data.keep_punctuation))
+    for row, text in enumerate(table.texts):
+        if len(text or "") > MAX_TEXT:
+            faults.setdefault(row, f"its transcript has {len(text or ''):,} characters, more than {MAX_TEXT:,}")
+    texts = clean_texts(("" if row in faults else text for row, text in enumerate(table.texts)), corpus_name, data)
     usable = np.array([bool(text) for text in texts], dtype=bool)
     usable[list(faults)] = False
     empty = np.flatnonzero(~usable).tolist()
@@ -86,7 +90,7 @@ def _index(
     seconds = table.durations.copy()
     unknown = np.flatnonzero(usable & np.isnan(seconds))
     if len(unknown) and table.blocks is not None:
-        seconds[unknown] = [_estimated_seconds(texts[row], data) for row in unknown.tolist()]
+        seconds[unknown] = [estimated_seconds(texts[row], data) for row in unknown.tolist()]
     elif len(unknown):
         seconds[unknown], failures = read_durations(table, unknown, cache_dir)
         if evaluation:  # fails again when it is read, and counts as wrong
@@ -107,7 +111,7 @@ def _index(
     return index, not failures
 
 
-def _estimated_seconds(text: str, data: DataConfig) -> float:
+def estimated_seconds(text: str, data: DataConfig) -> float:
     """How long it takes to say a transcript, roughly, within what is allowed; what is not is found when it is read."""
     return min(max(len(text) / CHARACTERS_PER_SECOND, data.min_audio_length), data.max_audio_length)
 

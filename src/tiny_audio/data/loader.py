@@ -26,6 +26,7 @@ from .augment import Augmenter
 from .plan import Draw, PlanSampler, SamplingPlan
 from .skips import Skip
 from .sources import Source
+from .stream import ReadAhead
 
 T = TypeVar("T")
 
@@ -116,11 +117,14 @@ class ClipDataset(Dataset[Batch]):
         read: list[Draw] = []
         skipped: list[Skip] = []
         for draw in draws:
+            source = self.sources[draw.source]
+            if not source.texts[draw.row]:  # of a stream, whose transcripts are not read before they are drawn
+                skipped.append(Skip(source.name, source.names[draw.row], "empty_text", "has no transcript"))
+                continue
             try:
                 clips.append(self.read(draw))
                 read.append(draw)
             except AudioError as error:
-                source = self.sources[draw.source]
                 skipped.append(Skip(source.name, source.names[draw.row], error.reason, str(error)))
         waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
         frames = [clip.frames for clip in clips if clip.frames is not None]
@@ -156,9 +160,9 @@ class ClipDataset(Dataset[Batch]):
             waveform = source.read(draw.row, MAX_CLIP_SECONDS)
             num_samples, silent = len(waveform), is_silent(waveform)
             waveform = waveform[:MAX_CLIP_SAMPLES]
-        expected = float(source.durations[draw.row])
+        expected = source.listed_seconds(draw.row)
         seconds = num_samples / SAMPLE_RATE
-        if not source.estimated and is_cut_short(seconds, expected):
+        if is_cut_short(seconds, expected):
             raise AudioError("duration_mismatch", f"holds {seconds:.2f} s, not the expected {expected:.2f} s")
         check_clip(num_samples, silent, self.data.min_audio_length, self.data.max_audio_length)
         if self.augmenter is not None:
@@ -200,7 +204,8 @@ def train_loader(
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """The batches of one process from the global batch `start_batch` on: see `PlanSampler`."""
-    sampler = PlanSampler(plan, start_batch, process_index, num_processes, stop_batch)
+    ahead = ReadAhead(dataset.sources) if any(source.stream is not None for source in dataset.sources) else None
+    sampler = PlanSampler(plan, start_batch, process_index, num_processes, stop_batch, ahead)
     return open_loader(dataset, sampler, num_workers, prefetch_factor, pin_memory)
 
 

@@ -21,9 +21,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .stream import ReadAhead
 
 #: 2^64 divided by the golden ratio, odd: multiples of it, modulo 2^64, fill the circle as evenly as can be.
 GOLDEN_STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -42,11 +45,24 @@ class Draw(NamedTuple):
     row: int
 
 
+class Durations(Protocol):
+    """Seconds of N clips: a float32 array (N,), or what finds out those that are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """Return the seconds of some rows (R,), or of one."""
+
+    def tobytes(self) -> bytes:
+        """Return what tells them from others."""
+
+
 class SamplingPlan:
     """What is drawn, in what order.
 
     Args:
-        durations: seconds of every clip, an array (N_k,) for each of K sources; none of them empty.
+        durations: seconds of every clip, an array (N_k,) for each of K sources, or what finds them out when they are
+            drawn; none of them empty.
         weights: K positive numbers, normalised here: the sources' shares of the draws.
         batch_size: clips a batch.
         seed: of all choices.
@@ -56,7 +72,7 @@ class SamplingPlan:
 
     def __init__(
         self,
-        durations: Sequence[np.ndarray],
+        durations: Sequence[Durations],
         weights: Sequence[float],
         batch_size: int,
         seed: int,
@@ -68,7 +84,8 @@ class SamplingPlan:
         assert min(weights) > 0
         assert batch_size >= 1
         assert temperature > 0
-        self.durations = [np.asarray(d, dtype=np.float32) for d in durations]
+        arrays = (np.ndarray, list)
+        self.durations: list[Any] = [np.asarray(d, np.float32) if isinstance(d, arrays) else d for d in durations]
         self.sizes = np.array([len(d) for d in durations], dtype=np.int64)
         self.blocks = list(blocks) if blocks is not None else [None] * len(durations)
         self.batch_size = batch_size
@@ -149,16 +166,23 @@ class SamplingPlan:
             first, count = first + len(parts[-1]), count - len(parts[-1])
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
+    def window_rows(self, window: int) -> list[np.ndarray]:
+        """Return the rows that a window draws from each source, K arrays (R_k,)."""
+        start = window * self.window
+        counts = np.bincount(self._sources(start, start + self.window), minlength=len(self.sizes))
+        before = self._counts_before(start)
+        return [self._rows(k, int(before[k]), int(count)) for k, count in enumerate(counts)]
+
     def _window(self, window: int) -> list[list[Draw]]:
         """The batches of a window, in the order in which they are trained on."""
         start = window * self.window
         sources = self._sources(start, start + self.window)
         rows = np.empty(self.window, dtype=np.int64)
         seconds = np.empty(self.window, dtype=np.float32)
-        for source, before in enumerate(self._counts_before(start)):
+        for source, drawn in enumerate(self.window_rows(window)):
             here = np.flatnonzero(sources == source)
-            rows[here] = self._rows(source, int(before), len(here))
-            seconds[here] = self.durations[source][rows[here]]
+            rows[here] = drawn
+            seconds[here] = self.durations[source][drawn]
 
         rng = np.random.default_rng([self.seed, 2, window])
         by_length = np.argsort(seconds + rng.random(self.window) * JITTER_SECONDS, kind="stable")
@@ -199,6 +223,7 @@ class PlanSampler:
         process_index: r.
         num_processes: R.
         stop_batch: the global batch before which the stream ends; never, if left out.
+        ahead: called with the rows of a window and of the next one as a window is begun; closed at the end.
     """
 
     def __init__(
@@ -208,6 +233,7 @@ class PlanSampler:
         process_index: int = 0,
         num_processes: int = 1,
         stop_batch: int | None = None,
+        ahead: ReadAhead | None = None,
     ) -> None:
         assert 0 <= process_index < num_processes
         self.plan = plan
@@ -215,9 +241,18 @@ class PlanSampler:
         self.process_index = process_index
         self.num_processes = num_processes
         self.stop_batch = stop_batch
+        self.ahead = ahead
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        number = self.start_batch + self.process_index
-        while self.stop_batch is None or number < self.stop_batch:
-            yield self.plan.batch(number)
-            number += self.num_processes
+        number, size, begun = self.start_batch + self.process_index, self.plan.window_batches, -1
+        try:
+            while self.stop_batch is None or number < self.stop_batch:
+                if self.ahead is not None and number // size != begun:
+                    begun = number // size
+                    last = begun if self.stop_batch is not None and (begun + 1) * size >= self.stop_batch else begun + 1
+                    self.ahead([self.plan.window_rows(window) for window in range(begun, last + 1)])
+                yield self.plan.batch(number)
+                number += self.num_processes
+        finally:
+            if self.ahead is not None:
+                self.ahead.close()

@@ -1,292 +1,226 @@
-"""Clips of parquet files on the Hub without the files: a row group at a time, by HTTP range requests.
+"""Clips of parquet files on the Hub without the files: a row group at a time, by range requests.
 
-Corpora on the Hub hold some hundred clips a row group, 10 to 30 MB. `fetch_first_rows` keeps as many as a quick test
-needs; `open_stream` reads all that is written about the clips, but no audio, and fetches a row group when one of its
-clips is drawn, into a folder that is kept below a size.
+Corpora on the Hub hold some hundred clips a row group, 10 to 30 MB. `fetch_sample` keeps as many as a subset needs;
+a `RemoteStream` reads what is written about the clips of a row group, and their recordings, when they are drawn, into
+a folder that is kept below a size.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from ..errors import FetchError, UserError
+from ..errors import FetchError
 from ..progress import Progress
-from .hub import PARALLEL_DOWNLOADS, RepoSplit, cached_file, explained
+from .hub import PARALLEL_DOWNLOADS, RepoSplit, check_room
+from .hub_requests import PARALLEL_REQUESTS, TRIES, TRIES_WHEN_DRAWN
 from .parquet import DURATION_COLUMNS, iterate, listed_durations, name_column, unpack_audio
-from .tables import AUDIO_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, Table, compact, find_column, find_speakers
+from .rowgroups import RowGroup, open_files, write_whole
+from .strings import Strings
+from .subsets import seeded_order
+from .tables import AUDIO_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, Table, find_column, find_speakers
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-TRIES = 2  # of a request, besides those of huggingface_hub itself: somebody waits for the run to begin
-TRIES_WHEN_DRAWN = 6  # and where a run of hours would end: over six minutes
+SPREAD = 8  # files that a sample looks into at a time, and row groups that it takes where few would do
+CLIPS_A_GROUP = 8  # of a small sample: neighbours in a file often are of one speaker
+NAMES = "name of the clip"  # a column that no corpus has
 OPEN_GROUPS = 64  # memory-mapped row groups a process keeps open
-INDEX = "index.parquet"  # what is written about the clips of one file; `group` is the row group of each
 
 
-def fetch_first_rows(split: RepoSplit, limit: int, cache_dir: Path) -> list[Path]:
-    """Fetch the first row groups of a split, as many as hold `limit` rows, and return them as parquet files.
+def fetch_sample(split: RepoSplit, limit: int, seed: int, cache_dir: Path) -> tuple[list[Path], bool]:
+    """Fetch row groups of a split, chosen by the seed, that hold `limit` rows: as files, and whether that is all.
+
+    Which ones they are depends on the seed, the names of the files and their row groups, and on nothing else: they are
+    the same where whole files are in the Hugging Face cache, and are then read from there.
 
     Raises:
-        UserError: they cannot be fetched.
+        UserError: they cannot be fetched, or the disk is too small.
     """
+    chosen, complete = _choose_groups(split, limit, seed, cache_dir)
+    folder = cache_dir / "rows" / split.folder_name
+    paths = [folder / f"{group.name}.parquet" for group in chosen]
+    missing = [(group, path) for group, path in zip(chosen, paths, strict=True) if not path.is_file()]
+    if missing:
+        check_room(split, sum(group.num_bytes for group, _ in missing), cache_dir, "take fewer clips, or another disk")
+        title = f"Fetching clips of {split.corpus.hub_id}"
+        with (
+            closing(Progress(title, len(missing), "row groups")) as progress,
+            ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool,
+        ):
+            for _ in pool.map(lambda one: _keep_group(*one), missing):
+                progress.advance(1)
+    return paths, complete
+
+
+def _keep_group(group: RowGroup, path: Path) -> None:
+    """Write a row group to a parquet file of its own."""
     import pyarrow.parquet
 
-    paths: list[Path] = []
-    rows = 0
-    for name in split.files:
-        if (whole := cached_file(split, name)) is not None:
-            paths.append(whole)
-            rows += pyarrow.parquet.read_metadata(whole).num_rows
-        else:
-            number, groups = 0, 1
-            while number < groups and rows < limit:
-                path = cache_dir / "rows" / split.folder_name / f"{name.replace('/', '--')}.{number}.parquet"
-                rows, groups = rows + fetch_group(split, name, number, path), num_groups(split, name, path)
-                paths.append(path)
-                number += 1
-        if rows >= limit:
+    table = group.read()
+    write_whole(path, lambda part: pyarrow.parquet.write_table(table, part))
+
+
+def _choose_groups(split: RepoSplit, limit: int, seed: int, cache_dir: Path) -> tuple[list[RowGroup], bool]:
+    """Choose row groups that hold `limit` rows, in the order of the files; and tell whether there are no more.
+
+    Files are opened in seeded order, a few at a time; each gives one of its row groups, then each another one. A
+    sample that would fit into a row group or two is spread over more of them.
+    """
+    names = list(split.files)
+    order = [names[i] for i in seeded_order(names, seed)]
+    fewest = min(SPREAD, math.ceil(limit / CLIPS_A_GROUP))
+    chosen: list[RowGroup] = []
+    complete = True
+    for start in range(0, len(order), SPREAD):
+        opened = [file.groups() for file in open_files(split, order[start : start + SPREAD], cache_dir)]
+        orders = [seeded_order((group.name for group in groups), seed) for groups in opened]
+        turns = zip_longest(*([groups[i] for i in order] for groups, order in zip(opened, orders, strict=True)))
+        for group in filter(None, chain.from_iterable(turns)):
+            complete = len(chosen) < fewest or sum(one.rows for one in chosen) < limit
+            if not complete:
+                break
+            chosen.append(group)
+        if not complete:
             break
-    logger.info("%s: fetched the first %s clips, for the %s asked for", split.origin, f"{rows:,}", f"{limit:,}")
-    return paths
+    return sorted(chosen, key=lambda group: (group.file.remote.name, group.number)), complete
 
 
-def num_groups(split: RepoSplit, name: str, fetched: Path) -> int:
-    """Return how many row groups the file has that `fetched` is one of."""
-    import pyarrow.parquet
+class RemoteStream:
+    """The clips of a split, as row groups that are read when they are wanted. N counts the clips, B the row groups.
 
-    return int(pyarrow.parquet.read_schema(fetched).metadata[b"row groups"])
-
-
-def fetch_group(split: RepoSplit, name: str, number: int, path: Path) -> int:
-    """Write one row group of a file to a parquet file of its own, unless it is there; return its rows."""
-    import pyarrow.parquet
-
-    if not path.is_file():
-        with open_remote(split, name) as file:
-            groups = file.metadata.num_row_groups
-            table = insisting(lambda: file.read_row_group(number, use_threads=False), split)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"row groups": str(groups)})
-        write_whole(path, lambda part: pyarrow.parquet.write_table(table, part))
-    return int(pyarrow.parquet.read_metadata(path).num_rows)
-
-
-def open_remote(split: RepoSplit, name: str, tries: int = TRIES) -> Any:
-    """Open a parquet file of the Hub, or its copy in the cache, as a `pyarrow.parquet.ParquetFile`.
-
-    Raises:
-        UserError: it cannot be reached.
-    """
-    import pyarrow.parquet
-    from huggingface_hub import HfFileSystem
-
-    local = cached_file(split, name)
-    if local is not None:
-        return pyarrow.parquet.ParquetFile(local)
-
-    def open_file() -> Any:
-        file = HfFileSystem().open(f"datasets/{split.corpus.hub_id}@{split.commit}/{name}", cache_type="none")
-        # Without Arrow's own threads, here and where it is read: one that still holds a file of Python's when the
-        # interpreter ends takes the process down with it.
-        return pyarrow.parquet.ParquetFile(file, pre_buffer=False)
-
-    return insisting(open_file, split, tries)
-
-
-def insisting(request: Callable[[], T], split: RepoSplit, tries: int = TRIES) -> T:
-    """Make a request, and make it again a few times, ever later, where the network fails: a run must not end of that.
-
-    Raises:
-        FetchError: it is refused, or fails every time.
-    """
-    for number in range(tries):
-        try:
-            return request()
-        except Exception as error:
-            known = explained(error, split.corpus, split.commit)
-            last = number == tries - 1 or "cannot be reached" not in str(known)
-            if not isinstance(known, UserError):
-                raise
-            if last:
-                raise FetchError(str(known)) from None
-            logger.warning("%s Trying again in %d s...", known, 2 ** (2 * number))
-            time.sleep(2 ** (2 * number))
-    raise AssertionError
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file in one stroke, so that processes side by side never read half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"paths.cache_dir: {path} cannot be written ({error.strerror or error}).") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def open_stream(
-    split: RepoSplit, audio_column: str | None, text_column: str | None, cache_dir: Path, max_bytes: int
-) -> Table:
-    """Read what is written about the clips of a split, and leave their audio where it is until it is drawn.
-
-    What was read is kept: the next start needs no network for it.
+    What is written about the clips of a row group is kept for good, their recordings up to a size.
 
     Args:
         split: its files, at one commit.
         audio_column, text_column: None looks for a usual name.
-        cache_dir: `cache_dir/streams/<repository>` is used.
-        max_bytes: that the row groups in that folder may take.
+        cache_dir: footers and `cache_dir/streams/<repository>` are kept there.
+        max_bytes: that the recordings in that folder may take.
+
+    Attributes:
+        groups: B row groups.
+        blocks: (N,) int32, the row group of each clip.
+        firsts: (B,) int64, the first clip of each.
 
     Raises:
         UserError: the Hub cannot be reached, or a column is missing.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    folder = cache_dir / "streams" / split.folder_name
-    files = list(split.files)
-
-    def read(name: str) -> Path:
-        path = folder / f"{name.replace('/', '--')}.{text_column or 'usual'}.{INDEX}"
-        if not path.is_file():
-            _write_index(split, name, path, text_column)
-        progress.advance(1)
-        return path
-
-    with (
-        closing(Progress(f"Reading transcripts of {split.corpus.hub_id}", len(files), "files")) as progress,
-        ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool,
-    ):
-        paths = list(pool.map(read, files))
-    tables = [pyarrow.parquet.read_table(path) for path in paths]
-    rows = pyarrow.concat_tables(tables, promote_options="permissive")
-    file_of = np.repeat(np.arange(len(files), dtype=np.int32), [len(table) for table in tables])
-    groups = rows.column("group").to_numpy()
-    # Row groups in order, over all files: rows of one follow each other.
-    changes = np.flatnonzero((np.diff(file_of) != 0) | (np.diff(groups) != 0)) + 1
-    blocks = np.zeros(len(rows), dtype=np.int32)
-    blocks[changes] = 1
-    blocks = np.cumsum(blocks, dtype=np.int32)
-    firsts = np.concatenate([[0], changes]) if len(rows) else np.zeros(0, dtype=np.int64)
-    columns = rows.column_names
-    listed = json.loads(rows.schema.metadata[b"columns"])
-    audio = find_column(listed, audio_column, AUDIO_COLUMNS, "audio_column", split.origin)
-    text = find_column(columns, text_column, TEXT_COLUMNS, "text_column", split.origin)
-    name = name_column(columns)
-    names = iterate(rows, name) if name else (f"{files[f]}:{row}" for row, f in enumerate(file_of.tolist()))
-    return Table(
-        origin=split.origin,
-        names=compact(map(str, names)),
-        texts=iterate(rows, text),
-        durations=listed_durations(rows),
-        recordings=StreamedRecordings(
-            split, folder, audio, [(files[file_of[row]], int(groups[row])) for row in firsts], blocks, firsts, max_bytes
-        ),
-        version=f"{split.origin} streamed {text}",
-        speakers=find_speakers(columns, lambda column: iterate(rows, column)),
-        blocks=blocks,
-    )
-
-
-def _write_index(split: RepoSplit, name: str, path: Path, text_column: str | None) -> None:
-    """Keep what one file says of its clips."""
-    import pyarrow
-    import pyarrow.parquet
-
-    with open_remote(split, name) as file:
-        wanted = {text_column, *TEXT_COLUMNS, *SPEAKER_COLUMNS, *DURATION_COLUMNS, name_column(file.schema_arrow.names)}
-        columns = [column for column in file.schema_arrow.names if column in wanted]
-        table = insisting(lambda: file.read(columns=columns, use_threads=False), split)
-        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-        listed = json.dumps(file.schema_arrow.names)
-    group = pyarrow.array(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
-    table = table.append_column("group", group).replace_schema_metadata({"columns": listed})
-    write_whole(path, lambda part: pyarrow.parquet.write_table(table, part))
-
-
-class StreamedRecordings:
-    """Recordings that are fetched when they are drawn, a row group at a time.
-
-    Args:
-        split: where from.
-        folder: where row groups are kept, as Arrow files, the least recently read ones deleted first.
-        audio: the column.
-        groups: (file, number in it) of each row group.
-        blocks: (N,) the row group of each row.
-        firsts: the first row of each row group.
-        max_bytes: that `folder` may take; what is being read is kept all the same.
-    """
 
     def __init__(
-        self,
-        split: RepoSplit,
-        folder: Path,
-        audio: str,
-        groups: Sequence[tuple[str, int]],
-        blocks: np.ndarray,
-        firsts: np.ndarray,
-        max_bytes: int,
+        self, split: RepoSplit, audio_column: str | None, text_column: str | None, cache_dir: Path, max_bytes: int
     ) -> None:
-        self.split, self.folder, self.audio = split, folder, audio
-        self.groups, self.blocks, self.firsts = groups, blocks, firsts
-        self.max_bytes = max_bytes
+        self.split, self.max_bytes = split, max_bytes
+        self.folder = cache_dir / "streams" / split.folder_name
+        files = open_files(split, list(split.files), cache_dir)
+        parts = files[0].columns()
+        columns = list(dict.fromkeys(part.partition(".")[0] for part in parts))
+        self.audio = find_column(columns, audio_column, AUDIO_COLUMNS, "audio_column", split.origin)
+        self.text = find_column(columns, text_column, TEXT_COLUMNS, "text_column", split.origin)
+        path = f"{self.audio}.path"
+        self._name = name_column(columns) or (path if path in parts else None)
+        about = [column for column in columns if column in (*SPEAKER_COLUMNS, *DURATION_COLUMNS)]
+        self._about = list(dict.fromkeys(filter(None, (self.text, self._name, *about))))
+        self.groups = [group for file in files for group in file.groups()]
+        rows = np.array([group.rows for group in self.groups], dtype=np.int64)
+        self.blocks = np.repeat(np.arange(len(rows), dtype=np.int32), rows)
+        self.firsts = np.cumsum(rows) - rows
 
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def __getitem__(self, row: int) -> bytes:
-        block = int(self.blocks[row])
-        recording = unpack_audio(self._column(block)[row - int(self.firsts[block])].as_py(), None)
-        assert isinstance(recording, bytes)
-        return recording
+    @property
+    def version(self) -> str:
+        """What its clips are a function of."""
+        return f"{self.split.origin} streamed {self.text}"
 
-    def _column(self, block: int) -> Any:
-        """The recordings of a row group; fetched again where another process has just made room by deleting it."""
+    def read_all(self) -> Table:
+        """Read what is written about all clips, and leave their recordings where they are until they are drawn."""
         import pyarrow
 
-        for _ in range(TRIES_WHEN_DRAWN):
-            path = self._fetched(block)
-            try:
-                return _open_arrow(path)
-            except FileNotFoundError:
-                continue
-            except pyarrow.ArrowInvalid:  # half of a file, after a power cut
-                path.unlink(missing_ok=True)
-        raise FetchError(f"paths.cache_dir: {path} disappears as soon as it is fetched; raise data.streaming_disk_gb.")
+        self.keep_transcripts(range(len(self.groups)), f"Reading transcripts of {self.split.corpus.hub_id}")
+        rows = pyarrow.concat_tables(map(self.transcripts, range(len(self.groups))), promote_options="permissive")
+        return Table(
+            origin=self.split.origin,
+            names=Strings(self.names(rows, 0)),
+            texts=iterate(rows, self.text),
+            durations=listed_durations(rows),
+            recordings=StreamedRecordings(self),
+            version=self.version,
+            speakers=find_speakers(rows.column_names, lambda column: iterate(rows, column)),
+            blocks=self.blocks,
+        )
 
-    def versions(self, rows: Sequence[int]) -> list[str]:
-        """See `Recordings`: a commit never changes."""
-        return [f"{self.split.origin} {row}" for row in rows]
+    def names(self, rows: Any, first: int) -> Iterable[str]:
+        """The names of rows that follow each other from the clip `first` on: ids, file names, or else numbers."""
+        for number, name in enumerate(iterate(rows, NAMES)):
+            yield name or f"row {first + number}"
 
-    def _fetched(self, block: int) -> Path:
-        """Where a row group lies, once it is there; only one process fetches it."""
+    def transcripts(self, block: int) -> Any:
+        """Return what is written about the clips of a row group, a table without their recordings."""
+        import pyarrow.parquet
+
+        path = self._transcripts_path(block)
+        if not path.is_file():
+            self._keep_transcripts(block, TRIES_WHEN_DRAWN)
+        return pyarrow.parquet.read_table(path)
+
+    def keep_transcripts(self, blocks: Iterable[int], title: str | None = None) -> None:
+        """Fetch what is written about the clips of row groups, many at once, unless it is kept already."""
+        missing = [block for block in blocks if not self._transcripts_path(block).is_file()]
+        if not missing:
+            return
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+            done = pool.map(lambda block: self._keep_transcripts(block, TRIES if title else TRIES_WHEN_DRAWN), missing)
+            if title is None:
+                list(done)
+                return
+            with closing(Progress(title, len(missing), "row groups")) as progress:
+                for _ in done:
+                    progress.advance(1)
+
+    def _transcripts_path(self, block: int) -> Path:
+        return self._path(block, f"{self.text}.text")
+
+    def _path(self, block: int, kind: str) -> Path:
+        return self.folder / f"{self.groups[block].name}.{kind}"
+
+    def _keep_transcripts(self, block: int, tries: int) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        table = self.groups[block].read(self._about, tries)
+        column, _, part = (self._name or "").partition(".")
+        if not column:
+            names = pyarrow.nulls(len(table), "string")
+        elif part:
+            names = table.column(column).combine_chunks().field(part)
+            table = table.drop_columns([column])
+        else:
+            names = table.column(column).cast("string")
+        table = table.append_column(NAMES, names)
+        write_whole(self._transcripts_path(block), lambda path: pyarrow.parquet.write_table(table, path))
+
+    def recordings_of(self, block: int, tries: int = TRIES_WHEN_DRAWN) -> Path:
+        """Return where the recordings of a row group lie, once they are there; only one process fetches them."""
         import pyarrow
         from filelock import FileLock
 
-        name, number = self.groups[block]
-        path = self.folder / f"{name.replace('/', '--')}.{number}.arrow"
+        path = self._path(block, "arrow")
         if not path.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
                 if not path.is_file():
-                    with open_remote(self.split, name, TRIES_WHEN_DRAWN) as file:
-                        request = partial(file.read_row_group, number, columns=[self.audio], use_threads=False)
-                        table = insisting(request, self.split, TRIES_WHEN_DRAWN)
+                    table = self.groups[block].read([self.audio], tries)
 
                     def write(part: Path) -> None:
                         with pyarrow.OSFile(str(part), "wb") as out, pyarrow.ipc.new_file(out, table.schema) as writer:
@@ -313,6 +247,40 @@ class StreamedRecordings:
             if path != newest:
                 path.unlink(missing_ok=True)
                 taken -= size
+
+
+class StreamedRecordings:
+    """The recordings of a stream, fetched when they are drawn, a row group at a time."""
+
+    def __init__(self, stream: RemoteStream) -> None:
+        self.stream = stream
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, row: int) -> bytes:
+        block = int(self.stream.blocks[row])
+        recording = unpack_audio(self._column(block)[row - int(self.stream.firsts[block])].as_py(), None)
+        assert isinstance(recording, bytes)
+        return recording
+
+    def _column(self, block: int) -> Any:
+        """The recordings of a row group; fetched again where another process has just made room by deleting it."""
+        import pyarrow
+
+        for _ in range(TRIES_WHEN_DRAWN):
+            path = self.stream.recordings_of(block)
+            try:
+                return _open_arrow(path)
+            except FileNotFoundError:
+                continue
+            except pyarrow.ArrowInvalid:  # half of a file, after a power cut
+                path.unlink(missing_ok=True)
+        raise FetchError(f"paths.cache_dir: {path} disappears as soon as it is fetched; raise data.streaming_disk_gb.")
+
+    def versions(self, rows: Sequence[int]) -> list[str]:
+        """See `Recordings`: a commit never changes."""
+        return [f"{self.stream.split.origin} {row}" for row in rows]
 
 
 @lru_cache(OPEN_GROUPS)

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..audio import Segment, load_audio
 from ..config import DataConfig, DatasetConfig
 from ..errors import UserError
-from .archives import ARCHIVE_SUFFIXES, content_of, is_archive, shards_of, unpack
-from .corpora import Corpus, hub_location, known_corpus
+from .entries import find_on_hub, on_hub, open_table, stream_bytes
 from .features import CachedClips
-from .folders import open_path
-from .hub import download, find_split, select_files
 from .index import Index, index_table
-from .parquet import open_parquet
-from .remote import fetch_first_rows, open_stream
-from .rows import MANIFEST_SUFFIXES
+from .remote import RemoteStream, StreamedRecordings
 from .skips import UNREADABLE, Skip
-from .strings import Labels, Strings
+from .stream import DrawnClips, DrawnDurations, DrawnNames, DrawnTexts, stream_of
+from .strings import Column, Labels, Strings
+from .subsets import allot, take
 from .tables import FileRecordings, Recordings, Table
 
 logger = logging.getLogger(__name__)
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class Source:
@@ -49,6 +42,8 @@ class Source:
         estimated: whether durations are guesses from the transcripts, as in a stream that does not list them.
         skipped: what was left out when the corpus was indexed.
         channel: which one of its recordings is read, 0 being the first; None mixes them.
+        asked: how many rows its table was asked to hold; None: all.
+        whole: whether that are all rows of the corpus.
         features: encoder outputs of the N rows, where they are cached; recordings are then not read.
     """
 
@@ -56,7 +51,7 @@ class Source:
         self,
         name: str,
         weight: float,
-        durations: np.ndarray,
+        durations: np.ndarray | DrawnDurations,
         texts: Sequence[str],
         names: Sequence[str],
         skipped: list[Skip],
@@ -71,13 +66,16 @@ class Source:
         assert len(durations) == len(texts) == len(names) == len(rows)
         self.name = name
         self.weight = weight
-        self.durations = durations.astype(np.float32)
-        self.texts = texts if isinstance(texts, Strings) else Strings(texts)
-        self.names = names if isinstance(names, Strings) else Strings(names)
+        # An array for all but `open_drawn`'s, which is asked for some rows at a time.
+        self.durations: Any = durations.astype(np.float32) if isinstance(durations, np.ndarray) else durations
+        self.texts = texts if isinstance(texts, Column) else Strings(texts)
+        self.names = names if isinstance(names, Column) else Strings(names)
         self.speakers = speakers if speakers is None or isinstance(speakers, Labels) else Labels(speakers)
         self.origin = origin or name
         self.blocks = blocks
         self.estimated = estimated
+        self.asked: int | None = None
+        self.whole = True
         self.skipped = skipped
         self.channel = channel
         self.features: CachedClips | None = None
@@ -88,14 +86,26 @@ class Source:
         return len(self.durations)
 
     @property
-    def fingerprint(self) -> str:
-        """A hash of what the rows are: their names, transcripts and durations."""
-        digest = hashlib.sha256()
-        for strings in (self.names, self.texts):
-            digest.update(strings.ends.tobytes())
-            digest.update(strings.data)
-        digest.update(self.durations.tobytes())
-        return digest.hexdigest()[:16]
+    def hours(self) -> float | None:
+        """Speech in all rows; None where they are not read before they are drawn."""
+        return None if isinstance(self.durations, DrawnDurations) else float(self.durations.sum()) / 3600
+
+    @property
+    def stream(self) -> RemoteStream | None:
+        """What its recordings are fetched from when they are drawn; None where they are at hand."""
+        return stream_of(self._recordings)
+
+    def listed_seconds(self, row: int) -> float:
+        """Return the length of a clip as it is listed or as its header says; NaN where neither is known."""
+        if isinstance(self.durations, DrawnDurations):
+            return self.durations.listed(row)
+        return math.nan if self.estimated else float(self.durations[row])
+
+    def longest_texts(self, count: int) -> list[str]:
+        """Return the transcripts of most bytes; of a stream those of one row group, to fetch no more."""
+        rows = self.rows_at_hand(0).tolist() if isinstance(self.texts, DrawnTexts) else range(len(self))
+        sizes = [len(self.texts[row].encode()) for row in rows]
+        return [self.texts[rows[i]] for i in np.argsort(-np.array(sizes), kind="stable")[:count].tolist()]
 
     def read(self, row: int, max_seconds: float = math.inf) -> np.ndarray:
         """Decode a clip, unless it turns out to be longer than `max_seconds`.
@@ -136,7 +146,7 @@ class Source:
     def subset(self, rows: np.ndarray) -> Source:
         """Return the source with only these rows, in this order; what was skipped stays on record."""
         assert self.features is None, "features are looked up last, by row"
-        return Source(
+        source = Source(
             self.name,
             self.weight,
             self.durations[rows],
@@ -151,6 +161,8 @@ class Source:
             self.estimated,
             self.channel,
         )
+        source.asked, source.whole = self.asked, self.whole
+        return source
 
 
 def open_sources(
@@ -162,6 +174,7 @@ def open_sources(
     seed: int,
     data_dir: Path = Path("data"),
     evaluation: bool = False,
+    as_drawn: bool = False,
 ) -> list[Source]:
     """Open the corpora of a mixture.
 
@@ -170,11 +183,12 @@ def open_sources(
         data: lengths and text form.
         cache_dir: `paths.cache_dir`.
         limit: `data.max_samples` or `data.max_eval_samples`: a seeded subset of that many clips over all
-            sources, in proportion to their weights as far as they have enough. A source that is left with
-            none is dropped.
+            sources, in proportion to their weights as far as they have enough. It depends on the seed and the corpora
+            alone, not on what of them is on this disk. A source that is left with none is dropped.
         seed: of the subset.
         data_dir: `paths.data_dir`, where archives are unpacked.
         evaluation: keep clips that cannot be opened: what was said in them counts as wrong.
+        as_drawn: of a stream, read nothing about a clip before it is drawn: rows may then have no transcript.
 
     Returns:
         Sources with different names, in the order of the entries.
@@ -184,11 +198,49 @@ def open_sources(
     """
     if not entries:
         raise UserError("data.datasets is empty: name at least one corpus.")
-    sources = [
-        open_source(entry, data, cache_dir, limit, name, data_dir, evaluation)
-        for entry, name in zip(entries, unique_names(entries), strict=True)
-    ]
-    return sources if limit is None else _take(sources, limit, seed)
+    names, keys = unique_names(entries), entry_keys(entries, data)
+
+    def open_one(number: int, wanted: int | None) -> Source:
+        entry = entries[number]
+        try:
+            if wanted is None and as_drawn and data.streaming and on_hub(entry):
+                return open_drawn(entry, data, cache_dir, names[number])
+            return open_source(entry, data, cache_dir, wanted, names[number], data_dir, evaluation, seed)
+        except UserError as error:
+            raise under_key(error, keys[number]) from None
+
+    numbers = range(len(entries))
+    if limit is None:
+        return [open_one(number, None) for number in numbers]
+    weights = [entry.weight for entry in entries]
+    counts = allot(limit, weights, [limit] * len(entries))
+    sources = [open_one(number, max(1, count)) for number, count in zip(numbers, counts, strict=True)]
+    while True:  # where a corpus has too few, the others make up for it
+        sizes = [len(source) if source.whole else max(limit, len(source)) for source in sources]
+        counts = allot(limit, weights, sizes)
+        short = [number for number in numbers if len(sources[number]) < counts[number]]
+        if not short:
+            return take(sources, limit, seed)
+        for number in short:
+            sources[number] = open_one(number, counts[number])
+
+
+def entry_keys(entries: Sequence[DatasetConfig], data: DataConfig) -> list[str]:
+    """Return the setting that each entry of `data.datasets` or `data.eval_datasets` was typed as."""
+    lists = (
+        ("data.eval_path", data.eval_path, "data.eval_datasets"),
+        ("data.train_path", data.train_path, "data.datasets"),
+    )
+    short, path, long = lists[entries is not data.eval_datasets]
+    return [short if path is not None and entry.path == path else long for entry in entries]
+
+
+def under_key(error: UserError, key: str) -> UserError:
+    """Return an error about an entry under the setting that it was typed as."""
+    message = str(error)
+    return (
+        UserError(f"{key}:{message.removeprefix('data.datasets:')}") if message.startswith("data.datasets:") else error
+    )
 
 
 def unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
@@ -218,6 +270,7 @@ def open_source(
     name: str | None = None,
     data_dir: Path = Path("data"),
     evaluation: bool = False,
+    seed: int = 0,
 ) -> Source:
     """Open one corpus and index its usable rows.
 
@@ -230,23 +283,31 @@ def open_source(
         entry: the corpus.
         data: lengths and text form.
         cache_dir: `paths.cache_dir`.
-        limit: how many clips will be used at most; a corpus of the Hub is only downloaded that far.
+        limit: how many clips will be used at most; a corpus of the Hub is only fetched that far.
         name: of the source; the entry's own, if left out.
         data_dir: `paths.data_dir`, where archives are unpacked.
         evaluation: see `open_sources`.
+        seed: of what is fetched of it.
 
     Raises:
         UserError: it cannot be found, fetched or read, has no usable row, or more of its recordings cannot be opened
             than `data.max_skipped_share` allows.
     """
     name = name or _name(entry)
-    table = open_table(entry, data, cache_dir, limit, data_dir)
-    source = _to_source(name, entry, table, index_table(entry.name, table, data, cache_dir, evaluation))
+    asked = limit
+    while True:
+        table = open_table(entry, data, cache_dir, asked, data_dir, seed)
+        index = index_table(entry.name, table, data, cache_dir, evaluation)
+        if asked is None or table.whole or len(index.rows) >= (limit or 0):
+            break
+        asked *= 2  # too many of the rows cannot be used
+    source = _to_source(name, entry, table, index)
+    source.asked, source.whole = asked, table.whole
     reasons = Counter(skip.reason for skip in source.skipped)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     if not len(source):
-        example = next((f"; {skip.name}: {skip.detail}" for skip in source.skipped), "")
-        raise UserError(f"data.datasets: {table.origin} has no usable clip ({left_out or 'it is empty'}){example}.")
+        named = next((f"; {skip.name}: {skip.detail}" for skip in source.skipped), "")
+        raise UserError(f"data.datasets: {table.origin} has no usable clip ({left_out or 'it is empty'}){named}.")
     unreadable = sum(reasons[reason] for reason in UNREADABLE)
     if unreadable > data.max_skipped_share * len(table.names):
         example = next(skip for skip in source.skipped if skip.reason in UNREADABLE)
@@ -257,63 +318,25 @@ def open_source(
     return source
 
 
-def open_table(
-    entry: DatasetConfig, data: DataConfig, cache_dir: Path, limit: int | None = None, data_dir: Path = Path("data")
-) -> Table:
-    """Find out what an entry is, a path, a dataset of the Hub, or a known corpus, and read what it lists.
-
-    Args and errors: see `open_source`; nothing is left out here.
-    """
-    if entry.path is None and entry.name == "pocket":
-        from ..pocket import SPEECH_DIR
-
-        return open_path(Path(SPEECH_DIR), entry.split or "train", entry.audio_column, entry.text_column)
-    corpus = known_corpus(entry)
-    if entry.path is not None and not _is_hub_id(entry.path):
-        return _open_local(entry, corpus, Path(entry.path).expanduser(), data_dir)
-    places = [(entry.subset or entry.language, entry.split or "train")]
-    if corpus is not None:
-        places = [hub_location(entry, corpus), *places] if entry.path else [hub_location(entry, corpus)]
-    if entry.path is not None:  # a mirror, or a repository of one's own
-        corpus = replace(corpus or Corpus(""), hub_id=entry.path, guessed=True, terms=None, note=None)
-    assert corpus is not None  # known_corpus has refused an unknown name without a path
-    audio, text = entry.audio_column or corpus.audio_column, entry.text_column or corpus.text_column
-    found = find_split(corpus, places, revision=entry.revision, cache_dir=cache_dir)
-    if limit is not None:
-        return open_parquet(fetch_first_rows(found, limit, cache_dir), found.origin, audio, text)
-    if data.streaming:
-        return open_stream(found, audio, text, cache_dir, round(data.streaming_disk_gb * 1e9))
-    return open_parquet(download(found), found.origin, audio, text)
-
-
-def _open_local(entry: DatasetConfig, corpus: Corpus | None, path: Path, data_dir: Path) -> Table:
-    """Read what lies on this disk; of a known corpus also as it lies on the Hub or comes from its makers."""
-    if path.is_file() and is_archive(path):
-        unpacked = unpack([path], data_dir)
-        path = unpacked if (unpacked / (entry.language or "en")).is_dir() else content_of(unpacked)
-    elif path.is_dir() and (shards := shards_of(path, entry.split)):
-        path = unpack(shards, data_dir)
-        entry = replace(entry, split=None)
-    split, audio, text = entry.split, entry.audio_column, entry.text_column
-    if corpus is not None and path.is_dir():
-        language = path / (entry.language or "en")  # an unpacked Common Voice: cv-corpus-*/en/train.tsv
-        if entry.name == "common_voice" and language.is_dir() and any(language.glob("*.tsv")):
-            return open_path(language, split or corpus.split, audio, text)
-        configuration, hub_split = hub_location(entry, corpus)
-        files = [file.relative_to(path).as_posix() for file in path.rglob("*.parquet")]
-        if chosen := select_files(files, configuration, hub_split):
-            columns = (audio or corpus.audio_column, text or corpus.text_column)
-            return open_parquet([path / name for name in chosen], f"{path} ({split or corpus.split})", *columns)
-    return open_path(path, split, audio, text)
-
-
-def _is_hub_id(path: str) -> bool:
-    """Whether a path means an `owner/name` of the Hub: nothing on this disk goes by it, or by its owner."""
-    return (
-        _HUB_ID.fullmatch(path) is not None
-        and not path.endswith((*MANIFEST_SUFFIXES, *ARCHIVE_SUFFIXES, ".parquet"))
-        and not Path(path).exists()
-        and not Path(path).parent.exists()
+def open_drawn(entry: DatasetConfig, data: DataConfig, cache_dir: Path, name: str) -> Source:
+    """Open a corpus of the Hub whose clips are read when they are drawn: see `open_sources`."""
+    found, audio, text = find_on_hub(entry, cache_dir)
+    stream = RemoteStream(found, audio, text, cache_dir, stream_bytes(data))
+    if not len(stream):
+        raise UserError(f"data.datasets: {found.origin} has no clip.")
+    clips = DrawnClips(stream, entry.name, data)
+    return Source(
+        name=name,
+        weight=entry.weight,
+        durations=DrawnDurations(clips),
+        texts=DrawnTexts(clips),
+        names=DrawnNames(clips),
+        skipped=[],
+        recordings=StreamedRecordings(stream),
+        rows=np.arange(len(stream)),
+        origin=found.origin,
+        blocks=stream.blocks,
+        estimated=True,
     )
 
 
@@ -334,35 +357,3 @@ def _to_source(name: str, entry: DatasetConfig, table: Table, index: Index) -> S
         estimated=table.blocks is not None and bool(np.isnan(table.durations[index.rows]).any()),
         channel=entry.channel,
     )
-
-
-def _take(sources: Sequence[Source], limit: int, seed: int) -> list[Source]:
-    """A seeded subset of `limit` clips over all sources, in proportion to their weights."""
-    counts = _allot(limit, [source.weight for source in sources], [len(source) for source in sources])
-    taken = []
-    for number, (source, count) in enumerate(zip(sources, counts, strict=True)):
-        if count == 0:
-            logger.warning("%s: none of its clips is among the %d asked for", source.name, limit)
-        else:
-            rows = np.random.default_rng([seed, number]).permutation(len(source))[:count]
-            taken.append(source.subset(np.sort(rows)))
-    return taken
-
-
-def _allot(total: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
-    """Share `total` out in proportion to weights, at most its size to each; large remainders round up."""
-    room, shares = np.array(sizes, dtype=np.int64), np.array(weights, dtype=np.float64)
-    total = min(total, int(room.sum()))
-    full = np.zeros(len(room), dtype=bool)
-    quotas = room.astype(np.float64)
-    while not full.all():
-        left = total - room[full].sum()
-        quotas = np.where(full, room, left * shares / shares[~full].sum())
-        if not (over := ~full & (quotas > room)).any():
-            break
-        full |= over
-        quotas = np.where(full, room, quotas)
-    counts = np.floor(quotas).astype(np.int64)
-    by_remainder = np.argsort(counts - quotas, kind="stable")
-    counts[by_remainder[: total - counts.sum()]] += 1
-    return counts.tolist()

@@ -26,7 +26,7 @@ def shown(value: object, limit: int = 60) -> str:
     return printable(text if len(text) <= limit else text[:limit] + "...")
 
 
-class _Column(Sequence[str]):
+class Column(Sequence[str]):
     """Rows by number, from either end, and slices of them as lists."""
 
     @overload
@@ -44,7 +44,7 @@ class _Column(Sequence[str]):
         raise NotImplementedError
 
 
-class Strings(_Column):
+class Strings(Column):
     """Many strings in one piece of memory, which worker processes share as long as nobody writes to it."""
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -69,7 +69,7 @@ class Strings(_Column):
         return self.data[self.ends[index] : self.ends[index + 1]].decode("utf-8", "surrogatepass")
 
 
-class Labels(_Column):
+class Labels(Column):
     """Many strings of which few differ, such as speakers: a number a row, and each string once."""
 
     def __init__(self, strings: Iterable[str]) -> None:

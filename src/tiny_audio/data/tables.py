@@ -53,6 +53,7 @@ class Table:
         speakers: N names, empty where unknown; None where the corpus has no column for them.
         blocks: (N,) which rows are fetched together, where recordings are fetched when they are drawn; else None.
         faults: {row: what is wrong}, of rows that cannot be used whatever their recordings are.
+        whole: whether these are all rows of the corpus; else more can be fetched.
     """
 
     origin: str
@@ -64,6 +65,7 @@ class Table:
     speakers: Sequence[str] | None = None
     blocks: np.ndarray | None = None
     faults: dict[int, str] = field(default_factory=dict)
+    whole: bool = True
 
 
 class FileRecordings:

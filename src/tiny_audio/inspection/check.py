@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Config, DatasetConfig
-from ..data.sources import Source, open_sources, open_table, unique_names
+from ..data.entries import open_table
+from ..data.sources import Source, open_sources, unique_names
 from ..data.tables import Table
 from ..errors import UserError
 from ..model.decoder import load_prompt
@@ -37,11 +38,10 @@ class Opened:
     role: str
     source: Source
     entry: DatasetConfig
-    limit: int | None
 
 
-def open_role(config: Config, role: str) -> list[Opened]:
-    """Open the corpora of a role as `ta train` does.
+def open_role(config: Config, role: str, as_drawn: bool = False) -> list[Opened]:
+    """Open the corpora of a role as `ta train` does, or, of streams, with what is written about all clips.
 
     Raises:
         UserError: one of them cannot be opened, or has no usable clip.
@@ -59,9 +59,10 @@ def open_role(config: Config, role: str) -> list[Opened]:
         limit=limit,
         seed=config.training.seed,
         data_dir=Path(config.paths.data_dir),
+        as_drawn=as_drawn,
     )
     by_name = dict(zip(unique_names(entries), entries, strict=True))  # a source may have been dropped
-    return [Opened(role, source, by_name[source.name], limit) for source in sources]
+    return [Opened(role, source, by_name[source.name]) for source in sources]
 
 
 def check(config: Config, headers: int | None, decode: int | None) -> Report:
@@ -148,7 +149,7 @@ def duration_edges(longest: float) -> np.ndarray:
 def open_raw(one: Opened, config: Config) -> Table:
     """Open a corpus once more, nothing left out."""
     cache_dir, data_dir = Path(config.paths.cache_dir), Path(config.paths.data_dir)
-    return open_table(one.entry, config.data, cache_dir, one.limit, data_dir)
+    return open_table(one.entry, config.data, cache_dir, one.source.asked, data_dir, config.training.seed)
 
 
 def read_raw(one: Opened, texts: RawTexts, config: Config) -> None:

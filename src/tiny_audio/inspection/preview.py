@@ -108,7 +108,7 @@ def preview(config: Config, count: int) -> list[PreviewClip]:
     """
     model = config.model
     prompt = load_prompt(model.decoder, model.decoder_revision, model.prompt)
-    opened = open_role(config, "train")
+    opened = open_role(config, "train", as_drawn=True)
     if not opened:
         raise UserError("data.datasets is empty; name a corpus, such as data=librispeech, or a manifest.")
     sources = [one.source for one in opened]

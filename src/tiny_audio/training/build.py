@@ -87,15 +87,22 @@ def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], l
         with accelerator.main_process_first():
             cache_dir, data_dir = Path(config.paths.cache_dir), Path(config.paths.data_dir)
             return open_sources(
-                entries, data, cache_dir, limit=limit, seed=seed, data_dir=data_dir, evaluation=evaluation
+                entries,
+                data,
+                cache_dir,
+                limit=limit,
+                seed=seed,
+                data_dir=data_dir,
+                evaluation=evaluation,
+                as_drawn=not evaluation,
             )
 
     sources = open_all(data.datasets, data.max_samples)
     eval_sources = open_all(data.eval_datasets, data.max_eval_samples, True) if data.eval_datasets else []
     for kind, opened in (("training", sources), ("evaluation", eval_sources)):
         for source in opened:
-            hours = float(source.durations.sum()) / 3600
-            logger.info("%s: %s clips, %.2f h for %s", source.name, f"{len(source):,}", hours, kind)
+            hours = "read as they are drawn," if source.hours is None else f"{source.hours:.2f} h"
+            logger.info("%s: %s clips, %s for %s", source.name, f"{len(source):,}", hours, kind)
     return sources, eval_sources
 
 
@@ -105,7 +112,7 @@ def describe(config: Config, model: SpeechLLM, sources: Sequence[Source]) -> dic
         source.name: {
             "origin": source.origin,
             "clips": len(source),
-            "hours": round(float(source.durations.sum()) / 3600, 3),
+            "hours": None if source.hours is None else round(source.hours, 3),
             "weight": source.weight,
             "left_out": len(source.skipped),
         }

@@ -336,6 +336,7 @@ class Trainer:
             "best": best,
             "checkpoints": [self.folder.file(step).name for step in self.folder.steps()],
             "history": state.history,
+            "evaluation_set": state.evaluation_set,
             "scoring": NORMALIZER_NAME,
             "hours_of_audio_seen": round(state.audio_seconds / 3600, 3),
             "corpora": {

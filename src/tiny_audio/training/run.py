@@ -13,10 +13,12 @@ import torch
 from accelerate import Accelerator
 
 from ..config import Config
+from ..data.access import check_reach
 from ..data.augment import open_augmenter
 from ..data.loader import ClipDataset
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
+from ..data.subsets import evaluation_fingerprint, write_evaluation_clips
 from ..errors import UserError
 from ..model.checkpointed import load_weights
 from ..model.speech_llm import SpeechLLM
@@ -98,6 +100,8 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
         check_named_checkpoints(config)
     else:
         pin_revisions(config, saved)
+    if is_main:
+        check_reach(config)
     augmenter = open_augmenter(config.data, training.seed)
     model = load_models(config, accelerator)
     sources, eval_sources = load_data(config, accelerator)
@@ -123,6 +127,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
         initialise_weights(config, model, saved, start, dataset, plan)
     prepared, optimizer = distribute(config, model, accelerator)
     state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
+    state.evaluate_on(evaluation_fingerprint(eval_sources))
     if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
         logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
         return finish(config, folder, state, skips, accelerator)
@@ -130,6 +135,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
 
     if is_main:
         folder.write_config(config.to_dict())
+        write_evaluation_clips(eval_sources, output)
     per_step = training.batch_size * training.gradient_accumulation_steps * accelerator.num_processes
     epochs = plan.epoch(training.max_steps * per_step)
     with (

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -19,6 +22,7 @@ class RunState:
         batches: global batches of the sampling plan that were consumed, by all processes together.
         plan_fingerprint: of the plan that `batches` counts in.
         evaluated_step: the last step that was evaluated; -1 before the first.
+        evaluation_set: which clips `history` and `best` are of: `data.subsets.evaluation_fingerprint`.
         sums: what was added up since the last logged step, so that a resumed run logs the same means: see
             `Trainer.sums`.
         loss_tokens: target tokens since then.
@@ -37,6 +41,7 @@ class RunState:
     batches: int = 0
     plan_fingerprint: str = ""
     evaluated_step: int = -1
+    evaluation_set: str = ""
     sums: list[float] = field(default_factory=list)
     loss_tokens: int = 0
     custom: dict[str, list[float]] = field(default_factory=dict)
@@ -49,6 +54,21 @@ class RunState:
     history: list[dict[str, float]] = field(default_factory=list)
     resumed_from: str | None = None
     wandb_run_id: str | None = None
+
+    def evaluate_on(self, evaluation_set: str) -> None:
+        """Begin a new history where the evaluation set is not the one so far: no history spans two sets."""
+        if not evaluation_set:  # nothing will be added to it
+            return
+        if self.history and self.evaluation_set != evaluation_set:
+            logger.warning(
+                "The evaluation set is not the one that this run was evaluated on so far (%s, now %s): its history and "
+                "its best begin anew; the figures up to step %d stay in metrics.jsonl.",
+                self.evaluation_set or "not noted",
+                evaluation_set,
+                self.step,
+            )
+            self.history, self.best, self.evaluated_step = [], None, -1
+        self.evaluation_set = evaluation_set
 
     def hear(self, corpus: str, seconds: float) -> None:
         """Count a clip that was trained on."""

@@ -196,8 +196,7 @@ def longest_clips(
     seconds = sorted((min(float(s), float(MAX_CLIP_SECONDS)) for s in longest), reverse=True)
     texts: list[str] = []
     for source in sources:
-        bytes_each = np.diff(source.texts.ends)
-        texts += [source.texts[row] for row in np.argsort(-bytes_each, kind="stable")[:size].tolist()]
+        texts += source.longest_texts(size)
     targets = sorted((tokenize(text) for text in sorted(texts, key=len)[-size:]), key=len, reverse=True)
     return list(islice(cycle(seconds), size)), list(islice(cycle(targets), size))
 

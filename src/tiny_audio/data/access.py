@@ -1,0 +1,133 @@
+"""What a run asks for, looked at before anything large is loaded or fetched: paths, corpora of the Hub, models.
+
+Whatever is missing, gated or gone is told at once, all of it, with the command that does without.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from ..config import Config, DatasetConfig, ModelConfig
+from ..errors import UserError
+from .entries import find_on_hub, is_hub_id, on_hub
+from .folders import missing_path
+from .hub import TIMEOUT_SECONDS, check_access
+from .sources import entry_keys, under_key
+
+logger = logging.getLogger(__name__)
+
+OPEN_CORPUS = DatasetConfig(name="loquacious")  # no terms to accept: what is recommended in the place of others
+PARALLEL_LOOKUPS = 8
+
+
+def check_reach(config: Config) -> None:
+    """Make sure that all corpora and models of a run can be had; a few requests, and none where that is known.
+
+    Raises:
+        UserError: some cannot. Each is named on the console with its reason; the error says what to type instead.
+    """
+    data, cache_dir = config.data, Path(config.paths.cache_dir)
+    entries = [*data.datasets, *data.eval_datasets]
+    keys = entry_keys(data.datasets, data) + entry_keys(data.eval_datasets, data)
+    with ThreadPoolExecutor(PARALLEL_LOOKUPS) as pool:
+        faults = list(pool.map(lambda entry: _fault(entry, cache_dir), entries))
+        models = [fault for fault in pool.map(_model_fault, *_models(config.model)) if fault is not None]
+    told = [f"{key}: {str(under_key(fault, key)).removeprefix(f'{key}: ')}"
+            for fault, key in zip(faults, keys, strict=True) if fault is not None]  # fmt: skip
+    if not told and not models:
+        return
+    problems = list(dict.fromkeys([*told, *map(str, models)]))
+    advice = ""
+    if any(fault is not None and on_hub(entry) for fault, entry in zip(faults, entries, strict=True)):
+        count = len(data.datasets)
+        kept = [[e for e, fault in zip(*pair, strict=True) if fault is None]
+                for pair in ((data.datasets, faults[:count]), (data.eval_datasets, faults[count:]))]  # fmt: skip
+        advice = _advice(config, kept[0], kept[1], cache_dir)
+    if len(problems) == 1:
+        raise UserError(problems[0] + advice)
+    for problem in problems:
+        logger.error(problem)
+    raise UserError(
+        f"{len(problems)} of the corpora and models cannot be had (see above); nothing was fetched.{advice}"
+    )
+
+
+def _fault(entry: DatasetConfig, cache_dir: Path) -> UserError | None:
+    """Why an entry cannot be had, as far as can be told without reading it."""
+    try:
+        if on_hub(entry):
+            check_access(find_on_hub(entry, cache_dir)[0], cache_dir)
+        elif entry.path is not None and not (path := Path(entry.path).expanduser()).exists():
+            return missing_path(path)
+    except UserError as error:
+        return error
+    return None
+
+
+def _models(model: ModelConfig) -> tuple[list[str], list[str], list[str | None]]:
+    """Which of the models are on the Hub: their settings, ids and revisions."""
+    parts = [("encoder", model.encoder, model.encoder_revision), ("decoder", model.decoder, model.decoder_revision)]
+    remote = [part for part in parts if part[1] != "pocket" and is_hub_id(part[1])]
+    return [p[0] for p in remote], [p[1] for p in remote], [p[2] for p in remote]
+
+
+def _model_fault(part: str, name: str, revision: str | None) -> UserError | None:
+    """Why a model of the Hub may not be fetched; nothing is said of it where there is no network."""
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    file = "config.json"
+    if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
+        return None
+    try:
+        get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=TIMEOUT_SECONDS)
+    except errors.GatedRepoError:
+        why = f"is gated: accept its terms at {constants.ENDPOINT}/{name} and set HF_TOKEN to a token of that account."
+    except errors.RevisionNotFoundError:
+        why = f"has no revision {revision}."
+    except errors.RepositoryNotFoundError:
+        why = "is neither a model on the Hub (or it is private) nor a folder here."
+    except Exception as error:  # whatever it is, loading the model meets it again, and explains it
+        logger.debug("model.%s=%s was not looked up: %s", part, name, error)
+        return None
+    else:
+        return None
+    return UserError(f"model.{part}={name} {why}")
+
+
+def _advice(config: Config, kept: Sequence[DatasetConfig], kept_eval: Sequence[DatasetConfig], cache_dir: Path) -> str:
+    """What to type instead: the same command without what cannot be had, and with an open corpus in its place."""
+    data = config.data
+    ways = []
+    if kept and (kept_eval or not data.eval_datasets):
+        lists = [("data.datasets", kept, data.datasets), ("data.eval_datasets", kept_eval, data.eval_datasets)]
+        settings = [f"{key}={_written(some)}" for key, some, all_ in lists if len(some) < len(all_)]
+        ways.append(f"without: {typed_command(config, settings)}")
+    if _fault(OPEN_CORPUS, cache_dir) is None:
+        ways.append(f"with an open corpus: {typed_command(config, ['data=loquacious'])}")
+    return "".join(f" {way[0].upper()}{way[1:]}" for way in ways)
+
+
+def _written(entries: Iterable[DatasetConfig]) -> str:
+    """Entries as they are typed: what is not as by default, `[{name: librispeech, weight: 0.3}]`."""
+    default = asdict(DatasetConfig(path="."))
+    rows = []
+    for entry in entries:
+        said = {key: value for key, value in asdict(entry).items() if value != default[key] and value is not None}
+        rows.append("{" + ", ".join(f"{key}: {value}" for key, value in said.items()) + "}")
+    return f"[{', '.join(rows)}]"
+
+
+def typed_command(config: Config, settings: Sequence[str]) -> str:
+    """Return the command that was typed, with other settings of data in the place of those that it had."""
+    typed = sys.argv[2:] if sys.argv[1:2] == ["train"] else [f"experiment={config.experiment}"]
+    replaced = {setting.partition("=")[0] for setting in settings}
+    if "data" in replaced:
+        replaced |= {"data.datasets", "data.eval_datasets", "data.train_path", "data.eval_path"}
+    kept = [token for token in typed if token.lstrip("-").partition("=")[0] not in replaced]
+    return "ta train " + shlex.join([*kept, *settings])

@@ -1,0 +1,113 @@
+"""Entries of `data.datasets`: what each of them means, a path, a dataset of the Hub, or a known corpus."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import DataConfig, DatasetConfig
+from .archives import ARCHIVE_SUFFIXES, content_of, is_archive, shards_of, unpack
+from .corpora import Corpus, hub_location, known_corpus
+from .folders import open_path
+from .hub import RepoSplit, download, find_split, select_files
+from .parquet import open_parquet
+from .remote import RemoteStream, fetch_sample
+from .rows import MANIFEST_SUFFIXES
+from .tables import Table
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def open_table(
+    entry: DatasetConfig,
+    data: DataConfig,
+    cache_dir: Path,
+    limit: int | None = None,
+    data_dir: Path = Path("data"),
+    seed: int = 0,
+) -> Table:
+    """Find out what an entry is, a path, a dataset of the Hub, or a known corpus, and read what it lists.
+
+    Args and errors: see `sources.open_source`; nothing is left out here. `limit` counts rows: those of a corpus of the
+    Hub come by row groups that are chosen by the seed, whatever of it is on this disk.
+    """
+    if entry.path is None and entry.name == "pocket":
+        from ..pocket import SPEECH_DIR
+
+        return open_path(Path(SPEECH_DIR), entry.split or "train", entry.audio_column, entry.text_column)
+    corpus = known_corpus(entry)
+    if entry.path is not None and not is_hub_id(entry.path):
+        return _open_local(entry, corpus, Path(entry.path).expanduser(), data_dir)
+    found, audio, text = find_on_hub(entry, cache_dir)
+    if limit is not None:
+        files, whole = fetch_sample(found, limit, seed, cache_dir)
+        table = open_parquet(files, found.origin, audio, text)
+        return replace(table, whole=whole)
+    if data.streaming:
+        return RemoteStream(found, audio, text, cache_dir, stream_bytes(data)).read_all()
+    return open_parquet(download(found), found.origin, audio, text)
+
+
+def on_hub(entry: DatasetConfig) -> bool:
+    """Whether an entry means a dataset of the Hub.
+
+    Raises:
+        UserError: it names a corpus that is not known.
+    """
+    if entry.path is not None:
+        return is_hub_id(entry.path)
+    return entry.name != "pocket" and known_corpus(entry) is not None
+
+
+def find_on_hub(entry: DatasetConfig, cache_dir: Path) -> tuple[RepoSplit, str | None, str | None]:
+    """Return the files of an entry that is on the Hub, and its columns of audio and text; None looks for a usual name.
+
+    Raises:
+        UserError: it cannot be reached, does not exist, refuses, or has no such files.
+    """
+    corpus = known_corpus(entry)
+    places = [(entry.subset or entry.language, entry.split or "train")]
+    if corpus is not None:
+        places = [hub_location(entry, corpus), *places] if entry.path else [hub_location(entry, corpus)]
+    if entry.path is not None:  # a mirror, or a repository of one's own
+        corpus = replace(corpus or Corpus(""), hub_id=entry.path, guessed=True, terms=None, note=None)
+    assert corpus is not None  # known_corpus has refused an unknown name without a path
+    found = find_split(corpus, places, revision=entry.revision, cache_dir=cache_dir)
+    return found, entry.audio_column or corpus.audio_column, entry.text_column or corpus.text_column
+
+
+def stream_bytes(data: DataConfig) -> int:
+    """Return what a stream may keep of each corpus."""
+    return round(data.streaming_disk_gb * 1e9)
+
+
+def _open_local(entry: DatasetConfig, corpus: Corpus | None, path: Path, data_dir: Path) -> Table:
+    """Read what lies on this disk; of a known corpus also as it lies on the Hub or comes from its makers."""
+    if path.is_file() and is_archive(path):
+        unpacked = unpack([path], data_dir)
+        path = unpacked if (unpacked / (entry.language or "en")).is_dir() else content_of(unpacked)
+    elif path.is_dir() and (shards := shards_of(path, entry.split)):
+        path = unpack(shards, data_dir)
+        entry = replace(entry, split=None)
+    split, audio, text = entry.split, entry.audio_column, entry.text_column
+    if corpus is not None and path.is_dir():
+        language = path / (entry.language or "en")  # an unpacked Common Voice: cv-corpus-*/en/train.tsv
+        if entry.name == "common_voice" and language.is_dir() and any(language.glob("*.tsv")):
+            return open_path(language, split or corpus.split, audio, text)
+        configuration, hub_split = hub_location(entry, corpus)
+        files = [file.relative_to(path).as_posix() for file in path.rglob("*.parquet")]
+        if chosen := select_files(files, configuration, hub_split):
+            columns = (audio or corpus.audio_column, text or corpus.text_column)
+            return open_parquet([path / name for name in chosen], f"{path} ({split or corpus.split})", *columns)
+    return open_path(path, split, audio, text)
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path means an `owner/name` of the Hub: nothing on this disk goes by it, or by its owner."""
+    return (
+        _HUB_ID.fullmatch(path) is not None
+        and not path.endswith((*MANIFEST_SUFFIXES, *ARCHIVE_SUFFIXES, ".parquet"))
+        and not Path(path).exists()
+        and not Path(path).parent.exists()
+    )

@@ -1,0 +1,134 @@
+"""Bytes of files on the Hub, without the files.
+
+A file of the Hub is answered by a redirect to its storage. Where that is, is remembered, so a second range of the file
+costs one request, and none that the Hub counts.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+from ..errors import FetchError
+from .hub import RepoSplit
+from .hub_requests import TRIES, insisting
+
+HOLE_BYTES = 1 << 16  # two ranges no further apart are asked for as one: cheaper than another round trip
+EXPIRED = (400, 401, 403, 404)  # from a storage whose address was remembered: it is signed for an hour or so
+
+
+class RemoteFile:
+    """A file of a split on the Hub, read in pieces; may be used by several threads."""
+
+    def __init__(self, split: RepoSplit, name: str) -> None:
+        from huggingface_hub import hf_hub_url
+
+        self.split, self.name = split, name
+        self._url = hf_hub_url(split.corpus.hub_id, name, repo_type="dataset", revision=split.commit)
+        self._storage: str | None = None
+
+    def read(self, begin: int, end: int, tries: int = TRIES) -> bytes:
+        """Return the bytes from `begin` to before `end`.
+
+        Raises:
+            FetchError: they cannot be had.
+        """
+        content, _ = self._insisting(f"bytes={begin}-{end - 1}", tries)
+        if len(content) != end - begin:
+            raise FetchError(f"Could not fetch {self.name} of {self.split.origin}: it ends before byte {end:,}.")
+        return content
+
+    def tail(self, count: int) -> tuple[bytes, int]:
+        """Return the last `count` bytes, or all where there are fewer, and the size of the file.
+
+        Raises:
+            FetchError: they cannot be had.
+        """
+        return self._insisting(f"bytes=-{count}", TRIES)
+
+    def _insisting(self, span: str, tries: int) -> tuple[bytes, int]:
+        return insisting(lambda: self._get(span), self.split.corpus, self.split.commit, tries)
+
+    def _get(self, span: str) -> tuple[bytes, int]:
+        from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+        headers = {"Range": span, "Accept-Encoding": "identity"}
+        response = None
+        if (storage := self._storage) is not None:
+            response = get_session().get(storage, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT)
+            if response.status_code in EXPIRED:
+                self._storage = response = None
+        if response is None:  # the token is for the Hub alone
+            headers |= build_hf_headers()
+            response = get_session().get(self._url, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT)
+        hf_raise_for_status(response)
+        if response.history:
+            self._storage = str(response.url)
+        return _part(response, span)
+
+
+def _part(response: Any, span: str) -> tuple[bytes, int]:
+    """The bytes that were asked for, and the size of the file; a server that knows no ranges sends all of it."""
+    content: bytes = response.content
+    if response.status_code == 206:
+        return content, int(response.headers["Content-Range"].rpartition("/")[2])
+    begin, _, end = span.removeprefix("bytes=").partition("-")
+    part = content[int(begin) : int(end) + 1] if begin else content[-int(end) :]
+    return part, len(content)
+
+
+class Pieces(io.RawIOBase):
+    """Pieces of a file, for a reader that seeks: what is not among them is fetched when it is read.
+
+    Args:
+        file: where from.
+        size: of the whole, in bytes.
+        tries: of each request.
+    """
+
+    def __init__(self, file: RemoteFile, size: int, tries: int = TRIES) -> None:
+        super().__init__()
+        self.file, self.size, self.tries = file, size, tries
+        self.pieces: list[tuple[int, bytes]] = []  # where each begins
+        self._position = 0
+
+    def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Fetch ranges (begin, end) of bytes, those that lie close together in one request."""
+        merged: list[list[int]] = []
+        for begin, end in sorted(ranges):
+            if merged and begin - merged[-1][1] <= HOLE_BYTES:
+                merged[-1][1] = max(merged[-1][1], end)
+            else:
+                merged.append([begin, end])
+        self.pieces += [(begin, self.file.read(begin, end, self.tries)) for begin, end in merged]
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the position."""
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes, as many as were asked for."""
+        begin = self._position
+        end = self.size if size is None or size < 0 else min(begin + size, self.size)
+        self._position = max(begin, end)
+        if begin >= end:
+            return b""
+        for start, piece in self.pieces:
+            if start <= begin and end <= start + len(piece):
+                return piece[begin - start : end - start]
+        return self.file.read(begin, end, self.tries)

@@ -1,0 +1,172 @@
+"""A stream as it is drawn: nothing is known of a clip but its number before its row group is read.
+
+To start on a corpus of millions of clips, only the ends of its files are read. What is written about the clips of a row
+group, and then their recordings, follow when they are drawn, or a little before.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..config import DataConfig
+from ..errors import FetchError
+from .index import clean_texts, estimated_seconds
+from .parquet import iterate, listed_durations
+from .remote import RemoteStream, StreamedRecordings
+from .strings import Column
+
+if TYPE_CHECKING:
+    from .sources import Source
+
+logger = logging.getLogger(__name__)
+
+KNOWN_BLOCKS = 256  # row groups whose transcripts a process holds; a window of draws spreads over 16 a corpus
+READERS = 8  # row groups fetched at a time, before they are drawn
+
+
+class Block(NamedTuple):
+    """What is written about the clips of one row group: names, cleaned transcripts, seconds, NaN where not listed."""
+
+    names: list[str]
+    texts: list[str]
+    listed: np.ndarray
+
+
+class DrawnClips:
+    """The clips of a stream, by number; N counts them.
+
+    Args:
+        stream: where from.
+        corpus_name: whose cleaner is applied.
+        data: limits on length, and text form.
+    """
+
+    def __init__(self, stream: RemoteStream, corpus_name: str, data: DataConfig) -> None:
+        self.stream, self.corpus_name, self.data = stream, corpus_name, data
+
+    def at(self, row: int) -> tuple[Block, int]:
+        """Return the row group of a clip, and the clip's place in it."""
+        block = int(self.stream.blocks[row])
+        return read_block(self, block), row - int(self.stream.firsts[block])
+
+
+@lru_cache(KNOWN_BLOCKS)
+def read_block(clips: DrawnClips, number: int) -> Block:
+    """Return what is written about the clips of a row group, fetched where it is not kept."""
+    stream = clips.stream
+    table = stream.transcripts(number)
+    names = list(stream.names(table, int(stream.firsts[number])))
+    texts = clean_texts(iterate(table, stream.text), clips.corpus_name, clips.data)
+    return Block(names, texts, listed_durations(table))
+
+
+class DrawnTexts(Column):
+    """N cleaned transcripts, empty where there is none."""
+
+    def __init__(self, clips: DrawnClips) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips.stream)
+
+    def _row(self, index: int) -> str:
+        block, place = self.clips.at(index)
+        return block.texts[place]
+
+
+class DrawnNames(DrawnTexts):
+    """N names."""
+
+    def _row(self, index: int) -> str:
+        block, place = self.clips.at(index)
+        return block.names[place]
+
+
+class DrawnDurations:
+    """N durations in seconds, as far as they are asked for: listed, or else guessed from the transcripts."""
+
+    def __init__(self, clips: DrawnClips) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips.stream)
+
+    def __getitem__(self, rows: np.ndarray | int) -> np.ndarray:
+        """Return float32 seconds of some rows; what is not kept of their row groups is fetched, many at once."""
+        wanted = np.atleast_1d(np.asarray(rows))
+        self.clips.stream.keep_transcripts(np.unique(self.clips.stream.blocks[wanted]).tolist())
+        seconds = np.empty(len(wanted), dtype=np.float32)
+        for i, row in enumerate(wanted.tolist()):
+            block, place = self.clips.at(row)
+            listed = float(block.listed[place])
+            seconds[i] = estimated_seconds(block.texts[place], self.clips.data) if math.isnan(listed) else listed
+        return seconds if np.ndim(rows) else seconds[0]
+
+    def listed(self, row: int) -> float:
+        """Return the seconds of a clip as the corpus lists them, NaN where it does not."""
+        block, place = self.clips.at(row)
+        return float(block.listed[place])
+
+    def tobytes(self) -> bytes:
+        """Return what they are a function of, for fingerprints."""
+        return self.clips.stream.version.encode()
+
+
+class ReadAhead:
+    """Fetches row groups of streams that are about to be drawn, in threads of its own.
+
+    Args:
+        sources: those of a plan, in its order; what is not streamed is passed over.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.streams = [one.stream for one in sources]
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __call__(self, windows: Sequence[Sequence[np.ndarray]]) -> None:
+        """Fetch what is drawn next.
+
+        Args:
+            windows: those of the plan that come next, in order: of each source its rows (R,).
+        """
+        self.close()
+        for number, stream in enumerate(self.streams):
+            if stream is None:
+                continue
+            rows = np.concatenate([window[number] for window in windows])
+            blocks, first = np.unique(stream.blocks[rows], return_index=True)
+            if sum(stream.groups[block].num_bytes for block in blocks.tolist()) > stream.max_bytes:
+                continue  # one would be deleted for the other before it was drawn
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(READERS)
+            for block in blocks[np.argsort(first)].tolist():
+                self._pool.submit(_read_ahead, stream, block)
+
+    def close(self) -> None:
+        """Drop what has not been begun."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+
+def _read_ahead(stream: RemoteStream, block: int) -> None:
+    if not threading.main_thread().is_alive():  # the interpreter runs what is left in the queue at its end
+        return
+    try:
+        stream.keep_transcripts([block])
+        stream.recordings_of(block, tries=1)
+    except FetchError as error:  # whoever draws it tries longer, and ends the run if it must
+        logger.debug("Not read ahead: %s", error)
+
+
+def stream_of(recordings: object) -> RemoteStream | None:
+    """Return the stream that recordings are fetched from; None where they are at hand."""
+    return recordings.stream if isinstance(recordings, StreamedRecordings) else None

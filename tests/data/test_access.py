@@ -1,0 +1,113 @@
+"""What a newcomer lacks is told before anything is fetched or loaded, all at once, with a command that works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hub_stub import HubStub, hub_environment, serving
+from runs import run_ta
+from standins import STANDINS, write_standins
+
+NEWCOMER = [
+    "train",
+    "experiment=transcription",
+    "training.max_steps=2",
+    "logging.use_wandb=false",
+    "hardware.device=cpu",
+]
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStub]:
+    """GigaSpeech is gated, TED-LIUM's mirror is gone, Common Voice's is there without its files."""
+    root = write_standins(tmp_path_factory.mktemp("standins"))
+    (root / STANDINS["tedlium"].repository).rename(root / "sanchit-gandhi/gone")
+    for file in STANDINS["common_voice"].files:
+        (root / STANDINS["common_voice"].repository / file).unlink()
+    for name in ("zai-org/GLM-ASR-Nano-2512", "Qwen/Qwen3-0.6B"):
+        (root / "models" / name).mkdir(parents=True)
+        (root / "models" / name / "config.json").write_text("{}")
+    with serving(root, frozenset({"speechcolab/gigaspeech"})) as server:
+        yield server
+
+
+def train(hub: HubStub, folder: Path, arguments: list[str]) -> tuple[int, str]:
+    status, log = run_ta(arguments, folder, env={**os.environ, **hub_environment(hub.endpoint, folder)})
+    return status, " ".join(log.split())
+
+
+def test_all_that_cannot_be_had_is_told_at_once_with_a_command_that_does_without(
+    hub: HubStub, run_settings: list[str], tmp_path: Path
+) -> None:
+    status, log = train(hub, tmp_path, NEWCOMER)
+    assert status == 2
+    for reason in (
+        "data.datasets: Could not fetch the dataset speechcolab/gigaspeech: accept its terms at https",
+        "data.datasets: Could not fetch the dataset sanchit-gandhi/tedlium-data: there is no such dataset",
+        "data.datasets: fixie-ai/common_voice_17_0 has no parquet files of en/train",
+    ):
+        assert reason in log
+    assert "error: 3 of the corpora and models cannot be had (see above); nothing is fetched." in log
+    assert "Loading GLM-ASR" not in log
+    assert hub.sent == 0
+    kept = (
+        "[{name: librispeech, split: train-clean-360, weight: 0.3}, "
+        "{name: voxpopuli, split: train, language: en, weight: 0.1}]"
+    )
+    said = " ".join(NEWCOMER)
+    assert f"Without: ta {said} 'data.datasets={kept}' With an open corpus: ta {said} data=loquacious" in log
+
+    # The very commands, on models that are small enough.
+    local = [setting for setting in run_settings if not setting.startswith("data.")]
+    for way in re.findall(r"(?:Without|corpus): ta (.*?)(?= With an|$)", log):
+        status, said = train(hub, tmp_path, [*shlex.split(way), *local[1:], "data.num_workers=0", "data.max_samples=8"])
+        assert status == 0, said
+        assert "Training completed!" in said
+
+
+def test_what_was_found_to_be_open_is_not_asked_for_again(
+    hub: HubStub, run_settings: list[str], tmp_path: Path
+) -> None:
+    local = [setting for setting in run_settings if not setting.startswith("data.")]
+    arguments = ["train", *local, "data=loquacious", "data.num_workers=0", "data.max_samples=8"]
+    assert train(hub, tmp_path, arguments)[0] == 0
+    hub.requests.clear()
+    status, log = train(hub, tmp_path, [*arguments, "training.max_steps=6"])
+    assert status == 0, log
+    assert not hub.requests
+
+
+def test_a_model_that_is_not_there_is_told_with_the_corpora(hub: HubStub, tmp_path: Path) -> None:
+    status, log = train(hub, tmp_path, [*NEWCOMER, "data=loquacious", "model.decoder=Qwen/Qwen3-0.7B"])
+    assert status == 2
+    assert "error: model.decoder=Qwen/Qwen3-0.7B is neither a model on the Hub (or it is private) nor a folder" in log
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["data=custom", "data.train_path={}/train.json", "data.eval_path={}/dev.jsonl"], "data.train_path"),
+        (["data=custom", "data.train_path={}/train.jsonl", "data.eval_path={}/dve.jsonl"], "data.eval_path"),
+        (["data.datasets=[{{path: {}/tain.jsonl}}]"], "data.datasets"),
+        (["data.eval_datasets=[{{path: {}/dve.jsonl}}]"], "data.eval_datasets"),
+        (["data=custom", "data.train_path=my/train", "data.eval_path={}/dev.jsonl"], "data.train_path"),
+    ],
+)
+def test_a_typo_in_a_path_is_told_before_models_are_loaded(
+    typed: list[str], told: str, hub: HubStub, run_settings: list[str], corpus: Path, tmp_path: Path
+) -> None:
+    own = run_settings if typed[0] != "data=custom" else [s for s in run_settings if "datasets=" not in s]
+    status, log = train(hub, tmp_path, ["train", *own, *(setting.format(corpus) for setting in typed)])
+    assert status == 2
+    line = log.rpartition("error: ")[2]
+    assert line.startswith(
+        f"{told}: There is no my/train on this disk" if "my/train" in str(typed) else f"{told}: there"
+    )
+    assert "did you mean" in line or "my/train" in line
+    assert "Loading" not in log
