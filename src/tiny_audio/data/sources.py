@@ -337,6 +337,7 @@ def open_drawn(entry: DatasetConfig, data: DataConfig, cache_dir: Path, name: st
         origin=found.origin,
         blocks=stream.blocks,
         estimated=True,
+        channel=entry.channel,
     )
 
 
