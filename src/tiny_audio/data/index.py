@@ -78,10 +78,12 @@ def _index(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path, ev
     """Clean the transcripts, complete the durations, and leave out what cannot be used; tell if all could be opened."""
     failures: dict[int, AudioError] = {}
     faults = dict(table.faults)
-    for row, text in enumerate(table.texts):
-        if len(text or "") > MAX_TEXT:
-            faults.setdefault(row, f"its transcript has {len(text or ''):,} characters, more than {MAX_TEXT:,}")
-    texts = clean_texts(("" if row in faults else text for row, text in enumerate(table.texts)), corpus_name, data)
+    raw = list(table.texts)
+    for row, text in enumerate(raw):
+        if text and len(text) > MAX_TEXT:
+            faults.setdefault(row, f"its transcript has {len(text):,} characters, more than {MAX_TEXT:,}")
+            raw[row] = None
+    texts = clean_texts(raw, corpus_name, data)
     usable = np.array([bool(text) for text in texts], dtype=bool)
     usable[list(faults)] = False
     empty = np.flatnonzero(~usable).tolist()
