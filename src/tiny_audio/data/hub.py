@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import UserError
+from ..files import write_whole
 from ..progress import Progress
 from .corpora import HUB, SPLIT_SPELLINGS, Corpus
 
@@ -203,9 +203,7 @@ def _look_up(corpus: Corpus, revision: str | None, cache_dir: Path) -> tuple[str
     assert info.sha is not None
     files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
     note.parent.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"commit": info.sha, "files": files}), encoding="utf-8")
-    temporary.replace(note)
+    write_whole(note, json.dumps({"commit": info.sha, "files": files}).encode())
     logger.info("%s: using revision %s from now on", corpus.hub_id, info.sha[:12])
     return info.sha, files
 

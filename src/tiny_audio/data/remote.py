@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..errors import FetchError, UserError
+from ..files import locked, written_whole
 from ..progress import Progress
 from .hub import PARALLEL_DOWNLOADS, RepoSplit, cached_file, explained
 from .parquet import DURATION_COLUMNS, iterate, listed_durations, name_column, unpack_audio
@@ -127,16 +128,13 @@ def insisting(request: Callable[[], T], split: RepoSplit, tries: int = TRIES) ->
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file in one stroke, so that processes side by side never read half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file of the cache in one stroke, so that processes side by side never read half of it."""
     try:
-        write(temporary)
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as part:
+            write(part)
     except OSError as error:
         raise UserError(f"paths.cache_dir: {path} cannot be written ({error.strerror or error}).") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def open_stream(
@@ -276,13 +274,12 @@ class StreamedRecordings:
     def _fetched(self, block: int) -> Path:
         """Where a row group lies, once it is there; only one process fetches it."""
         import pyarrow
-        from filelock import FileLock
 
         name, number = self.groups[block]
         path = self.folder / f"{name.replace('/', '--')}.{number}.arrow"
         if not path.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):
+            with locked(path.with_suffix(".lock")):
                 if not path.is_file():
                     with open_remote(self.split, name, TRIES_WHEN_DRAWN) as file:
                         request = partial(file.read_row_group, number, columns=[self.audio], use_threads=False)

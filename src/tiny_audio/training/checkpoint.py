@@ -22,6 +22,7 @@ import yaml
 
 from ..config import build_config
 from ..errors import UserError
+from ..files import sweep_temporaries, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -33,35 +34,11 @@ FINAL_FILE = "final.pt"
 _NAME = re.compile(r"checkpoint-step-(\d+)\.pt")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name, sync, rename: `path` is either as it was or whole.
-
-    Raises:
-        OSError: such as a full disk; `path` is as it was, and nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint; raises `OSError` and changes nothing where that is impossible."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
-    write_atomically(path, buffer.getbuffer())  # type: ignore[arg-type]
+    write_whole(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -185,8 +162,7 @@ class CheckpointFolder:
 
     def sweep_temporaries(self) -> None:
         """Delete what a killed process left half-written."""
-        for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        sweep_temporaries(self.path)
 
     def finish(self, step: int) -> Path:
         """Give the checkpoint of the last step its fixed name, without a second copy where the disk allows it."""
@@ -201,12 +177,12 @@ class CheckpointFolder:
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Write `training_state.json`, the human's index of the folder."""
-        write_atomically(self.path / STATE_FILE, (json.dumps(state, indent=2) + "\n").encode())
+        write_whole(self.path / STATE_FILE, (json.dumps(state, indent=2) + "\n").encode())
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write `config.yaml`; a disk too full for it need not end a run, since every checkpoint holds the same."""
         try:
-            write_atomically(self.path / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
+            write_whole(self.path / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
         except OSError as error:
             logger.error("%s cannot be written (%s).", self.path / CONFIG_FILE, error.strerror or error)
 
