@@ -88,7 +88,7 @@ def build_model(kind: str, encoder: GlmAsrSpeechEncoder, decoder: Decoder, some:
     projector = build_projector(kind, ProjectorConfig(dropout=0.0), encoder.encoder_dim, decoder.decoder_dim)
     model = SpeechLLM(encoder, projector.to(next(decoder.parameters()).device), decoder)
     frames, lengths = model.encode(some)
-    projector.calibrate(frames.float(), lengths, decoder.embedding_rms)
+    projector.calibrate([(frames.float(), lengths)], decoder.embedding_rms)
     return model.train()
 
 

@@ -33,6 +33,7 @@ from ..training.build import build_optimizer
 from ..training.checkpoint import CheckpointFolder
 from ..training.console import Console
 from ..training.loop import Trainer
+from ..training.processes import Processes
 from ..training.state import RunState
 from ..training.tracking import Trackers
 from .flops import Load
@@ -106,6 +107,7 @@ class Ours(Variant):
             trackers=Trackers(config, nowhere, -1, None, is_main=False),
             console=Console(config.training.max_steps, 1.0, 0, quiet=True),
             state=RunState(),
+            processes=Processes(accelerator),
         )
 
     def loss(self) -> float:

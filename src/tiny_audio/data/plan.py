@@ -113,6 +113,20 @@ class SamplingPlan:
             self._cached = (window, self._window(window))
         return self._cached[1][position]
 
+    def draws(self, start: int, count: int) -> list[Draw]:
+        """Return `count` draws from number `start` on in the order of their numbers, whatever the batch size."""
+        sources, rows = self._drawn(start, count)
+        return [Draw(start + i, int(sources[i]), int(rows[i])) for i in range(count)]
+
+    def _drawn(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The sources (count,) and rows (count,) of the draws from `start` on."""
+        sources = self._sources(start, start + count)
+        rows = np.empty(count, dtype=np.int64)
+        for source, before in enumerate(self._counts_before(start)):
+            here = np.flatnonzero(sources == source)
+            rows[here] = self._rows(source, int(before), len(here))
+        return sources, rows
+
     def _choose_window(self) -> int:
         """Batches a window: as many as keep a clip from coming twice in it, at least one."""
         fewest = (self.sizes / self.shares).min()  # draws after which the first source begins anew
@@ -152,13 +166,11 @@ class SamplingPlan:
     def _window(self, window: int) -> list[list[Draw]]:
         """The batches of a window, in the order in which they are trained on."""
         start = window * self.window
-        sources = self._sources(start, start + self.window)
-        rows = np.empty(self.window, dtype=np.int64)
+        sources, rows = self._drawn(start, self.window)
         seconds = np.empty(self.window, dtype=np.float32)
-        for source, before in enumerate(self._counts_before(start)):
+        for source, durations in enumerate(self.durations):
             here = np.flatnonzero(sources == source)
-            rows[here] = self._rows(source, int(before), len(here))
-            seconds[here] = self.durations[source][rows[here]]
+            seconds[here] = durations[rows[here]]
 
         rng = np.random.default_rng([self.seed, 2, window])
         by_length = np.argsort(seconds + rng.random(self.window) * JITTER_SECONDS, kind="stable")

@@ -16,6 +16,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 import yaml
@@ -41,8 +42,12 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, buffer.getbuffer())
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+def load_checkpoint(path: str | Path, verify: bool = True) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU: its tensors are mapped, and read from the disk where and when they are used.
+
+    Args:
+        path: the file.
+        verify: read all of it once, to compare it with the checksums that it was written with.
 
     Raises:
         UserError: there is none at `path`, it is damaged, or it is not one of ours.
@@ -52,7 +57,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         kind = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
         raise UserError(f"checkpoint {path} {kind}.{_suggest(path)}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if verify:
+            with ZipFile(path) as archive:  # each tensor is a member of it, with a CRC-32
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise BadZipFile(damaged)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a damaged or foreign file makes the reader say
         raise UserError(f"checkpoint {path} is damaged or not a checkpoint.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

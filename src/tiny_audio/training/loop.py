@@ -24,14 +24,15 @@ from ..evaluation.evaluate import Evaluation, Interrupted
 from ..model.checkpointed import trained_weights
 from ..model.sharded import is_sharded, whole
 from ..model.speech_llm import Loss, SpeechLLM
-from ..text import NORMALIZER_NAME
 from . import metrics
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
 from .processes import Processes, StepInput
+from .ranking import rank, rank_saved
 from .schedule import learning_rate
 from .state import RunState, rng_state, seed_step
+from .summary import summarise
 from .tracking import Trackers
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Trainer:
         skips: clips that could not be used.
         trackers, console: where figures go.
         state: where the run stands; changed in place.
+        processes: of the run.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Trainer:
         trackers: Trackers,
         console: Console,
         state: RunState,
+        processes: Processes,
     ) -> None:
         self.config, self.training = config, config.training
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
@@ -80,7 +83,7 @@ class Trainer:
         self.trackers, self.console, self.state = trackers, console, state
         self.log_steps = min(config.logging.log_steps, max(1, self.training.max_steps // 10))
         self.stop = StopRequest()
-        self.processes = Processes(accelerator)
+        self.processes = processes
         self._clock = time.monotonic()
         self._logged = (self._clock, state.draws, state.audio_seconds)
         # Added up on the device: reading a number at every step would make the host wait for the GPU. Summed
@@ -247,7 +250,7 @@ class Trainer:
     def evaluate_now(self) -> tuple[dict[str, str], bool]:
         """Decode the evaluation set; return the figures to show, and whether they are the best so far."""
         assert self.evaluate is not None
-        state, name = self.state, self.training.metric_for_best
+        state = self.state
         started = time.monotonic()
         # Several processes have to leave together or not at all: they do not leave an evaluation.
         evaluation = self.evaluate(self.stop if self.processes.count == 1 else lambda: False)
@@ -256,12 +259,8 @@ class Trainer:
         state.history.append({"step": state.step, **found})
         self.trackers.log({metrics.EVAL + key: value for key, value in found.items()}, state.step)
         self.trackers.log_transcripts(evaluation.transcripts, state.step)
-        sign = 1 if self.training.greater_is_better else -1
-        improved = math.isfinite(found[name]) and (
-            state.best is None or sign * found[name] > sign * state.best["value"]
-        )
-        if improved:
-            state.best = {"step": state.step, "value": found[name]}
+        ranked = rank(state.history, self.training)
+        improved = bool(ranked) and ranked[0] is state.history[-1]
         self._logged = (self._logged[0] + time.monotonic() - started, *self._logged[1:])  # not training time
         if evaluation.transcripts:  # another one each time
             _, reference, hypothesis = evaluation.transcripts[7 * len(state.history) % len(evaluation.transcripts)]
@@ -287,8 +286,10 @@ class Trainer:
                 save_checkpoint(self.folder.file(state.step), content)
                 self.folder.drop_final()
                 keep = 1 if self.training.save_best_only else self.training.save_total_limit
-                self.folder.prune(keep, newest=state.step, best=self.best_saved_step())
-                self.folder.write_state(self.summary())
+                best = rank_saved(state.history, self.training, self.folder)
+                self.folder.prune(keep, newest=state.step, best=int(best[0]["step"]) if best else None)
+                skipped = self.skips.counts.total()
+                self.folder.write_state(summarise(self.config, state, self.folder, self.description, skipped))
             except OSError as error:
                 self._report_unsaved(error)
 
@@ -313,37 +314,3 @@ class Trainer:
         if self.stop() or self._last:
             raise UserError(text)
         logger.error("%s Training goes on; make room before the next save.", text[0].upper() + text[1:])
-
-    def best_saved_step(self) -> int | None:
-        """The step of the best evaluation that has a checkpoint; a full disk may have cost the very best its own."""
-        name, sign = self.training.metric_for_best, 1 if self.training.greater_is_better else -1
-        saved = [row for row in self.state.history if self.folder.file(int(row["step"])).is_file()]
-        return int(max(saved, key=lambda row: sign * row[name])["step"]) if saved else None
-
-    def summary(self) -> dict[str, Any]:
-        """What `training_state.json` says."""
-        state = self.state
-        step, metric = self.best_saved_step(), self.training.metric_for_best
-        best = None
-        if step is not None:
-            value = next(row[metric] for row in state.history if row["step"] == step)
-            best = {"checkpoint": self.folder.file(step).name, "step": step, "metric": metric, "value": value}
-        return {
-            "experiment": self.config.experiment,
-            "step": state.step,
-            "max_steps": self.training.max_steps,
-            "finished": state.step >= self.training.max_steps,
-            "best": best,
-            "checkpoints": [self.folder.file(step).name for step in self.folder.steps()],
-            "history": state.history,
-            "scoring": NORMALIZER_NAME,
-            "hours_of_audio_seen": round(state.audio_seconds / 3600, 3),
-            "corpora": {
-                name: {**about, "seen": int(seen[0]), "hours_seen": round(seen[1] / 3600, 3)}
-                for name, about in self.description["corpora"].items()
-                for seen in (state.corpora.get(name, (0, 0.0)),)
-            },
-            "train_seconds": round(state.train_seconds, 1),
-            "skipped_clips": self.skips.counts.total(),
-            "wandb_run_id": state.wandb_run_id,
-        }
