@@ -273,6 +273,7 @@ def test_a_share_that_cannot_be_is_refused(share):
         ModelConfig(audio_token_dropout=share)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo looks at it, and warnings are errors here
 def test_compiled_layers_serve_batches_of_any_size(tiny_models, monkeypatch):
     """Every layer of every batch runs compiled, and after one batch of each kind nothing is compiled any more."""
     graphs, ran = [], []

@@ -194,20 +194,6 @@ def test_two_processes_make_the_steps_of_one_that_accumulates(run_settings, tmp_
     assert "Resuming from step 6..." in log
 
 
-def test_a_finished_run_on_other_data_is_moved_away(undisturbed, run_settings, tmp_path):
-    """As after a quick test: the real run must not go on from its weights, steps and figures."""
-    shutil.copytree(undisturbed / "outputs", tmp_path / "outputs")
-    folder = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints")
-    before = folder.steps()
-    status, log = run_ta(settings(run_settings, "data.max_samples=30", "training.max_steps=2"), tmp_path)
-    assert status == 0, log
-    assert "is of a finished run on other data: starting afresh" in log
-    assert folder.steps() == [2]
-    assert CheckpointFolder(folder.path / "set-aside").steps() == before
-    assert {step for step, _ in metrics(tmp_path)} == {1, 2}
-    assert load_checkpoint(folder.path / "final.pt")["state"]["step"] == 2
-
-
 def test_an_unfinished_run_goes_on_with_other_data_and_says_so(undisturbed, run_settings, tmp_path):
     """As after running out of memory: another batch size, the same weights."""
     shutil.copytree(undisturbed / "outputs", tmp_path / "outputs")

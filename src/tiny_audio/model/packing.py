@@ -123,7 +123,7 @@ def packed_attention(
 
 
 def in_one_precision(*parts: Tensor) -> list[Tensor]:
-    """Return tensors in the precision of autocast, which does not know kernels: rotated queries and keys may be fp32."""
+    """Return tensors in the precision of autocast, which does not know kernels; rotated queries may be fp32."""
     kind = parts[0].device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parts[0].dtype
     return [part.to(dtype) for part in parts]

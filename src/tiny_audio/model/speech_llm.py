@@ -26,7 +26,7 @@ from .projectors import Projected, Projector, build_projector, projector_class
 
 logger = logging.getLogger(__name__)
 
-# Of a compiled layer: the encoder's and the decoder's; the first one's, which reads a view, and the others'; of one clip
+# Of a compiled layer: the encoder's and the decoder's; the first, which reads a view, and the others; of one clip
 # and of several; with gradients and without, of the decoder's.
 COMPILED_FORMS = 12
 HIDDEN_SPAN = 5  # audio tokens, 0.4 s at 12.5 a second: about a word, which those around it give away
