@@ -355,6 +355,7 @@ class HardwareConfig:
     num_threads: int | None = None  # CPU threads of the model; null: torch's own choice
     setup_timeout_minutes: float = 720.0  # that a process waits for another before the first step: downloads, indexing
     training_timeout_minutes: float = 15.0  # likewise from the first step on
+    peak_tflops: float | None = None  # of the device, for train/mfu; null: known of common GPUs
     profile_steps: str | None = None  # such as 10-12: a trace of these steps by torch's profiler
 
     def __post_init__(self) -> None:
@@ -370,6 +371,7 @@ class HardwareConfig:
         _at_least("hardware.num_threads", self.num_threads, 1)
         _above("hardware.setup_timeout_minutes", self.setup_timeout_minutes, 0)
         _above("hardware.training_timeout_minutes", self.training_timeout_minutes, 0)
+        _above("hardware.peak_tflops", self.peak_tflops, 0)
         if self.profile_steps is not None:
             steps = re.fullmatch(r"(\d+)(?:-(\d+))?", self.profile_steps)
             if not steps or not 1 <= int(steps[1]) <= int(steps[2] or steps[1]):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 from tiny_audio.cli import main
+from tiny_audio.model.speech_llm import SpeechLLM
+from tiny_audio.training import loop
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
+from tiny_audio.training.interrupt import StopRequest
 
 FOLDER = CheckpointFolder(Path("outputs/transcription/checkpoints"))
 
@@ -139,3 +145,104 @@ def test_changing_the_metric_ranks_the_same_history_anew_everywhere(train, capsy
         )
         lines = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in lines if "kept: best" in line] == [FOLDER.file(best).name]
+
+
+def test_a_run_in_which_nothing_is_learned_stops_and_says_why(run_settings, tmp_path, monkeypatch, capsys):
+    """It used to end with "Training completed!" and weights as they began."""
+    monkeypatch.chdir(tmp_path)
+    forward = SpeechLLM.forward
+
+    def nan(self, batch):
+        loss = forward(self, batch)
+        return loss._replace(cross_entropy=loss.cross_entropy * float("nan"))
+
+    monkeypatch.setattr(SpeechLLM, "forward", nan)
+    assert main(["train", *run_settings, "training.preflight=false"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("ta train: error: nothing is learned: the gradients of the last 4 steps were not finite")
+    monkeypatch.setattr(loop, "GIVE_UP_STEPS", 6)
+    settings = ["training.preflight=false", "training.max_steps=500", "training.eval_steps=500", "logging.log_steps=2"]
+    assert main(["train", *run_settings, *settings]) == 2
+    assert "of the last 6 steps were not finite" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_weights_that_are_not_numbers_are_told(train, capsys):
+    """They used to transcribe to nothing, with exit status 0."""
+    content = load_checkpoint(FOLDER.file(2))
+    del content["format"], content["version"]
+    content["weights"]["projector"]["linear_2.bias"] = content["weights"]["projector"]["linear_2.bias"] * float("nan")
+    save_checkpoint(Path("nan.pt"), content)
+    assert train("model.checkpoint=nan.pt", "paths.output_dir=other") == 2
+    message = "checkpoint nan.pt holds numbers that are not finite (projector linear_2.bias); take another."
+    assert capsys.readouterr().err.splitlines()[-1] == f"ta train: error: {message}"
+
+
+def test_a_bit_that_flipped_in_a_weight_is_found(train, capsys):
+    data = bytearray(FOLDER.file(2).read_bytes())
+    weight = load_checkpoint(FOLDER.file(2))["weights"]["projector"]["linear_1.weight"].numpy().tobytes()
+    where = data.find(weight)
+    assert where > 0
+    data[where + 100] ^= 64
+    FOLDER.file(2).write_bytes(data)
+    assert train("training.max_steps=3") == 2
+    assert f"checkpoint {FOLDER.file(2)} is damaged" in capsys.readouterr().err
+
+
+def test_on_a_full_disk_old_checkpoints_make_room_but_never_the_newest_nor_the_best(
+    run_settings, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    save = loop.save_checkpoint
+
+    def with_room_for_three(path, content):
+        if len(list(path.parent.glob("checkpoint-step-*"))) >= 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(path, content)
+
+    monkeypatch.setattr(loop, "save_checkpoint", with_room_for_three)
+    own = ["training.save_steps=1", "training.save_total_limit=null", "training.max_steps=6", "data.eval_datasets=[]"]
+    assert main(["train", *run_settings, *own]) == 0
+    assert FOLDER.steps() == [4, 5, 6]
+    assert capsys.readouterr().err.count("The disk is full: ") == 3
+
+
+def test_a_run_says_what_it_was_made_with_and_keeps_what_it_said(finished):
+    state = json.loads((finished / "transcription/checkpoints/training_state.json").read_text())
+    made = load_checkpoint(finished / "transcription/checkpoints/final.pt")["run"]
+    assert state["run"] == made
+    assert made["packages"]["torch"] == torch.__version__
+    assert made["machine"]["device"] == "cpu"
+    assert made["command"]
+    assert len(made["commit"] or 40 * "0") in (40, 41)
+    log = (finished / "transcription/train.log").read_text()
+    for said in ("INFO Trainable parameters: ", "INFO Step 2/2: loss=", "INFO Training completed!"):
+        assert said in log
+
+
+def test_the_error_that_ends_a_run_is_in_its_log(train, capsys):
+    assert train("training.max_steps=2", "training.seed=43") == 2
+    assert capsys.readouterr().err.count("ends a run that is finished") == 1
+    assert "ERROR UserError: " in Path("outputs/transcription/train.log").read_text().splitlines()[-1]
+
+
+def test_a_terminal_that_is_gone_does_not_keep_a_run_from_saving(monkeypatch):
+    """A closed connection: what is printed after the signal would otherwise end the run before it has saved."""
+    moved: list[int] = []
+
+    def gone(descriptor: int, text: bytes) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "write", gone)
+    monkeypatch.setattr(os, "dup2", lambda source, target: moved.append(target))
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop()
+        assert moved == [1, 2]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -114,7 +114,7 @@ def test_going_back_to_an_older_checkpoint_and_on_from_there(undisturbed, run_se
     assert f"Resuming from step {first + 4}..." in log
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT])
 def test_a_schedulers_signal_to_every_process_of_a_run_saves_and_leaves(run_settings, tmp_path, number):
     """As a scheduler does before it takes a machine away: worker processes must not pull the run down with them."""
     process = start_ta(settings(run_settings, "data.num_workers=2", "training.max_steps=2000"), tmp_path)

@@ -31,6 +31,7 @@ from ..model.speech_llm import SpeechLLM, build_speech_llm
 from .console import format_count
 from .memory import is_out_of_memory
 from .processes import Processes
+from .provenance import describe_run
 from .state import RunState, seed_step
 
 logger = logging.getLogger(__name__)
@@ -160,8 +161,8 @@ def load_data(config: Config, processes: Processes) -> tuple[list[Source], list[
     return sources, eval_sources
 
 
-def describe(config: Config, model: SpeechLLM, sources: Sequence[Source]) -> dict[str, Any]:
-    """Return what a checkpoint says of its run: settings, models, and of each corpus its origin and size."""
+def describe(config: Config, model: SpeechLLM, sources: Sequence[Source], accelerator: Accelerator) -> dict[str, Any]:
+    """Return what a checkpoint says of its run: settings, models, machine, and of each corpus its origin and size."""
     corpora = {
         source.name: {
             "origin": source.origin,
@@ -172,7 +173,12 @@ def describe(config: Config, model: SpeechLLM, sources: Sequence[Source]) -> dic
         }
         for source in sources
     }
-    return {"config": config.to_dict(), "models": describe_models(model, config.model), "corpora": corpora}
+    return {
+        "config": config.to_dict(),
+        "models": describe_models(model, config.model),
+        "corpora": corpora,
+        "run": describe_run(accelerator.device, accelerator.mixed_precision, accelerator.num_processes),
+    }
 
 
 def build_plan(config: Config, sources: Sequence[Source]) -> SamplingPlan:

@@ -160,6 +160,14 @@ class CheckpointFolder:
             if step not in (best, newest):
                 self.file(step).unlink(missing_ok=True)
 
+    def make_room(self, best: int | None) -> Path | None:
+        """Delete the oldest that is neither the newest nor the best, and return it; None where there is none."""
+        for step in self.steps()[:-1]:
+            if step != best:
+                self.file(step).unlink()
+                return self.file(step)
+        return None
+
     def set_aside(self, after: int) -> None:
         """Move checkpoints of later steps into a folder of their own: the run goes another way from here."""
         later = [step for step in self.steps() if step > after]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import time
@@ -22,13 +23,16 @@ from ..data.skips import SkipLog
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, Interrupted
 from ..model.checkpointed import trained_weights
+from ..model.device import peak_flops
 from ..model.sharded import is_sharded, whole
 from ..model.speech_llm import Loss, SpeechLLM
 from . import metrics
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
+from .meter import Meter
 from .processes import Processes, StepInput
+from .profiler import StepProfiler
 from .ranking import rank, rank_saved
 from .schedule import learning_rate
 from .state import RunState, rng_state, seed_step
@@ -36,6 +40,9 @@ from .summary import summarise
 from .tracking import Trackers
 
 logger = logging.getLogger(__name__)
+
+GIVE_UP_STEPS = 100  # that are left out one after another
+READ_THE_FLAG = ("cpu", "cuda")  # devices whose fused AdamW does nothing where `found_inf` is 1
 
 
 class Trainer:
@@ -84,6 +91,11 @@ class Trainer:
         self.log_steps = min(config.logging.log_steps, max(1, self.training.max_steps // 10))
         self.stop = StopRequest()
         self.processes = processes
+        hardware, device = config.hardware, accelerator.device
+        peak = peak_flops(hardware.peak_tflops, device, accelerator.mixed_precision)
+        self.meter = Meter(self.speech_llm, device, peak, processes.count)
+        traced = hardware.profile_steps if accelerator.is_main_process else None
+        self.profiler = StepProfiler(traced, folder.path.parent)
         self._clock = time.monotonic()
         self._logged = (self._clock, state.draws, state.audio_seconds)
         # Added up on the device: reading a number at every step would make the host wait for the GPU. Summed
@@ -92,6 +104,7 @@ class Trainer:
         if state.sums and accelerator.is_main_process:
             self.sums += torch.tensor(state.sums, device=accelerator.device)
         self._nonfinite = torch.zeros((), device=accelerator.device)  # steps left out, not yet told
+        self._learned_at, self._left_out_before = state.step, state.nonfinite_steps
         self.custom = CustomMetrics(state.custom)
         psutil.cpu_percent()  # the first call returns 0; later ones, the load since the call before
 
@@ -103,11 +116,14 @@ class Trainer:
                 if self._evaluation_due():  # before the first step, or where a stopped run did not come to it
                     self.finish_step({})
                 while not self._last and not (step_input := self.next_input()).stop:
+                    self.profiler.before(self.state.step + 1)
                     with self.custom:
                         grad_norm = self.train_step(step_input)
+                    self.profiler.after(self.state.step)
                     self.finish_step(self.log(grad_norm) if self._log_due() else {})
             except Interrupted:
                 logger.warning("The evaluation at step %d was left; it is made up for on resuming.", self.state.step)
+            self.profiler.close()
             finished = self._last and not self._evaluation_due()
             if not finished:
                 self.save()
@@ -117,8 +133,9 @@ class Trainer:
         """Return the next step's batches, of this process, and what all processes know of them."""
         if self.stop() and self.processes.count == 1:  # no need to wait for the data then
             return self.processes.share([], stop=True)
-        batches = [next(self.batches) for _ in range(self.training.gradient_accumulation_steps)]
-        return self.processes.share(batches, self.stop())
+        with self.meter.waiting():
+            batches = [next(self.batches) for _ in range(self.training.gradient_accumulation_steps)]
+        return self.processes.share(batches, self.stop(), self.meter.work(batches))
 
     def train_step(self, given: StepInput) -> torch.Tensor:
         """Make one optimizer step; return the gradient norm before clipping, on the device."""
@@ -147,6 +164,7 @@ class Trainer:
         state.batches += len(given.batches) * self.processes.count
         state.draws = state.batches * self.training.batch_size
         state.loss_tokens += given.num_tokens
+        self.meter.add(given.positions, given.flops)
         for source, seconds in zip(given.sources, given.seconds, strict=False):  # a benchmark's clips have no source
             state.hear(self.skips.names[source], seconds)
         self.skips.add(given.skipped, given.sources)
@@ -161,12 +179,16 @@ class Trainer:
         """Take the step, unless the gradient is not finite: then it is left out, and counted.
 
         The host does not know: the fused optimizer reads the flag on the device, as it does a loss scaler's. Under
-        fp16 there is such a scaler; it leaves steps out itself, and adapts.
+        fp16 there is such a scaler; it leaves steps out itself, and adapts. Apple's kernel does not read the
+        flag: there the host does.
         """
         nonfinite = (~torch.isfinite(grad_norm)).float()
         self._nonfinite += nonfinite
         if self.accelerator.scaler is None:
-            self.optimizer.optimizer.found_inf = nonfinite
+            if self.accelerator.device.type in READ_THE_FLAG:
+                self.optimizer.optimizer.found_inf = nonfinite
+            elif bool(nonfinite):
+                return
         self.optimizer.step()
 
     @property
@@ -201,6 +223,7 @@ class Trainer:
         loss, auxiliary = (value / max(state.loss_tokens, 1) for value in (loss, auxiliary))
         self.sums.zero_()
         state.loss_tokens = 0
+        self.check_progress()
         now = time.monotonic()
         seconds = max(now - self._logged[0], 1e-9)
         lr = learning_rate(state.step - 1, self.training)
@@ -216,6 +239,7 @@ class Trainer:
             metrics.SKIPPED_CLIPS: self.skips.counts.total(),
             metrics.NONFINITE_STEPS: state.nonfinite_steps,
             metrics.CPU_PERCENT: psutil.cpu_percent(),
+            **self.meter.read(seconds),
             **self.custom.take(),
         }
         clips = sum(seen[0] for seen in state.corpora.values())
@@ -231,6 +255,23 @@ class Trainer:
         self.trackers.log(values, state.step)
         self._logged = (now, state.draws, state.audio_seconds)
         return {"loss": f"{loss:.3f}", "lr": format_rate(lr)}
+
+    def check_progress(self) -> None:
+        """End a run that does not learn any more.
+
+        Raises:
+            UserError: all steps were left out, of the whole run or of the last `GIVE_UP_STEPS` and more.
+        """
+        step = self.state.step
+        if self.state.nonfinite_steps - self._left_out_before < step - self._learned_at:
+            self._learned_at, self._left_out_before = step, self.state.nonfinite_steps
+        in_vain = step - self._learned_at
+        if in_vain >= GIVE_UP_STEPS or (self._last and in_vain == step > 0):
+            raise UserError(
+                f"nothing is learned: the gradients of the last {in_vain} steps were not finite (NaN or infinite). "
+                "Lower training.learning_rate, or set hardware.mixed_precision=bf16 or no; where the very first loss is "
+                "not finite either, weights of the models or of the checkpoint to start from are damaged."
+            )
 
     def read_sums(self) -> list[float]:
         """Read what was added up on the device since the last log, over all processes; tell of steps left out."""
@@ -283,15 +324,31 @@ class Trainer:
             content = self.checkpoint()
         if self.accelerator.is_main_process:
             try:
-                save_checkpoint(self.folder.file(state.step), content)
+                self.write(content)
                 self.folder.drop_final()
                 keep = 1 if self.training.save_best_only else self.training.save_total_limit
-                best = rank_saved(state.history, self.training, self.folder)
-                self.folder.prune(keep, newest=state.step, best=int(best[0]["step"]) if best else None)
+                self.folder.prune(keep, newest=state.step, best=self.best_saved())
                 skipped = self.skips.counts.total()
                 self.folder.write_state(summarise(self.config, state, self.folder, self.description, skipped))
             except OSError as error:
                 self._report_unsaved(error)
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Write the checkpoint; on a full disk older ones make room, but never the newest of them nor the best."""
+        while True:
+            try:
+                return save_checkpoint(self.folder.file(self.state.step), content)
+            except OSError as error:
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                deleted = self.folder.make_room(self.best_saved()) if full else None
+                if deleted is None:
+                    raise
+                logger.warning("The disk is full: %s was deleted to make room.", deleted)
+
+    def best_saved(self) -> int | None:
+        """Return the step of the best checkpoint, if one was evaluated."""
+        ranked = rank_saved(self.state.history, self.training, self.folder)
+        return int(ranked[0]["step"]) if ranked else None
 
     def checkpoint(self) -> dict[str, Any]:
         """Return what a checkpoint holds; of a sharded model all processes must ask, and only the first gets it all."""

@@ -26,12 +26,15 @@ class StepInput:
     Attributes:
         batches: of this process, one an accumulation.
         num_tokens: target tokens of the whole step.
+        positions, flops: see `Meter.work`, of the whole step.
         seconds, skipped, sources: of all its batches, see `Batch`.
         stop: whether any process was asked to stop.
     """
 
     batches: list[Batch]
     num_tokens: int
+    positions: int
+    flops: float
     seconds: list[float]
     skipped: list[Skip]
     sources: list[int]
@@ -101,14 +104,16 @@ class Processes:
         if any(other != value for other in self.gather(value)):
             raise UserError(f"the processes of this run do not see the same {what}: {hint}")
 
-    def share(self, batches: list[Batch], stop: bool) -> StepInput:
-        """Tell the others of this process's batches, and whether it was asked to stop."""
+    def share(self, batches: list[Batch], stop: bool, work: tuple[int, float] = (0, 0.0)) -> StepInput:
+        """Tell the others of this process's batches, of its share of the work, and whether it was asked to stop."""
         tokens = sum(len(target) for batch in batches for target in batch.target_ids)
-        told = self.gather([(tokens, stop), *((b.seconds, b.skipped, b.sources) for b in batches)])
+        told = self.gather([(tokens, stop, *work), *((b.seconds, b.skipped, b.sources) for b in batches)])
         heads, seen = [one[0] for one in told], [batch for one in told for batch in one[1:]]
         return StepInput(
             batches=batches,
             num_tokens=sum(head[0] for head in heads),
+            positions=sum(head[2] for head in heads),
+            flops=sum(head[3] for head in heads),
             seconds=[one for batch in seen for one in batch[0]],
             skipped=[skip for batch in seen for skip in batch[1]],
             sources=[source for batch in seen for source in batch[2]],

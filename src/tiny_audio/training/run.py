@@ -46,6 +46,7 @@ from .preflight import preflight
 from .processes import Processes
 from .ranking import rank, rank_saved
 from .resume import find_start, pin_revisions, restore, starts_afresh
+from .run_log import run_log
 from .state import RunState
 from .summary import summarise
 from .trackers import check_installed
@@ -71,7 +72,7 @@ def train(config: Config) -> float | None:
     best, failure = None, None
     try:
         share_out_batch(config, processes.count)
-        with claim_folder(output, processes) as folder:
+        with claim_folder(output, processes) as folder, run_log(output / "train.log", write=processes.is_main):
             best = train_in(folder, output, config, accelerator, processes)
     except (UserError, KeyboardInterrupt, SystemExit) as error:
         if accelerator.num_processes == 1:
@@ -132,7 +133,7 @@ def train_in(
     prepared, optimizer = distribute(config, model, accelerator)
     state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
     resumed, saved = saved is not None, None  # lets go of the file
-    description = describe(config, model, sources)
+    description = describe(config, model, sources, accelerator)
     if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
         logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
         if is_main:  # it may go by another metric now

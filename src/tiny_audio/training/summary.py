@@ -46,6 +46,7 @@ def summarise(
             for name, about in description["corpora"].items()
             for seen in (state.corpora.get(name, (0, 0.0)),)
         },
+        "run": description["run"],
         "train_seconds": round(state.train_seconds, 1),
         "skipped_clips": skipped_clips,
         "wandb_run_id": state.wandb_run_id,
