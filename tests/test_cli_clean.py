@@ -105,7 +105,7 @@ def test_several_runs(run, tmp_path, capsys):
 
 def test_a_run_that_is_writing_is_left_alone(run, tmp_path, capsys):
     write_run(tmp_path / "other", {1: 0.5, 2: 0.6, 3: 0.7})
-    program = "import fcntl; f = open('out/.lock', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    program = "import filelock; held = filelock.FileLock('out/.lock').acquire(); print(1, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()

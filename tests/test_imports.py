@@ -9,7 +9,7 @@ import tiny_audio
 
 PACKAGE = Path(tiny_audio.__file__).parent
 LAYERS = [
-    {"errors", "config", "config_errors", "custom_metrics", "lengths", "pocket", "progress", "__init__"},
+    {"errors", "config", "config_errors", "custom_metrics", "files", "lengths", "pocket", "progress", "__init__"},
     {"decoders", "decoding"},
     {"audio", "text", "prompt"},
     {"data"},

@@ -168,6 +168,7 @@ class TrainingConfig:
     max_steps: int = 50_000
     batch_size: int = 16
     gradient_accumulation_steps: int = 1
+    total_batch_size: int | None = None  # clips a step over all processes; accumulation follows from it
     learning_rate: float = 5e-4
     decoder_learning_rate: float | None = None  # of LoRA or of the decoder itself; null: learning_rate
     min_learning_rate_ratio: float = 0.0  # the schedule ends at this share of learning_rate
@@ -192,8 +193,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in (
-            *("max_steps", "batch_size", "gradient_accumulation_steps", "eval_steps", "eval_batch_size"),
-            *("max_new_tokens", "save_steps", "save_total_limit"),
+            *("max_steps", "batch_size", "gradient_accumulation_steps", "total_batch_size", "eval_steps"),
+            *("eval_batch_size", "max_new_tokens", "save_steps", "save_total_limit"),
         ):
             _at_least(f"training.{name}", getattr(self, name), 1)
         for name in ("warmup_steps", "weight_decay", "seed"):
@@ -354,6 +355,10 @@ class HardwareConfig:
     compile: bool = False
     fsdp: bool = False  # several processes share out projector and decoder among them, instead of a copy each
     num_threads: int | None = None  # CPU threads of the model; null: torch's own choice
+    setup_timeout_minutes: float = 720.0  # that a process waits for another before the first step: downloads, indexing
+    training_timeout_minutes: float = 15.0  # likewise from the first step on
+    peak_tflops: float | None = None  # of the device, for train/mfu; null: known of common GPUs
+    profile_steps: str | None = None  # such as 10-12: a trace of these steps by torch's profiler
 
     def __post_init__(self) -> None:
         check_device("hardware.device", self.device)
@@ -366,6 +371,13 @@ class HardwareConfig:
                 "hardware.fsdp=true has no loss scaling; set hardware.mixed_precision=bf16 or no, not fp16."
             )
         _at_least("hardware.num_threads", self.num_threads, 1)
+        _above("hardware.setup_timeout_minutes", self.setup_timeout_minutes, 0)
+        _above("hardware.training_timeout_minutes", self.training_timeout_minutes, 0)
+        _above("hardware.peak_tflops", self.peak_tflops, 0)
+        if self.profile_steps is not None:
+            steps = re.fullmatch(r"(\d+)(?:-(\d+))?", self.profile_steps)
+            if not steps or not 1 <= int(steps[1]) <= int(steps[2] or steps[1]):
+                raise ConfigError(f"hardware.profile_steps must be steps such as 10-12, got {self.profile_steps}.")
 
 
 @dataclass

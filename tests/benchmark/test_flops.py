@@ -7,10 +7,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tiny_audio.benchmark.flops import Load, projector_flops, step_flops
 from tiny_audio.benchmark.models import PUBLISHED, build_model
 from tiny_audio.benchmark.variants import Ours, Plain, Usual
 from tiny_audio.config import PROJECTORS, ProjectorConfig
+from tiny_audio.model.flops import Load, Widths, projector_flops, step_flops
 from tiny_audio.model.projectors import build_projector
 
 
@@ -22,7 +22,8 @@ def test_a_whole_step_equals_what_torch_counts(kind, frozen, batch, accelerator,
     with variant.installed(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         variant.step()
     expected = counter.get_total_flops()
-    assert sum(step_flops(sizes, variant.load, model.projector).values()) == pytest.approx(expected, rel=0.01)
+    assert Widths.of(model) == sizes.widths
+    assert sum(step_flops(sizes.widths, variant.load, model.projector).values()) == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", [name for name in PROJECTORS if name != "moe"])
@@ -46,7 +47,7 @@ def test_sixteen_clips_of_twelve_seconds_at_the_published_widths():
     frames, positions = 16 * 600, 16 * 212
     load = Load(2 * frames, 2 * frames, frames, 16 * 600**2, [600] * 16, positions, 16 * 212**2, 16 * 43)
     projector = build_projector("mlp", ProjectorConfig(), 1280, 1024)
-    flops = step_flops(PUBLISHED, load, projector)
+    flops = step_flops(PUBLISHED.widths, load, projector)
     assert sum(flops.values()) == pytest.approx(20.1e12, rel=0.02)
     assert flops["encoder"] == pytest.approx(13.1e12, rel=0.02)
     assert flops["head and loss"] == pytest.approx(0.43e12, rel=0.02)

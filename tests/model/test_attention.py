@@ -124,3 +124,18 @@ def test_torch_varlen_is_called_as_its_signature_says(monkeypatch, causal, share
     query, key, value = torch.randn(9, 4, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)
     given = (query, key, value, torch.tensor([0, 4, 9], dtype=torch.int32), 5, causal, 0.3)
     torch.testing.assert_close(kernel(*given), clip_by_clip(*given))
+
+
+def test_a_kernel_is_tried_in_the_precision_that_trains(tiny_models, monkeypatch):
+    """A decoder that trains has weights in fp32 and computes in bf16, which is all that these kernels know."""
+
+    def in_bf16(query, key, value, *where):
+        if not query.dtype == key.dtype == value.dtype == torch.bfloat16:
+            raise RuntimeError("only bf16")
+        return clip_by_clip(query, key, value, *where)
+
+    use(monkeypatch, varlen=in_bf16)
+    model = build(tiny_models, "mlp", torch.bfloat16)
+    model.decoder.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert choose_attention(model, "varlen") == "varlen"

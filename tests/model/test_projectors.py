@@ -115,8 +115,8 @@ def moe_by_loop(projector, stacked):
 @pytest.mark.parametrize("grouped", [True, False], ids=["grouped", "dense"])
 def test_moe_equals_a_loop_over_tokens_and_experts(grouped, monkeypatch):
     if not grouped:
-        monkeypatch.setattr(moe, "has_grouped_mm", lambda device, *widths: False)
-    elif not moe.has_grouped_mm(torch.device("cpu"), 32, 16, 8):
+        monkeypatch.setattr(moe, "has_grouped_mm", lambda device, dtype, *widths: False)
+    elif not moe.has_grouped_mm(torch.device("cpu"), torch.float32, 32, 16, 8):
         pytest.skip("this torch has no grouped product")
     projector, frames = small("moe"), torch.randn(200, 8)
     torch.nn.init.normal_(projector.router.weight)
@@ -208,3 +208,21 @@ def test_a_fifth_projector_is_the_file_and_the_line_of_the_docs(run_settings, tm
     recogniser = Recogniser(tmp_path / "outputs/transcription/checkpoints/final.pt", "cpu")
     assert type(recogniser.model.projector).__name__ == "PoolProjector"
     assert isinstance(recogniser.transcribe(torch.randn(16_000).numpy() * 0.1), str)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "taken"),
+    [
+        ((9, 0), torch.bfloat16, True),
+        ((10, 0), torch.bfloat16, True),
+        ((9, 0), torch.float32, False),
+        ((8, 0), torch.bfloat16, False),
+        ((12, 0), torch.bfloat16, False),
+    ],
+)
+def test_a_gpu_without_the_grouped_kernel_is_not_made_to_wait(monkeypatch, capability, dtype, taken):
+    """Elsewhere torch would read on the host where each expert's tokens end; all experts read all tokens instead."""
+    if not hasattr(torch.nn.functional, "grouped_mm"):
+        pytest.skip("torch 2.10 on")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert moe.has_grouped_mm(torch.device("cuda"), dtype, 32, 16, 8) == taken

@@ -9,8 +9,9 @@ import torch
 from tiny_audio.audio import pad_waveforms
 from tiny_audio.config import PROJECTORS, ModelConfig, ProjectorConfig
 from tiny_audio.data.loader import Batch
+from tiny_audio.data.synthetic import synthetic_batch
 from tiny_audio.errors import ConfigError, UserError
-from tiny_audio.model.speech_llm import HIDDEN_SPAN, SpeechLLM, build_speech_llm, draw_hidden
+from tiny_audio.model.speech_llm import COMPILED_FORMS, HIDDEN_SPAN, SpeechLLM, build_speech_llm, draw_hidden
 from tiny_models import build
 
 SECONDS = (1.0, 0.5, 3.1, 30.0, 0.6, 0.9, 7.9, 2.2, 1.4, 0.8, 12.0, 5.3, 0.7, 4.4, 1.9, 2.7)
@@ -108,7 +109,7 @@ def test_an_empty_batch_has_a_loss_of_zero_that_reaches_every_weight(model):
 
 def test_calibration_brings_the_output_to_the_embeddings_scale(model, clips):
     frames, lengths = model.encoder(*clips)
-    model.projector.calibrate(frames, lengths, model.decoder.embedding_rms)
+    model.projector.calibrate([(frames, lengths)], model.decoder.embedding_rms)
     tokens = model.projector.eval()(frames, lengths).tokens.detach()
     assert float(tokens.square().mean().sqrt()) == pytest.approx(model.decoder.embedding_rms, rel=1e-3)
 
@@ -270,3 +271,39 @@ def test_no_gradient_comes_through_a_hidden_token(tiny_models, clips, monkeypatc
 def test_a_share_that_cannot_be_is_refused(share):
     with pytest.raises(ConfigError, match="audio_token_dropout must be between"):
         ModelConfig(audio_token_dropout=share)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo looks at it, and warnings are errors here
+def test_compiled_layers_serve_batches_of_any_size(tiny_models, monkeypatch):
+    """Every layer of every batch runs compiled, and after one batch of each kind nothing is compiled any more."""
+    graphs, ran = [], []
+
+    def eager(graph, inputs):
+        graphs.append(graph)
+        return lambda *arguments: ran.append(graph) or graph.forward(*arguments)
+
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **more: compile_module(self, backend=eager, **more))
+    torch.compiler.reset()
+    model = build(tiny_models, "mlp")
+    model.compile_layers()
+    layers = len(model.encoder.layers) + len(model.decoder.layers)
+
+    def read(*seconds: float) -> None:
+        batch = synthetic_batch(list(seconds), [[5, 6, 2]] * len(seconds), rng=np.random.default_rng(0))
+        for training in (True, False):
+            before = len(ran)
+            if training:
+                model.train()(batch).cross_entropy.backward()
+            else:
+                model.eval().assess(batch, max_new_tokens=3)
+            assert len(ran) - before == layers, "each layer, and none while tokens are written"
+
+    read(1.0, 2.0, 3.0)
+    read(1.0)
+    compiled = len(graphs)
+    assert compiled <= COMPILED_FORMS
+    for seconds in ((1.5, 2.2), (0.5,) * 5, (3.0,), (0.16, 4.0), (0.16,)):
+        read(*seconds)
+    assert len(graphs) == compiled
+    torch.compiler.reset()

@@ -13,7 +13,8 @@ import torch
 
 from runs import run_ta
 from tiny_audio.errors import UserError
-from tiny_audio.training.checkpoint import VERSION, CheckpointFolder, load_checkpoint, save_checkpoint, write_atomically
+from tiny_audio.files import write_whole
+from tiny_audio.training.checkpoint import VERSION, CheckpointFolder, load_checkpoint, save_checkpoint
 
 
 @contextmanager
@@ -35,9 +36,9 @@ def save(folder: CheckpointFolder, *steps: int) -> None:
 
 def test_a_full_disk_loses_nothing_that_was_there(tmp_path):
     path = tmp_path / "file"
-    write_atomically(path, b"old")
+    write_whole(path, b"old")
     with disk_with_room_for(1000), pytest.raises(OSError, match="File too large"):
-        write_atomically(path, b"x" * 5000)
+        write_whole(path, b"x" * 5000)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_audio.cli import main
 from tiny_audio.model.speech_llm import SpeechLLM
+from tiny_audio.training import loop
 from tiny_audio.training.loop import Trainer
 
 
@@ -44,9 +46,19 @@ def test_the_host_reads_no_number_in_a_step(run_settings, kind, tmp_path, monkey
     assert reads.count == 1, "reads are noticed"
 
 
-def test_a_step_whose_gradient_is_not_finite_is_left_out_whole(run_settings, tmp_path, monkeypatch, capsys):
-    """Weights, moments and the optimizer's own step count stay as they were, and training goes on."""
+@pytest.mark.parametrize("reads_the_flag", [True, False])
+def test_a_step_whose_gradient_is_not_finite_is_left_out_whole(
+    run_settings, tmp_path, monkeypatch, capsys, reads_the_flag
+):
+    """Weights, moments and the optimizer's own step count stay as they were, and training goes on.
+
+    On Apple's GPUs too, whose optimizer does not read the flag that says so: nor does one that is not fused.
+    """
     monkeypatch.chdir(tmp_path)
+    if not reads_the_flag:
+        adamw = torch.optim.AdamW
+        monkeypatch.setattr(torch.optim, "AdamW", lambda *given, fused: adamw(*given, fused=False))
+        monkeypatch.setattr(loop, "READ_THE_FLAG", ("cuda",))
     forward, step, same = SpeechLLM.forward, Trainer.train_step, []
 
     def sometimes_nan(self, batch):
@@ -83,3 +95,28 @@ def test_expert_usage_and_balance_are_logged(run_settings, tmp_path, monkeypatch
     for row in rows:
         assert sum(row[f"train/expert_share_{e}"] for e in range(8)) == pytest.approx(1)
         assert 0 < row["train/auxiliary_loss"] < 0.01 * 7
+
+
+def test_a_line_of_the_log_says_how_well_the_machine_is_used(run_settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = ["hardware.peak_tflops=0.5", "training.max_steps=3", "data.eval_datasets=[]"]
+    assert main(["train", *run_settings, *settings]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "outputs/transcription/metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["train/mfu"] == pytest.approx(row["train/tflops"] / 0.5)
+        assert 0 < row["train/mfu"] < 1
+        assert 0 < row["train/data_wait_share"] < 1
+        # A clip has 20 positions of prompt and 6 to 37 audio tokens.
+        assert 26 < row["train/tokens_per_second"] / row["train/samples_per_second"] < 100
+        assert 50e6 < row["system/peak_memory"] < 50e9
+
+
+def test_steps_are_traced_where_that_is_asked_for(run_settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = ["hardware.profile_steps=2-3", "training.max_steps=4", "data.eval_datasets=[]"]
+    assert main(["train", *run_settings, *settings]) == 0
+    with gzip.open("outputs/transcription/profile-steps-2-3.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    assert sum(event["name"].startswith("Optimizer.step") for event in events) == 2
+    assert [path.name for path in (tmp_path / "outputs/transcription").glob(".*")] == [".lock"]

@@ -13,6 +13,7 @@ from ..data.loader import Batch
 from ..data.synthetic import synthetic_batch
 from ..model.decoder import Decoder
 from ..model.encoder import GlmAsrSpeechEncoder
+from ..model.flops import Widths
 from ..model.packing import PACKED_ATTENTION
 from ..model.projectors import build_projector
 from ..model.speech_llm import SpeechLLM
@@ -39,6 +40,24 @@ class Sizes:
     decoder_head_dim: int = 128
     decoder_hidden: int = 3072
     vocabulary: int = 151_936
+
+    @property
+    def widths(self) -> Widths:
+        """What the arithmetic of a step needs of them."""
+        query, key = (heads * self.decoder_head_dim for heads in (self.decoder_heads, self.decoder_kv_heads))
+        encoder_layer = 4 * self.encoder_dim**2 + 2 * self.encoder_dim * self.encoder_hidden
+        decoder_layer = self.decoder_dim * (2 * query + 2 * key + 3 * self.decoder_hidden)
+        return Widths(
+            mel_bins=self.mel_bins,
+            encoder_dim=self.encoder_dim,
+            encoder_linear=self.encoder_layers * encoder_layer,
+            encoder_attention=self.encoder_layers * self.encoder_dim,
+            decoder_dim=self.decoder_dim,
+            vocabulary=self.vocabulary,
+            decoder_linear=self.decoder_layers * decoder_layer,
+            decoder_trained=0,
+            decoder_attention=self.decoder_layers * query,
+        )
 
 
 PUBLISHED = Sizes()
@@ -88,7 +107,7 @@ def build_model(kind: str, encoder: GlmAsrSpeechEncoder, decoder: Decoder, some:
     projector = build_projector(kind, ProjectorConfig(dropout=0.0), encoder.encoder_dim, decoder.decoder_dim)
     model = SpeechLLM(encoder, projector.to(next(decoder.parameters()).device), decoder)
     frames, lengths = model.encode(some)
-    projector.calibrate(frames.float(), lengths, decoder.embedding_rms)
+    projector.calibrate([(frames.float(), lengths)], decoder.embedding_rms)
     return model.train()
 
 

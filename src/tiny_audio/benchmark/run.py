@@ -18,13 +18,13 @@ from ..config import Config, HardwareConfig, ModelConfig
 from ..data.loader import Batch
 from ..model.attention import choose_attention
 from ..model.device import FROZEN_DTYPES
+from ..model.flops import step_flops
 from ..model.speech_llm import SpeechLLM
 from ..model.weights import resolve
 from ..prompt import Prompt
 from ..training.build import start_accelerator, usable_workers
 from ..training.memory import PeakMemory, release_memory
 from .data import measure_data, open_data
-from .flops import step_flops
 from .measure import Timeline, matrix_rate, return_freed_memory
 from .models import PUBLISHED, Sizes, build_frozen, build_model, random_batch
 from .parts import measure_parts
@@ -194,7 +194,7 @@ def measure_variant(
                 variant.step()
                 timeline.mark("step")
             seconds = [seconds for _, seconds in timeline.intervals()]
-    flops = step_flops(sizes, variant.load, model.projector)
+    flops = step_flops(sizes.widths, variant.load, model.projector)
     found = {
         "loss": loss,
         "seconds": statistics.median_low(seconds),  # of two steps the faster one: the first may be cold

@@ -27,15 +27,16 @@ from ..data.loader import Batch
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
 from ..lengths import SAMPLE_RATE
+from ..model.flops import Load
 from ..model.packing import PACKED_ATTENTION
 from ..model.speech_llm import Loss, SpeechLLM
 from ..training.build import build_optimizer
 from ..training.checkpoint import CheckpointFolder
 from ..training.console import Console
 from ..training.loop import Trainer
+from ..training.processes import Processes
 from ..training.state import RunState
 from ..training.tracking import Trackers
-from .flops import Load
 from .settings import MAX_SECONDS
 
 MASKED_ATTENTION = "masked"
@@ -106,6 +107,7 @@ class Ours(Variant):
             trackers=Trackers(config, nowhere, -1, None, is_main=False),
             console=Console(config.training.max_steps, 1.0, 0, quiet=True),
             state=RunState(),
+            processes=Processes(accelerator),
         )
 
     def loss(self) -> float:
@@ -121,18 +123,7 @@ class Ours(Variant):
     @property
     def load(self) -> Load:
         """See `Variant.load`."""
-        size, frames = len(self.batch), self.batch.num_frames
-        packed = self.model.encoder.kernel is not None  # else attention is padded inside the op
-        return Load(
-            mel_positions=size * 2 * self.longest,
-            conv_positions=size * 2 * self.longest,
-            encoder_positions=sum(frames),
-            encoder_pairs=sum(n**2 for n in frames) if packed else size * self.longest**2,
-            projector_lengths=frames,
-            decoder_positions=sum(self.positions),
-            decoder_pairs=sum(n**2 for n in self.positions) if packed else size * max(self.positions) ** 2,
-            logit_positions=sum(map(len, self.batch.target_ids)),
-        )
+        return Load.of(self.model, self.batch)
 
 
 class Padded(Variant):

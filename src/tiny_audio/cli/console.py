@@ -20,6 +20,8 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.WARNING and not record.name.startswith("tiny_audio"):
             return
+        if "shown" in record.__dict__:  # printed in its own way
+            return
         level = LEVELS.get(record.levelname, record.levelname)
         print(f"[{level}] {self.format(record)}", file=sys.stderr)
 

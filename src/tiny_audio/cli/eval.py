@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,10 @@ def run(argv: list[str]) -> int:
     args = parse(argv)
     check(args)
     from ..training.checkpoint import find_checkpoints
+    from ..training.ranking import goes_by
 
-    paths = find_checkpoints(args.checkpoints_dir).files() if args.checkpoints_dir else map(Path, args.checkpoint)
+    folder = find_checkpoints(args.checkpoints_dir) if args.checkpoints_dir else None
+    paths = folder.files() if folder else map(Path, args.checkpoint)
     for path in (args.output, args.transcripts):
         if path is not None:
             write(path, "", "a")  # hours later would be too late to find out
@@ -84,8 +87,9 @@ def run(argv: list[str]) -> int:
         return with_typed(saved, typed, args.config_dir)
 
     results, config = evaluate_checkpoints(list(paths), settings, args.encoder, args.decoder)
-    metric = config.training.metric_for_best
-    ranked = rank(results, metric, config.training.greater_is_better)
+    by = (goes_by(folder) if folder else None) or asdict(config.training)
+    metric = by["metric_for_best"]
+    ranked = rank(results, metric, by["greater_is_better"])
     # Where nobody looks at the width of a terminal, no row is broken.
     print_tables(Console(width=None if sys.stdout.isatty() else 200), results, ranked, metric)
     if args.output is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..audio import AudioError, header_seconds
+from ..files import written_whole
 from .tables import FileRecordings, Recordings, Table
 
 logger = logging.getLogger(__name__)
@@ -80,9 +80,6 @@ def _seconds_of(pool: ThreadPoolExecutor, recordings: Recordings, rows: Sequence
 
 
 def _save(file: Path, durations: np.ndarray) -> None:
-    """Write the cache in one stroke, so that runs side by side never read half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    with written_whole(file) as part, part.open("wb") as stream:
         np.save(stream, durations)
-    temporary.replace(file)

@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..audio import AudioError
+from ..files import write_whole
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -88,16 +88,7 @@ def write_shard(folder: Path, clips: Sequence[EncodedClip]) -> None:
         "frames": torch.cat(frames) if frames else torch.zeros(0, 0),
     }
     name = hashlib.sha256(b"".join(clip.key for clip in clips)).hexdigest()[:24]
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
-    try:
-        with temporary.open("wb") as file:
-            file.write(save(tensors, {"failures": json.dumps(failures)}))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / f"{name}.safetensors")
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(folder / f"{name}.safetensors", save(tensors, {"failures": json.dumps(failures)}))
 
 
 class _Shards:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..files import write_whole
 from ..progress import Progress
 from .corpora import HUB, SPLIT_SPELLINGS, Corpus
 from .hub_requests import insisting
@@ -227,9 +227,7 @@ def _look_up(corpus: Corpus, revision: str | None, cache_dir: Path) -> tuple[str
     assert info.sha is not None
     files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
     note.parent.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"commit": info.sha, "files": files}), encoding="utf-8")
-    temporary.replace(note)
+    write_whole(note, json.dumps({"commit": info.sha, "files": files}).encode())
     logger.info("%s: using revision %s from now on", corpus.hub_id, info.sha[:12])
     return info.sha, files
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from .. import text as text_rules
 from ..audio import AudioError
 from ..config import DataConfig
+from ..files import written_whole
 from ..text import CLEANERS, clean_transcript
 from .durations import VERSION as DURATIONS_VERSION
 from .durations import read_durations
@@ -138,10 +138,9 @@ def load_index(file: Path) -> Index | None:
 
 def save_index(file: Path, index: Index) -> None:
     """Write an index in one stroke; a disk that is full costs the next start a minute, not this run."""
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
+        with written_whole(file) as part, part.open("wb") as stream:
             np.savez(
                 stream,
                 rows=index.rows,
@@ -150,7 +149,5 @@ def save_index(file: Path, index: Index) -> None:
                 ends=index.texts.ends,
                 left_out=np.frombuffer(json.dumps(index.left_out).encode(), dtype=np.uint8),
             )
-        temporary.replace(file)
     except OSError as error:
         logger.warning("paths.cache_dir: %s cannot be written (%s).", file, error.strerror or error)
-        temporary.unlink(missing_ok=True)

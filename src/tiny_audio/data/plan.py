@@ -130,6 +130,20 @@ class SamplingPlan:
             self._cached = (window, self._window(window))
         return self._cached[1][position]
 
+    def draws(self, start: int, count: int) -> list[Draw]:
+        """Return `count` draws from number `start` on in the order of their numbers, whatever the batch size."""
+        sources, rows = self._drawn(start, count)
+        return [Draw(start + i, int(sources[i]), int(rows[i])) for i in range(count)]
+
+    def _drawn(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The sources (count,) and rows (count,) of the draws from `start` on."""
+        sources = self._sources(start, start + count)
+        rows = np.empty(count, dtype=np.int64)
+        for source, before in enumerate(self._counts_before(start)):
+            here = np.flatnonzero(sources == source)
+            rows[here] = self._rows(source, int(before), len(here))
+        return sources, rows
+
     def _choose_window(self) -> int:
         """Batches a window: as many as keep a clip from coming twice in it, at least one."""
         fewest = (self.sizes / self.shares).min()  # draws after which the first source begins anew
@@ -168,21 +182,17 @@ class SamplingPlan:
 
     def window_rows(self, window: int) -> list[np.ndarray]:
         """Return the rows that a window draws from each source, K arrays (R_k,)."""
-        start = window * self.window
-        counts = np.bincount(self._sources(start, start + self.window), minlength=len(self.sizes))
-        before = self._counts_before(start)
-        return [self._rows(k, int(before[k]), int(count)) for k, count in enumerate(counts)]
+        sources, rows = self._drawn(window * self.window, self.window)
+        return [rows[sources == source] for source in range(len(self.sizes))]
 
     def _window(self, window: int) -> list[list[Draw]]:
         """The batches of a window, in the order in which they are trained on."""
         start = window * self.window
-        sources = self._sources(start, start + self.window)
-        rows = np.empty(self.window, dtype=np.int64)
+        sources, rows = self._drawn(start, self.window)
         seconds = np.empty(self.window, dtype=np.float32)
-        for source, drawn in enumerate(self.window_rows(window)):
+        for source, durations in enumerate(self.durations):
             here = np.flatnonzero(sources == source)
-            rows[here] = drawn
-            seconds[here] = self.durations[source][drawn]
+            seconds[here] = durations[rows[here]]
 
         rng = np.random.default_rng([self.seed, 2, window])
         by_length = np.argsort(seconds + rng.random(self.window) * JITTER_SECONDS, kind="stable")

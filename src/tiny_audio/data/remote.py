@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import FetchError
+from ..files import locked
 from ..progress import Progress
 from .hub import PARALLEL_DOWNLOADS, RepoSplit, check_room
 from .hub_requests import PARALLEL_REQUESTS, TRIES, TRIES_WHEN_DRAWN
 from .parquet import DURATION_COLUMNS, iterate, listed_durations, name_column, unpack_audio
-from .rowgroups import RowGroup, open_files, write_whole
+from .rowgroups import RowGroup, keep, open_files
 from .strings import Strings
 from .subsets import seeded_order
 from .tables import AUDIO_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, Table, find_column, find_speakers
@@ -68,7 +69,7 @@ def _keep_group(group: RowGroup, path: Path) -> None:
     import pyarrow.parquet
 
     table = group.read()
-    write_whole(path, lambda part: pyarrow.parquet.write_table(table, part))
+    keep(path, lambda part: pyarrow.parquet.write_table(table, part))
 
 
 def _choose_groups(split: RepoSplit, limit: int, seed: int, cache_dir: Path) -> tuple[list[RowGroup], bool]:
@@ -208,17 +209,16 @@ class RemoteStream:
         else:
             names = table.column(column).cast("string")
         table = table.append_column(NAMES, names)
-        write_whole(self._transcripts_path(block), lambda path: pyarrow.parquet.write_table(table, path))
+        keep(self._transcripts_path(block), lambda path: pyarrow.parquet.write_table(table, path))
 
     def recordings_of(self, block: int, tries: int = TRIES_WHEN_DRAWN) -> Path:
         """Return where the recordings of a row group lie, once they are there; only one process fetches them."""
         import pyarrow
-        from filelock import FileLock
 
         path = self._path(block, "arrow")
         if not path.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):
+            with locked(path.with_suffix(".lock")):
                 if not path.is_file():
                     table = self.groups[block].read([self.audio], tries)
 
@@ -226,7 +226,7 @@ class RemoteStream:
                         with pyarrow.OSFile(str(part), "wb") as out, pyarrow.ipc.new_file(out, table.schema) as writer:
                             writer.write_table(table)
 
-                    write_whole(path, write)
+                    keep(path, write)
                     self._make_room(path)
             path.with_suffix(".lock").unlink(missing_ok=True)
         with suppress(OSError):

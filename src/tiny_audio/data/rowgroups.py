@@ -6,8 +6,6 @@ kept; from then on any columns of a row group are a request or two.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import written_whole
 from ..progress import Progress
 from .hub import RepoSplit, cached_file
 from .hub_requests import PARALLEL_REQUESTS, TRIES
@@ -148,18 +147,19 @@ def _footer(remote: RemoteFile, kept: Path) -> tuple[int, bytes]:
     if tail[-4:] != MAGIC or length > size:
         raise UserError(f"{remote.name} of {remote.split.origin} is no parquet file.")
     footer = tail[-length:] if length <= len(tail) else remote.read(size - length, size)
-    write_whole(kept, lambda part: part.write_bytes(size.to_bytes(8, "little") + footer))
+    keep(kept, lambda part: part.write_bytes(size.to_bytes(8, "little") + footer))
     return size, footer
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file in one stroke, so that processes and threads side by side never read half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+def keep(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file of the cache in one stroke: see `written_whole`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
-        write(temporary)
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as part:
+            write(part)
     except OSError as error:
         raise UserError(f"paths.cache_dir: {path} cannot be written ({error.strerror or error}).") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..data.sources import Source
 from .evaluate import Evaluation
+from .ranking import best_first
 from .wer import ErrorCounts, bootstrap_interval, count_errors, word_errors
 
 
@@ -115,10 +116,8 @@ class Result:
 
 
 def rank(results: Sequence[Result], metric: str, greater_is_better: bool) -> list[Result]:
-    """Return the results, best first; of equal ones the earlier, and those without a figure not at all."""
-    sign = -1 if greater_is_better else 1
-    finite = [result for result in results if math.isfinite(result.total.metrics[metric])]
-    return sorted(finite, key=lambda result: sign * result.total.metrics[metric])
+    """Return the results, best first: see `best_first`."""
+    return best_first(results, lambda result: result.total.metrics[metric], greater_is_better)
 
 
 def difference(first: Score, second: Score) -> tuple[float, float, float]:

@@ -84,6 +84,8 @@ def load_weights(
                 f"checkpoint {path} holds a trained {TITLES[part]}; set {ENABLED_BY[part]} to go on with it."
             )
         _check_shapes(part, ours[part], weights, path)
+        if broken := next((name for name, weight in weights.items() if not bool(weight.isfinite().all())), None):
+            raise UserError(f"checkpoint {path} holds numbers that are not finite ({part} {broken}); take another.")
     for part, weights in theirs.items():
         if part == "lora":
             load_lora(model.decoder.module, weights)

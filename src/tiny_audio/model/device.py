@@ -7,6 +7,25 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
+# Of matrix products in bf16 and fp16, dense, by their makers' data sheets; the first name that is part of the device's.
+PEAK_TFLOPS = {
+    "B200": 2250,
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "L40": 181,
+    "A40": 150,
+    "A10G": 70,
+    "A10": 125,
+    "L4": 121,
+    "RTX 5090": 210,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+    "V100": 125,
+    "T4": 65,
+}
 FROZEN_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
@@ -48,6 +67,22 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError("hardware.mixed_precision=bf16: this GPU does not have bf16; use fp16 or no.")
     return name
+
+
+def peak_flops(given_tflops: float | None, device: torch.device, precision: str) -> float | None:
+    """Return the operations a second that a device cannot exceed, or None where that is not known.
+
+    Args:
+        given_tflops: `hardware.peak_tflops`, which is believed.
+        device: whose name is looked up.
+        precision: bf16, fp16 or no; in fp32 it is not known.
+    """
+    if given_tflops is not None:
+        return 1e12 * given_tflops
+    if device.type != "cuda" or precision == "no":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((1e12 * tflops for known, tflops in PEAK_TFLOPS.items() if known in name), None)
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:

@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .device import upload
+from .device import upload as to_device
 from .kernels import Kernel
 
 PACKED_ATTENTION = "packed"
@@ -60,14 +60,18 @@ class PackedLayout:
         place = torch.arange(max(lengths))[None]
         real = place < length[:, None]  # (B, L)
         to_padded = start + torch.minimum(place, length[:, None] - 1)
+
+        def upload(part: Tensor) -> Tensor:  # no views: compiled layers would tell one clip's from several clips'
+            return to_device(part.clone(), device)
+
         return cls(
             num_clips=len(lengths),
             longest=max(lengths),
-            position_ids=upload(place.expand_as(real)[real][None], device),
-            boundaries=upload(torch.tensor([0, *lengths]).cumsum(0).int(), device),
-            to_padded=upload(to_padded.flatten(), device),
-            to_packed=upload(real.flatten().nonzero()[:, 0], device),
-            key_mask=upload(real[:, None, None], device),
+            position_ids=upload(place.expand_as(real)[real][None]),
+            boundaries=upload(torch.tensor([0, *lengths]).cumsum(0).int()),
+            to_padded=upload(to_padded.flatten()),
+            to_packed=upload(real.flatten().nonzero()[:, 0]),
+            key_mask=upload(real[:, None, None]),
             kernel=kernel,
         )
 
@@ -102,7 +106,7 @@ def packed_attention(
     assert not kwargs.get("dropout"), "the models are frozen: their attention has no dropout"
     causal, scale = bool(module.is_causal), kwargs.get("scaling")
     if packed_layout.kernel is not None:
-        rows = [part[0].transpose(0, 1) for part in (query, key, value)]  # (N, H, E)
+        rows = [part[0].transpose(0, 1) for part in in_one_precision(query, key, value)]  # (N, H, E)
         where = (packed_layout.boundaries, packed_layout.longest)
         attended = packed_layout.kernel(rows[0], rows[1], rows[2], *where, causal, scale)
         return attended[None], None
@@ -116,6 +120,13 @@ def packed_attention(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return packed_layout.unpad(attended), None
+
+
+def in_one_precision(*parts: Tensor) -> list[Tensor]:
+    """Return tensors in the precision of autocast, which does not know kernels; rotated queries may be fp32."""
+    kind = parts[0].device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parts[0].dtype
+    return [part.to(dtype) for part in parts]
 
 
 def unused_mask(device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ from .projectors import Projected, Projector, build_projector, projector_class
 
 logger = logging.getLogger(__name__)
 
+# Of a compiled layer: the encoder's and the decoder's; the first, which reads a view, and the others; of one clip
+# and of several; with gradients and without, of the decoder's.
+COMPILED_FORMS = 12
 HIDDEN_SPAN = 5  # audio tokens, 0.4 s at 12.5 a second: about a word, which those around it give away
 
 
@@ -109,6 +113,7 @@ class SpeechLLM(nn.Module):
         self.projector = projector
         self.decoder = decoder
         self.audio_token_dropout = audio_token_dropout
+        self._compiled = False
 
     @property
     def device(self) -> torch.device:
@@ -202,14 +207,22 @@ class SpeechLLM(nn.Module):
         embeddings, sequences, _ = self.embed(frames, lengths, nothing)
         prompt = len(self.decoder.prompt.prefix_ids) + len(self.decoder.prompt.suffix_ids)
         limits = [transcript_limit(length - prompt, max_new_tokens) for length in sequences.lengths]
-        written = self.decoder.generate(embeddings.split(sequences.lengths), limits)
+        # A token at a time there is nothing to gain, and each length of the cache would be compiled anew.
+        eager = torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
+        with eager:
+            written = self.decoder.generate(embeddings.split(sequences.lengths), limits)
         return [self.decoder.prompt.decode(ids) for ids in written]
 
     def compile_layers(self) -> None:
-        """Have the layers of encoder and decoder compiled when they first run, once for all lengths.
+        """Have the layers of encoder and decoder compiled when they first run, once for batches of any size.
 
-        The layers are all alike, so one of them is compiled and serves for all; the projector is 1 % of the work.
+        The layers of a model are alike, so what is compiled of one serves for all. There are `COMPILED_FORMS` forms of
+        it at most; beyond torch's limit of 8 further ones would run as they are, in silence. The projector is 1 % of
+        the work.
         """
+        self._compiled = True
+        dynamo = torch._dynamo.config
+        dynamo.recompile_limit = max(dynamo.recompile_limit, COMPILED_FORMS)
         for layer in (*self.encoder.layers, *self.decoder.layers):
             layer.compile(dynamic=True)
 

@@ -7,17 +7,19 @@ library) does not end the search. It is watched through its `metrics.jsonl`, so 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import UserError
+from ..files import locked
 from ..training.interrupt import SIGNALS, StopRequest
 from .file import Sweep, merge
 from .report import Result, print_best, results, write_csv
@@ -26,11 +28,6 @@ from .watch import Watch, last_line
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: two searches in one folder are not found out there
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +70,7 @@ class Search:
         except OSError as error:
             raise UserError(f"paths.output_dir: {self.folder} cannot be made ({error.strerror}).") from None
         with (
-            claim(self.folder) as lock,
+            hold(self.folder) as lock,
             open_study(self.sweep, self.settings, self.folder) as study,
             StopRequest() as stop,
         ):
@@ -114,7 +111,7 @@ class Search:
             study.enqueue_trial(grid[number])
         return study.ask()
 
-    def train(self, study: Study, trial: Trial, trials: int, stop: StopRequest, lock: TextIO) -> None:
+    def train(self, study: Study, trial: Trial, trials: int, stop: StopRequest, lock: int | None) -> None:
         """Run one trial to its end and tell the study of it."""
         from optuna.trial import TrialState
 
@@ -144,7 +141,7 @@ class Search:
             logger.error("%s failed (exit status %d): %s", title, status, reason)
             study.tell(trial, state=TrialState.FAIL)
 
-    def start(self, folder: Path, settings: list[str], watch: Watch, stop: StopRequest, lock: TextIO) -> int:
+    def start(self, folder: Path, settings: list[str], watch: Watch, stop: StopRequest, lock: int | None) -> int:
         """Train in a process and watch it; return its exit status."""
         folder.mkdir(exist_ok=True)
         command = [*TRAIN, *self.options, *settings]
@@ -152,7 +149,7 @@ class Search:
         # be the second one, which leaves without saving. It holds our lock too, so that a search that is started
         # after this one was killed outright does not train in the same folder at the same time.
         with (folder / "log.txt").open("a", encoding="utf-8") as log:
-            kept = () if fcntl is None else (lock.fileno(),)
+            kept = () if lock is None else (lock,)
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, pass_fds=kept
             )
@@ -176,25 +173,18 @@ class Search:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[TextIO]:
+def hold(folder: Path) -> Iterator[int | None]:
     """Hold the folder, after waiting for whoever does; its `.lock` says which process trains there."""
-    with closing((folder / ".lock").open("a+")) as lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                logger.warning(
-                    "%s: another sweep works here, or a trial of one that was killed (process %s); waiting for it.",
-                    folder,
-                    lock.read().strip() or "unknown",
-                )
-                fcntl.flock(lock, fcntl.LOCK_EX)
+    path = folder / ".lock"
+    holder = (path.read_text(encoding="utf-8").strip() if path.is_file() else "") or "unknown"
+    busy = f"{folder}: another sweep works here, or a trial of one that was killed (process {holder}); waiting for it."
+    with locked(path, busy) as lock:
         yield lock
 
 
-def note(lock: TextIO, process: int) -> None:
+def note(lock: int | None, process: int) -> None:
     """Write into the lock which process holds it."""
-    lock.truncate(0)
-    lock.write(f"{process}\n")
-    lock.flush()
+    if lock is not None:
+        os.ftruncate(lock, 0)
+        os.lseek(lock, 0, os.SEEK_SET)
+        os.write(lock, f"{process}\n".encode())

@@ -43,7 +43,7 @@ def average(folder: CheckpointFolder, count: int, output: Path | None = None) ->
     for part, weights in content["weights"].items():
         content["weights"][part] = {name: (total[part][name] / count).to(w.dtype) for name, w in weights.items()}
     content |= dict.fromkeys(("optimizer", "scheduler", "scaler", "rng"))
-    content["state"] |= {"step": max(steps), "history": [], "best": None}
+    content["state"] |= {"step": max(steps), "history": []}
     content["averaged"] = {"steps": steps, "metric": ranking.metric}
     try:
         save_checkpoint(output, content)

@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, TorchDynamoPlugin
 from torch import nn
 
 from ..config import Config, DatasetConfig
@@ -29,17 +31,32 @@ from ..model.speech_llm import SpeechLLM, build_speech_llm
 from .console import format_count
 from .memory import is_out_of_memory
 from .processes import Processes
+from .provenance import describe_run
 from .state import RunState, seed_step
 
 logger = logging.getLogger(__name__)
+
+# What a launcher's environment says, and the setting of ours that stands.
+LAUNCHER = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "training.gradient_accumulation_steps",
+    "ACCELERATE_GRADIENT_CLIPPING": "training.gradient_clip_norm",
+    "ACCELERATE_DYNAMO_BACKEND": "hardware.compile",
+}
+REFUSED = {  # and what it would put in the place of the run's own step
+    "ACCELERATE_USE_FSDP": "--use_fsdp",
+    "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed",
+    "ACCELERATE_USE_MEGATRON_LM": "--use_megatron_lm",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "--use_parallelism_config",
+}
 
 
 def start_accelerator(config: Config) -> Accelerator:
     """Choose device and precision, and say so; other processes than the first then stay silent."""
     hardware = config.hardware
-    for name, option in (("ACCELERATE_USE_FSDP", "--use_fsdp"), ("ACCELERATE_USE_DEEPSPEED", "--use_deepspeed")):
+    for name, option in REFUSED.items():
         if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
             raise UserError(f"accelerate launch {option} is not supported; leave it out and set hardware.fsdp=true.")
+    ignore_launcher()
     device = choose_device(hardware.device)
     precision = choose_precision(hardware.mixed_precision, device)
     if device.type == "cuda" and device.index is not None:
@@ -48,7 +65,13 @@ def start_accelerator(config: Config) -> Accelerator:
         torch.set_num_threads(hardware.num_threads)
     if not torch.distributed.is_initialized():  # a second run in the same process (multirun) may differ
         AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=device.type == "cpu",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # `Trainer` accumulates itself
+        dynamo_plugin=TorchDynamoPlugin(backend="no"),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=hardware.setup_timeout_minutes))],
+    )
     if not accelerator.is_main_process:
         logging.getLogger("tiny_audio").setLevel(logging.ERROR)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -60,10 +83,47 @@ def start_accelerator(config: Config) -> Accelerator:
     return accelerator
 
 
-def load_models(config: Config, accelerator: Accelerator) -> SpeechLLM:
+def ignore_launcher() -> None:
+    """Say which settings of `accelerate launch` and of its configuration file have no effect: the run has its own."""
+    neutral = ("", "1", "no", "none", "false", "default")
+    for name, setting in LAUNCHER.items():
+        if os.environ.get(name, "").lower() not in neutral:
+            logger.warning("%s=%s of the launcher is ignored; set %s instead.", name, os.environ[name], setting)
+
+
+def share_out_batch(config: Config, num_processes: int) -> None:
+    """Say how many clips a step has; where `training.total_batch_size` says it, set the accumulation that makes it so.
+
+    Raises:
+        UserError: processes of `batch_size` clips cannot make up that number.
+    """
+    training = config.training
+    at_once, total = training.batch_size * num_processes, training.total_batch_size
+    if total is not None:
+        if total % at_once:
+            each = f"{num_processes} processes x training.batch_size={training.batch_size}"
+            raise UserError(f"training.total_batch_size={total} is no multiple of {each} = {at_once}; change either.")
+        if training.gradient_accumulation_steps not in (1, total // at_once):
+            raise UserError(
+                f"training.total_batch_size={total} asks for {total // at_once} accumulations, and "
+                f"training.gradient_accumulation_steps={training.gradient_accumulation_steps}; leave the latter out."
+            )
+        training.gradient_accumulation_steps = total // at_once
+    accumulated = training.gradient_accumulation_steps
+    logger.info(
+        "Clips a step: %d (%d process%s x batch of %d x %d accumulated)",
+        at_once * accumulated,
+        num_processes,
+        "es" * (num_processes > 1),
+        training.batch_size,
+        accumulated,
+    )
+
+
+def load_models(config: Config, accelerator: Accelerator, processes: Processes) -> SpeechLLM:
     """Load the frozen models and make the projector, the same on all processes, on their device and ready to run."""
     seed_step(config.training.seed, -1, 0)
-    with accelerator.main_process_first():
+    with processes.first_ahead():
         model = build_speech_llm(config.model, FROZEN_DTYPES[accelerator.mixed_precision])
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -71,20 +131,22 @@ def load_models(config: Config, accelerator: Accelerator) -> SpeechLLM:
     logger.info("Frozen parameters: %s", format_count(frozen))
     hardware = config.hardware
     model.to(accelerator.device)
-    logger.info("Attention: %s%s", choose_attention(model, hardware.attention), ", compiled" * hardware.compile)
+    with accelerator.autocast():  # as in training: kernels do not know every precision
+        attention = choose_attention(model, hardware.attention)
+    logger.info("Attention: %s%s", attention, ", compiled" * hardware.compile)
     if hardware.compile:
         model.compile_layers()
     return model
 
 
-def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], list[Source]]:
+def load_data(config: Config, processes: Processes) -> tuple[list[Source], list[Source]]:
     """Open the training and the evaluation sources."""
     data, seed = config.data, config.training.seed
     limit = "" if data.max_samples is None else f" (max {data.max_samples} samples)"
     logger.info("Loading dataset%s...", limit)
 
     def open_all(entries: list[DatasetConfig], limit: int | None, evaluation: bool = False) -> list[Source]:
-        with accelerator.main_process_first():
+        with processes.first_ahead():
             cache_dir, data_dir = Path(config.paths.cache_dir), Path(config.paths.data_dir)
             return open_sources(
                 entries,
@@ -106,8 +168,8 @@ def load_data(config: Config, accelerator: Accelerator) -> tuple[list[Source], l
     return sources, eval_sources
 
 
-def describe(config: Config, model: SpeechLLM, sources: Sequence[Source]) -> dict[str, Any]:
-    """Return what a checkpoint says of its run: settings, models, and of each corpus its origin and size."""
+def describe(config: Config, model: SpeechLLM, sources: Sequence[Source], accelerator: Accelerator) -> dict[str, Any]:
+    """Return what a checkpoint says of its run: settings, models, machine, and of each corpus its origin and size."""
     corpora = {
         source.name: {
             "origin": source.origin,
@@ -118,7 +180,12 @@ def describe(config: Config, model: SpeechLLM, sources: Sequence[Source]) -> dic
         }
         for source in sources
     }
-    return {"config": config.to_dict(), "models": describe_models(model, config.model), "corpora": corpora}
+    return {
+        "config": config.to_dict(),
+        "models": describe_models(model, config.model),
+        "corpora": corpora,
+        "run": describe_run(accelerator.device, accelerator.mixed_precision, accelerator.num_processes),
+    }
 
 
 def build_plan(config: Config, sources: Sequence[Source]) -> SamplingPlan:
@@ -133,7 +200,7 @@ def build_plan(config: Config, sources: Sequence[Source]) -> SamplingPlan:
     )
 
 
-def agree_on_plan(config: Config, sources: Sequence[Source], accelerator: Accelerator) -> SamplingPlan:
+def agree_on_plan(config: Config, sources: Sequence[Source], processes: Processes) -> SamplingPlan:
     """Return `build_plan`'s, and say what it mixes.
 
     Raises:
@@ -143,7 +210,10 @@ def agree_on_plan(config: Config, sources: Sequence[Source], accelerator: Accele
     if len(sources) > 1:
         shares = (f"{source.name} {share:.1%}" for source, share in zip(sources, plan.shares, strict=True))
         logger.info("Mixture, shares of the clips drawn: %s", ", ".join(shares))
-    Processes(accelerator).require_same(plan.fingerprint, "training clips")
+    hint = (
+        "the same files have to be readable by all of them (skipped.jsonl and `ta data check` name those that are not)."
+    )
+    processes.require_same(plan.fingerprint, "training clips", hint)
     return plan
 
 

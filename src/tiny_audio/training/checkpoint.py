@@ -16,12 +16,14 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 import yaml
 
 from ..config import build_config
 from ..errors import UserError
+from ..files import sweep_temporaries, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -33,39 +35,19 @@ FINAL_FILE = "final.pt"
 _NAME = re.compile(r"checkpoint-step-(\d+)\.pt")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name, sync, rename: `path` is either as it was or whole.
-
-    Raises:
-        OSError: such as a full disk; `path` is as it was, and nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint; raises `OSError` and changes nothing where that is impossible."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
-    write_atomically(path, buffer.getbuffer())  # type: ignore[arg-type]
+    write_whole(path, buffer.getbuffer())
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+def load_checkpoint(path: str | Path, verify: bool = True) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU: its tensors are mapped, and read from the disk where and when they are used.
+
+    Args:
+        path: the file.
+        verify: read all of it once, to compare it with the checksums that it was written with.
 
     Raises:
         UserError: there is none at `path`, it is damaged, or it is not one of ours.
@@ -75,7 +57,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         kind = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
         raise UserError(f"checkpoint {path} {kind}.{_suggest(path)}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if verify:
+            with ZipFile(path) as archive:  # each tensor is a member of it, with a CRC-32
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise BadZipFile(damaged)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a damaged or foreign file makes the reader say
         raise UserError(f"checkpoint {path} is damaged or not a checkpoint.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -173,6 +160,14 @@ class CheckpointFolder:
             if step not in (best, newest):
                 self.file(step).unlink(missing_ok=True)
 
+    def make_room(self, best: int | None) -> Path | None:
+        """Delete the oldest that is neither the newest nor the best, and return it; None where there is none."""
+        for step in self.steps()[:-1]:
+            if step != best:
+                self.file(step).unlink()
+                return self.file(step)
+        return None
+
     def set_aside(self, after: int) -> None:
         """Move checkpoints of later steps into a folder of their own: the run goes another way from here."""
         later = [step for step in self.steps() if step > after]
@@ -185,8 +180,7 @@ class CheckpointFolder:
 
     def sweep_temporaries(self) -> None:
         """Delete what a killed process left half-written."""
-        for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        sweep_temporaries(self.path)
 
     def finish(self, step: int) -> Path:
         """Give the checkpoint of the last step its fixed name, without a second copy where the disk allows it."""
@@ -201,12 +195,12 @@ class CheckpointFolder:
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Write `training_state.json`, the human's index of the folder."""
-        write_atomically(self.path / STATE_FILE, (json.dumps(state, indent=2) + "\n").encode())
+        write_whole(self.path / STATE_FILE, (json.dumps(state, indent=2) + "\n").encode())
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write `config.yaml`; a disk too full for it need not end a run, since every checkpoint holds the same."""
         try:
-            write_atomically(self.path / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
+            write_whole(self.path / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
         except OSError as error:
             logger.error("%s cannot be written (%s).", self.path / CONFIG_FILE, error.strerror or error)
 

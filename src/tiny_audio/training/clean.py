@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from ..errors import UserError
+from ..files import locked
 from .checkpoint import CheckpointFolder
 from .ranking import Ranking, rank_checkpoints, read_state
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: a run that is writing is not found out there
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -76,16 +72,13 @@ def hold(folder: CheckpointFolder) -> Iterator[None]:
         UserError: a run is writing there, or the lock cannot be opened.
     """
     path = folder.path.parent / ".lock"
-    if fcntl is None or not path.exists():
+    if not path.exists():
         yield
         return
-    try:
-        lock = path.open("r+")
-    except OSError as error:
-        raise UserError(f"{path} cannot be opened: {error.strerror}.") from None
-    with lock:
+    with ExitStack() as held:
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"a run is writing to {path.parent}; wait for it, or stop it first.") from None
+            busy = f"a run is writing to {path.parent}; wait for it, or stop it first."
+            held.enter_context(locked(path, busy, wait=False))
+        except OSError as error:
+            raise UserError(f"{path} cannot be opened: {error.strerror}.") from None
         yield

@@ -6,6 +6,7 @@ Everything goes to stderr; stdout is left for data.
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -13,6 +14,8 @@ from collections import deque
 from typing import Any
 
 from ..progress import format_time, is_terminal, live_bar
+
+logger = logging.getLogger(__name__)
 
 
 def format_rate(value: float) -> str:
@@ -65,6 +68,7 @@ class Console:
         """Print one line."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
+            logger.info("%s", text, extra={"shown": True})  # for `train.log`
 
     def progress(self, step: int, epoch: float) -> None:
         """Move the bar."""

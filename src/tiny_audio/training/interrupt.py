@@ -8,8 +8,10 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-# Ctrl+C, and what schedulers send before they take a machine away (Slurm: --signal=USR1@120; submitit: USR2).
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+# Ctrl+C and Ctrl+\; a terminal or a connection that is closed; and what schedulers send before they take a machine
+# away (Slurm: --signal=USR1@120; submitit: USR2).
+NAMES = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 class StopRequest:
@@ -37,7 +39,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._receive)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has SIGHUP ignored
+                self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
@@ -53,7 +56,12 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal, self._asked_at = number, time.monotonic()
         warning = f"\n[WARN] Stopping after this {self.unit}; again to leave without saving.\n"
-        os.write(2, warning.encode())  # logging is not reentrant
+        try:
+            os.write(2, warning.encode())  # logging is not reentrant
+        except OSError:  # the terminal is gone; what is printed from here on must not end the run before it has saved
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
 
     def leave(self) -> NoReturn:
         """End the program as the signal would have: status 130 for Ctrl+C, 128 and its number for others.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import time
@@ -22,19 +23,26 @@ from ..data.skips import SkipLog
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, Interrupted
 from ..model.checkpointed import trained_weights
+from ..model.device import peak_flops
 from ..model.sharded import is_sharded, whole
 from ..model.speech_llm import Loss, SpeechLLM
-from ..text import NORMALIZER_NAME
 from . import metrics
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
+from .meter import Meter
 from .processes import Processes, StepInput
+from .profiler import StepProfiler
+from .ranking import rank, rank_saved
 from .schedule import learning_rate
 from .state import RunState, rng_state, seed_step
+from .summary import summarise
 from .tracking import Trackers
 
 logger = logging.getLogger(__name__)
+
+GIVE_UP_STEPS = 100  # that are left out one after another
+READ_THE_FLAG = ("cpu", "cuda")  # devices whose fused AdamW does nothing where `found_inf` is 1
 
 
 class Trainer:
@@ -53,6 +61,7 @@ class Trainer:
         skips: clips that could not be used.
         trackers, console: where figures go.
         state: where the run stands; changed in place.
+        processes: of the run.
     """
 
     def __init__(
@@ -70,6 +79,7 @@ class Trainer:
         trackers: Trackers,
         console: Console,
         state: RunState,
+        processes: Processes,
     ) -> None:
         self.config, self.training = config, config.training
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
@@ -80,7 +90,12 @@ class Trainer:
         self.trackers, self.console, self.state = trackers, console, state
         self.log_steps = min(config.logging.log_steps, max(1, self.training.max_steps // 10))
         self.stop = StopRequest()
-        self.processes = Processes(accelerator)
+        self.processes = processes
+        hardware, device = config.hardware, accelerator.device
+        peak = peak_flops(hardware.peak_tflops, device, accelerator.mixed_precision)
+        self.meter = Meter(self.speech_llm, device, peak, processes.count)
+        traced = hardware.profile_steps if accelerator.is_main_process else None
+        self.profiler = StepProfiler(traced, folder.path.parent)
         self._clock = time.monotonic()
         self._logged = (self._clock, state.draws, state.audio_seconds)
         # Added up on the device: reading a number at every step would make the host wait for the GPU. Summed
@@ -89,6 +104,7 @@ class Trainer:
         if state.sums and accelerator.is_main_process:
             self.sums += torch.tensor(state.sums, device=accelerator.device)
         self._nonfinite = torch.zeros((), device=accelerator.device)  # steps left out, not yet told
+        self._learned_at, self._left_out_before = state.step, state.nonfinite_steps
         self.custom = CustomMetrics(state.custom)
         psutil.cpu_percent()  # the first call returns 0; later ones, the load since the call before
 
@@ -100,11 +116,14 @@ class Trainer:
                 if self._evaluation_due():  # before the first step, or where a stopped run did not come to it
                     self.finish_step({})
                 while not self._last and not (step_input := self.next_input()).stop:
+                    self.profiler.before(self.state.step + 1)
                     with self.custom:
                         grad_norm = self.train_step(step_input)
+                    self.profiler.after(self.state.step)
                     self.finish_step(self.log(grad_norm) if self._log_due() else {})
             except Interrupted:
                 logger.warning("The evaluation at step %d was left; it is made up for on resuming.", self.state.step)
+            self.profiler.close()
             finished = self._last and not self._evaluation_due()
             if not finished:
                 self.save()
@@ -114,8 +133,9 @@ class Trainer:
         """Return the next step's batches, of this process, and what all processes know of them."""
         if self.stop() and self.processes.count == 1:  # no need to wait for the data then
             return self.processes.share([], stop=True)
-        batches = [next(self.batches) for _ in range(self.training.gradient_accumulation_steps)]
-        return self.processes.share(batches, self.stop())
+        with self.meter.waiting():
+            batches = [next(self.batches) for _ in range(self.training.gradient_accumulation_steps)]
+        return self.processes.share(batches, self.stop(), self.meter.work(batches))
 
     def train_step(self, given: StepInput) -> torch.Tensor:
         """Make one optimizer step; return the gradient norm before clipping, on the device."""
@@ -144,6 +164,7 @@ class Trainer:
         state.batches += len(given.batches) * self.processes.count
         state.draws = state.batches * self.training.batch_size
         state.loss_tokens += given.num_tokens
+        self.meter.add(given.positions, given.flops)
         for source, seconds in zip(given.sources, given.seconds, strict=False):  # a benchmark's clips have no source
             state.hear(self.skips.names[source], seconds)
         self.skips.add(given.skipped, given.sources)
@@ -158,12 +179,16 @@ class Trainer:
         """Take the step, unless the gradient is not finite: then it is left out, and counted.
 
         The host does not know: the fused optimizer reads the flag on the device, as it does a loss scaler's. Under
-        fp16 there is such a scaler; it leaves steps out itself, and adapts.
+        fp16 there is such a scaler; it leaves steps out itself, and adapts. Apple's kernel does not read the
+        flag: there the host does.
         """
         nonfinite = (~torch.isfinite(grad_norm)).float()
         self._nonfinite += nonfinite
         if self.accelerator.scaler is None:
-            self.optimizer.optimizer.found_inf = nonfinite
+            if self.accelerator.device.type in READ_THE_FLAG:
+                self.optimizer.optimizer.found_inf = nonfinite
+            elif bool(nonfinite):
+                return
         self.optimizer.step()
 
     @property
@@ -198,6 +223,7 @@ class Trainer:
         loss, auxiliary = (value / max(state.loss_tokens, 1) for value in (loss, auxiliary))
         self.sums.zero_()
         state.loss_tokens = 0
+        self.check_progress()
         now = time.monotonic()
         seconds = max(now - self._logged[0], 1e-9)
         lr = learning_rate(state.step - 1, self.training)
@@ -213,6 +239,7 @@ class Trainer:
             metrics.SKIPPED_CLIPS: self.skips.counts.total(),
             metrics.NONFINITE_STEPS: state.nonfinite_steps,
             metrics.CPU_PERCENT: psutil.cpu_percent(),
+            **self.meter.read(seconds),
             **self.custom.take(),
         }
         clips = sum(seen[0] for seen in state.corpora.values())
@@ -228,6 +255,23 @@ class Trainer:
         self.trackers.log(values, state.step)
         self._logged = (now, state.draws, state.audio_seconds)
         return {"loss": f"{loss:.3f}", "lr": format_rate(lr)}
+
+    def check_progress(self) -> None:
+        """End a run that does not learn any more.
+
+        Raises:
+            UserError: all steps were left out, of the whole run or of the last `GIVE_UP_STEPS` and more.
+        """
+        step = self.state.step
+        if self.state.nonfinite_steps - self._left_out_before < step - self._learned_at:
+            self._learned_at, self._left_out_before = step, self.state.nonfinite_steps
+        in_vain = step - self._learned_at
+        if in_vain >= GIVE_UP_STEPS or (self._last and in_vain == step > 0):
+            raise UserError(
+                f"nothing is learned: the gradients of the last {in_vain} steps were not finite (NaN or infinite). "
+                "Lower training.learning_rate, or set hardware.mixed_precision=bf16 or no; where the very first loss "
+                "is not finite either, weights of the models or of the checkpoint to start from are damaged."
+            )
 
     def read_sums(self) -> list[float]:
         """Read what was added up on the device since the last log, over all processes; tell of steps left out."""
@@ -247,7 +291,7 @@ class Trainer:
     def evaluate_now(self) -> tuple[dict[str, str], bool]:
         """Decode the evaluation set; return the figures to show, and whether they are the best so far."""
         assert self.evaluate is not None
-        state, name = self.state, self.training.metric_for_best
+        state = self.state
         started = time.monotonic()
         # Several processes have to leave together or not at all: they do not leave an evaluation.
         evaluation = self.evaluate(self.stop if self.processes.count == 1 else lambda: False)
@@ -256,12 +300,8 @@ class Trainer:
         state.history.append({"step": state.step, **found})
         self.trackers.log({metrics.EVAL + key: value for key, value in found.items()}, state.step)
         self.trackers.log_transcripts(evaluation.transcripts, state.step)
-        sign = 1 if self.training.greater_is_better else -1
-        improved = math.isfinite(found[name]) and (
-            state.best is None or sign * found[name] > sign * state.best["value"]
-        )
-        if improved:
-            state.best = {"step": state.step, "value": found[name]}
+        ranked = rank(state.history, self.training)
+        improved = bool(ranked) and ranked[0] is state.history[-1]
         self._logged = (self._logged[0] + time.monotonic() - started, *self._logged[1:])  # not training time
         if evaluation.transcripts:  # another one each time
             _, reference, hypothesis = evaluation.transcripts[7 * len(state.history) % len(evaluation.transcripts)]
@@ -284,13 +324,31 @@ class Trainer:
             content = self.checkpoint()
         if self.accelerator.is_main_process:
             try:
-                save_checkpoint(self.folder.file(state.step), content)
+                self.write(content)
                 self.folder.drop_final()
                 keep = 1 if self.training.save_best_only else self.training.save_total_limit
-                self.folder.prune(keep, newest=state.step, best=self.best_saved_step())
-                self.folder.write_state(self.summary())
+                self.folder.prune(keep, newest=state.step, best=self.best_saved())
+                skipped = self.skips.counts.total()
+                self.folder.write_state(summarise(self.config, state, self.folder, self.description, skipped))
             except OSError as error:
                 self._report_unsaved(error)
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Write the checkpoint; on a full disk older ones make room, but never the newest of them nor the best."""
+        while True:
+            try:
+                return save_checkpoint(self.folder.file(self.state.step), content)
+            except OSError as error:
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                deleted = self.folder.make_room(self.best_saved()) if full else None
+                if deleted is None:
+                    raise
+                logger.warning("The disk is full: %s was deleted to make room.", deleted)
+
+    def best_saved(self) -> int | None:
+        """Return the step of the best checkpoint, if one was evaluated."""
+        ranked = rank_saved(self.state.history, self.training, self.folder)
+        return int(ranked[0]["step"]) if ranked else None
 
     def checkpoint(self) -> dict[str, Any]:
         """Return what a checkpoint holds; of a sharded model all processes must ask, and only the first gets it all."""
@@ -313,38 +371,3 @@ class Trainer:
         if self.stop() or self._last:
             raise UserError(text)
         logger.error("%s Training goes on; make room before the next save.", text[0].upper() + text[1:])
-
-    def best_saved_step(self) -> int | None:
-        """The step of the best evaluation that has a checkpoint; a full disk may have cost the very best its own."""
-        name, sign = self.training.metric_for_best, 1 if self.training.greater_is_better else -1
-        saved = [row for row in self.state.history if self.folder.file(int(row["step"])).is_file()]
-        return int(max(saved, key=lambda row: sign * row[name])["step"]) if saved else None
-
-    def summary(self) -> dict[str, Any]:
-        """What `training_state.json` says."""
-        state = self.state
-        step, metric = self.best_saved_step(), self.training.metric_for_best
-        best = None
-        if step is not None:
-            value = next(row[metric] for row in state.history if row["step"] == step)
-            best = {"checkpoint": self.folder.file(step).name, "step": step, "metric": metric, "value": value}
-        return {
-            "experiment": self.config.experiment,
-            "step": state.step,
-            "max_steps": self.training.max_steps,
-            "finished": state.step >= self.training.max_steps,
-            "best": best,
-            "checkpoints": [self.folder.file(step).name for step in self.folder.steps()],
-            "history": state.history,
-            "evaluation_set": state.evaluation_set,
-            "scoring": NORMALIZER_NAME,
-            "hours_of_audio_seen": round(state.audio_seconds / 3600, 3),
-            "corpora": {
-                name: {**about, "seen": int(seen[0]), "hours_seen": round(seen[1] / 3600, 3)}
-                for name, about in self.description["corpora"].items()
-                for seen in (state.corpora.get(name, (0, 0.0)),)
-            },
-            "train_seconds": round(state.train_seconds, 1),
-            "skipped_clips": self.skips.counts.total(),
-            "wandb_run_id": state.wandb_run_id,
-        }

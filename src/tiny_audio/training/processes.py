@@ -1,16 +1,22 @@
-"""What the processes of a run tell each other at every step."""
+"""What the processes of a run tell each other, and how long they wait."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from accelerate import Accelerator
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from ..data.loader import Batch
 from ..data.skips import Skip
 from ..errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,15 @@ class StepInput:
     Attributes:
         batches: of this process, one an accumulation.
         num_tokens: target tokens of the whole step.
+        positions, flops: see `Meter.work`, of the whole step.
         seconds, skipped, sources: of all its batches, see `Batch`.
         stop: whether any process was asked to stop.
     """
 
     batches: list[Batch]
     num_tokens: int
+    positions: int
+    flops: float
     seconds: list[float]
     skipped: list[Skip]
     sources: list[int]
@@ -33,45 +42,78 @@ class StepInput:
 
 
 class Processes:
-    """Exchanges plain values between the hosts, one message a step.
+    """The processes of a run: what they tell each other, and how long they wait for each other.
 
-    They go over the CPU (gloo), even where gradients go over the GPUs: a collective there would make every host wait
-    for its GPU, which could no longer be given work ahead.
+    Plain values go over the CPU (gloo), even where gradients go over the GPUs: a collective there would make every host
+    wait for its GPU, which could no longer be given work ahead.
+
+    Until `start_training` they wait for hours (`hardware.setup_timeout_minutes`, see `start_accelerator`): one of them
+    may be downloading.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
-        self.count = accelerator.num_processes
-        own_group = self.count > 1 and dist.get_backend() != "gloo"
-        self._group = dist.new_group(backend="gloo") if own_group else None
+        self.count, self.is_main = accelerator.num_processes, accelerator.is_main_process
+        self._groups = [dist.group.WORLD] if self.count > 1 else []
+        if self.count > 1 and dist.get_backend() != "gloo":
+            self._groups.append(dist.new_group(backend="gloo", timeout=accelerator.init_handler.timeout))
+
+    def start_training(self, timeout_minutes: float) -> None:
+        """Wait for all; from here on nobody waits longer than this for another process."""
+        self.gather(None)
+        for group in self._groups:
+            _set_pg_timeout(timedelta(minutes=timeout_minutes), group)
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, value, group=self._group)
+        dist.all_gather_object(values, value, group=self._groups[-1])
         return values
 
-    def require_same(self, value: Any, what: str) -> None:
-        """Refuse to go on where the processes disagree: they would train on different data, or wait for ever.
+    def from_first(self, value: T) -> T:
+        """Return the first process's value."""
+        first: T = self.gather(value if self.is_main else None)[0]
+        return first
+
+    @contextmanager
+    def first_ahead(self) -> Iterator[None]:
+        """Within this context the first process goes ahead: it fetches and moves, the others then see what is there.
+
+        Raises:
+            SystemExit: on the others, where the first one failed; it says why itself.
+        """
+        if not self.is_main:
+            if self.from_first(False):
+                raise SystemExit(2)
+            yield
+            return
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            self.from_first(failed)
+
+    def require_same(self, value: Any, what: str, hint: str) -> None:
+        """Refuse to go on where the processes disagree: they would train different runs, or wait for ever.
 
         Raises:
             UserError: on all of them, naming `what` they disagree on.
         """
         if any(other != value for other in self.gather(value)):
-            raise UserError(
-                f"the processes of this run do not see the same {what}: the same files have to be readable by all of "
-                "them (skipped.jsonl and `ta data check` name those that are not)."
-            )
+            raise UserError(f"the processes of this run do not see the same {what}: {hint}")
 
-    def share(self, batches: list[Batch], stop: bool) -> StepInput:
-        """Tell the others of this process's batches, and whether it was asked to stop."""
+    def share(self, batches: list[Batch], stop: bool, work: tuple[int, float] = (0, 0.0)) -> StepInput:
+        """Tell the others of this process's batches, of its share of the work, and whether it was asked to stop."""
         tokens = sum(len(target) for batch in batches for target in batch.target_ids)
-        told = self.gather([(tokens, stop), *((b.seconds, b.skipped, b.sources) for b in batches)])
+        told = self.gather([(tokens, stop, *work), *((b.seconds, b.skipped, b.sources) for b in batches)])
         heads, seen = [one[0] for one in told], [batch for one in told for batch in one[1:]]
         return StepInput(
             batches=batches,
             num_tokens=sum(head[0] for head in heads),
+            positions=sum(head[2] for head in heads),
+            flops=sum(head[3] for head in heads),
             seconds=[one for batch in seen for one in batch[0]],
             skipped=[skip for batch in seen for skip in batch[1]],
             sources=[source for batch in seen for source in batch[2]],

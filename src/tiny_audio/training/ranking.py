@@ -1,14 +1,22 @@
-"""The checkpoints of a run by how well they did when the run evaluated them."""
+"""The checkpoints of a run by how well they did when the run evaluated them.
+
+The history of evaluations is the one source: what is best is worked out from it wherever it is asked, by the metric
+that the run goes by now.
+"""
 
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..config import TrainingConfig
 from ..errors import UserError
+from ..evaluation.ranking import best_first
 from .checkpoint import STATE_FILE, CheckpointFolder
+
+Row = dict[str, Any]  # of a history: step, loss, wer, cer
 
 
 @dataclass(frozen=True)
@@ -16,7 +24,7 @@ class Ranking:
     """What a run knows of its checkpoints.
 
     Attributes:
-        metric: by which they are ranked: `training.metric_for_best` of the newest.
+        metric: by which they are ranked.
         values: step -> the metric, best first; only checkpoints that are there and were evaluated.
         newest: the step of the newest checkpoint that can be read.
     """
@@ -24,6 +32,16 @@ class Ranking:
     metric: str
     values: dict[int, float]
     newest: int
+
+
+def rank(history: Sequence[Row], training: TrainingConfig) -> list[Row]:
+    """Return the evaluations of a history, best first, by `training.metric_for_best`."""
+    return best_first(history, lambda row: row[training.metric_for_best], training.greater_is_better)
+
+
+def rank_saved(history: Sequence[Row], training: TrainingConfig, folder: CheckpointFolder) -> list[Row]:
+    """Return those that have a checkpoint, best first: a full disk may have cost the very best its own."""
+    return [row for row in rank(history, training) if folder.file(int(row["step"])).is_file()]
 
 
 def rank_checkpoints(folder: CheckpointFolder) -> Ranking:
@@ -35,15 +53,23 @@ def rank_checkpoints(folder: CheckpointFolder) -> Ranking:
     found = folder.newest()
     if found is None:
         raise UserError(f"there are no checkpoints of steps in {folder.path}.")
-    training, state = found[1]["config"]["training"], found[1]["state"]
-    metric, sign = training["metric_for_best"], -1 if training["greater_is_better"] else 1
+    state = found[1]["state"]
     written = read_state(folder)
-    history = written["history"] if written else state["history"]
-    there = set(folder.steps())
-    values = {int(row["step"]): row[metric] for row in history}
-    usable = [step for step, value in values.items() if step in there and math.isfinite(value)]
-    ordered = sorted(usable, key=lambda step: sign * values[step])  # of equal ones the earlier first, as in training
-    return Ranking(metric, {step: values[step] for step in ordered}, state["step"])
+    by = goes_by(folder) or found[1]["config"]["training"]
+    training = TrainingConfig(metric_for_best=by["metric_for_best"], greater_is_better=by["greater_is_better"])
+    ordered = rank_saved(written["history"] if written else state["history"], training, folder)
+    return Ranking(
+        training.metric_for_best, {int(row["step"]): row[training.metric_for_best] for row in ordered}, state["step"]
+    )
+
+
+def goes_by(folder: CheckpointFolder) -> Mapping[str, Any] | None:
+    """Return `metric_for_best` and `greater_is_better` of a folder's run as it was last started, if that is known.
+
+    The newest checkpoint may be older than that.
+    """
+    state = read_state(folder)
+    return state if state and "metric_for_best" in state else None
 
 
 def read_state(folder: CheckpointFolder) -> dict[str, Any] | None:

@@ -1,51 +1,131 @@
-"""Going on from a checkpoint, exactly where it was written."""
+"""What a run goes on from: nothing, its own newest checkpoint, a named one; and putting it back exactly."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from ..config import Config
 from ..data.plan import SamplingPlan
+from ..data.sources import Source
 from ..errors import UserError
 from ..model.sharded import shared_out
 from .checkpoint import CheckpointFolder, load_checkpoint
+from .processes import Processes
 from .state import RunState, set_rng_state
 
 logger = logging.getLogger(__name__)
 
+QUICK_TEST_SHARE = 0.1  # of the new run's steps: what may have been trained on a few clips before it starts afresh
+# Settings that the plan of the draws depends on, besides the corpora.
+PLANNED_BY = {
+    "training": ("batch_size", "seed"),
+    "data": ("max_samples", "max_audio_length", "min_audio_length", "temperature", "text_case", "keep_punctuation"),
+}
 
-def find_start(config: Config, folder: CheckpointFolder) -> tuple[str, dict[str, Any] | None]:
+
+def find_start(config: Config, folder: CheckpointFolder, processes: Processes) -> tuple[str, dict[str, Any] | None]:
     """Return the checkpoint that the run goes on from, its path and content; None where it starts afresh.
+
+    The first process chooses, and reads all of it to check it; the others map the same file.
+
+    Raises:
+        UserError: it cannot be read, or not by all processes.
+    """
+    path, saved = "", None
+    marks: dict[str, Any] = {}
+    with processes.first_ahead():
+        if processes.is_main:
+            path, saved, marks = _choose(config, folder)
+    path, marks = processes.from_first((path, marks))
+    seen: Any = None
+    if path:
+        try:
+            saved = saved or load_checkpoint(path, verify=False)
+            seen = (saved["state"]["step"], saved["state"]["plan_fingerprint"])
+            saved["state"] |= marks
+        except UserError as error:
+            seen = str(error)
+    processes.require_same(seen, f"checkpoint {path}", "paths.output_dir has to be one folder for all of them.")
+    if saved is not None:
+        logger.info("Found checkpoint at %s", path)
+        logger.info("Resuming from step %d...", saved["state"]["step"])
+    return path, saved
+
+
+def _choose(config: Config, folder: CheckpointFolder) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
+    """Return path and content of the checkpoint to go on from, and what to write over in its state.
 
     Where `training.resume_from_checkpoint` names one, the first start takes it, and the same command later goes on
     from what has come of it since.
-
-    Raises:
-        UserError: the checkpoint cannot be read.
     """
     named, newest = config.training.resume_from_checkpoint, folder.newest()
     if newest is not None and named in (None, newest[1]["state"]["resumed_from"]):
-        path, saved = str(newest[0]), newest[1]
-    elif named is not None:
-        path, saved = named, load_checkpoint(named)
-        if "averaged" in saved:
-            raise UserError(
-                f"training.resume_from_checkpoint={named} is an average of checkpoints, which no run can go on from; "
-                f"to start a run from its weights: model.checkpoint={named}"
-            )
-        saved["state"] |= {"resumed_from": named}
-        if Path(named).resolve().parent != folder.path.resolve():  # another run's: its figures stay there
-            saved["state"] |= {"best": None, "history": [], "wandb_run_id": None}
-        folder.set_aside(after=saved["state"]["step"])
-    else:
-        return "", None
-    logger.info("Found checkpoint at %s", path)
-    logger.info("Resuming from step %d...", saved["state"]["step"])
-    return path, saved
+        return str(newest[0]), newest[1], {}
+    if named is None:
+        return "", None, {}
+    saved = load_checkpoint(named)
+    if "averaged" in saved:
+        raise UserError(
+            f"training.resume_from_checkpoint={named} is an average of checkpoints, which no run can go on from; "
+            f"to start a run from its weights: model.checkpoint={named}"
+        )
+    marks: dict[str, Any] = {"resumed_from": named}
+    if Path(named).resolve().parent != folder.path.resolve():  # another run's: its figures stay there
+        marks |= {"history": [], "wandb_run_id": None}
+    folder.set_aside(after=saved["state"]["step"])
+    return named, saved, marks
+
+
+def starts_afresh(
+    config: Config, saved: dict[str, Any], path: str, plan: SamplingPlan, sources: Sequence[Source]
+) -> bool:
+    """Whether what was found is a quick test, which a run does not go on from.
+
+    It had `data.max_samples`, which this run has not or has higher, and at most a tenth of this run's steps.
+
+    Raises:
+        UserError: it is of a finished run on other data, and going on from it was not asked for: neither is its work
+            thrown away, nor is a run on these data taken for done.
+    """
+    training, state, before = config.training, saved["state"], saved["config"]
+    if training.resume_from_checkpoint is not None or state["plan_fingerprint"] == plan.fingerprint:
+        return False
+    limit, had = config.data.max_samples, before["data"]["max_samples"]
+    if had is not None and (limit is None or limit > had) and state["step"] <= QUICK_TEST_SHARE * training.max_steps:
+        return True
+    if state["step"] < before["training"]["max_steps"]:
+        return False
+    same = {(source.name, source.origin) for source in sources} == {
+        (name, about["origin"]) for name, about in saved["corpora"].items()
+    }
+    if same and training.max_steps > state["step"]:
+        return False
+    more = f"training.max_steps={training.max_steps}"
+    if training.max_steps <= state["step"]:
+        more = f"training.max_steps above {state['step']}"
+    raise UserError(
+        f"{path} ends a run that is finished, with other {_differences(config, before, same)}. To go on from its "
+        f"weights: training.resume_from_checkpoint={path} and {more}. To train anew: another paths.output_dir."
+    )
+
+
+def _differences(config: Config, before: dict[str, Any], same_corpora: bool) -> str:
+    """Name what the data of two runs differ in, such as `training.seed (42 there, 43 here)`."""
+    now = config.to_dict()
+    named = [
+        f"{group}.{key} ({before[group][key]} there, {now[group][key]} here)"
+        for group, keys in PLANNED_BY.items()
+        for key in keys
+        if before[group][key] != now[group][key]
+    ]
+    return ", ".join(([] if same_corpora else ["corpora"]) + named) or "clips"
 
 
 def pin_revisions(config: Config, saved: dict[str, Any]) -> None:
@@ -57,7 +137,7 @@ def pin_revisions(config: Config, saved: dict[str, Any]) -> None:
 
 
 def restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, plan: SamplingPlan) -> RunState:
-    """Put back all that is not weights, and return where the run stands.
+    """Put back all that is not weights, and return where the run stands. Nothing in it refers to `saved` any more.
 
     What the configuration says of the optimizer (weight decay, betas) stands, even where the checkpoint has other
     values; the learning rate is set at every step anyway.
@@ -81,11 +161,13 @@ def restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, pla
     moments = saved["optimizer"]["state"]
     for theirs, ours in zip(saved["optimizer"]["param_groups"], optimizer.param_groups, strict=True):
         for index, weight in zip(theirs["params"], ours["params"], strict=True):
-            moments[index] = {name: shared_out(value, weight) for name, value in moments.get(index, {}).items()}
+            kept = {name: shared_out(value, weight) for name, value in moments.get(index, {}).items()}
+            moments[index] = {name: _own(value, weight) for name, value in kept.items()}
         theirs.update({key: value for key, value in ours.items() if key != "params"})
     optimizer.load_state_dict(saved["optimizer"])
     logger.info("Loading scheduler state...")
-    state = RunState(**saved["state"])
+    known = {field.name for field in fields(RunState)}
+    state = RunState(**{name: value for name, value in saved["state"].items() if name in known})
     if saved["scaler"] is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
     logger.info("Loading RNG state...")
@@ -98,3 +180,8 @@ def restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, pla
         )
     logger.info("Resume successful!")
     return state
+
+
+def _own(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return a copy where the optimizer would keep the checkpoint's own tensor, and with it the mapped file."""
+    return value.clone() if weight.device.type == "cpu" else value

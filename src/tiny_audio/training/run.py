@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
 from ..data.subsets import evaluation_fingerprint, write_evaluation_clips
 from ..errors import UserError
+from ..files import locked
 from ..model.checkpointed import load_weights
 from ..model.speech_llm import SpeechLLM
 from ..progress import format_time
@@ -32,23 +35,24 @@ from .build import (
     load_data,
     load_models,
     open_batches,
+    share_out_batch,
     start_accelerator,
     usable_workers,
 )
+from .calibration import calibrate
 from .checkpoint import CheckpointFolder, load_checkpoint
 from .console import Console, format_metric
 from .feature_cache import cache_features
 from .loop import Trainer
 from .preflight import preflight
-from .resume import find_start, pin_revisions, restore
+from .processes import Processes
+from .ranking import rank, rank_saved
+from .resume import find_start, pin_revisions, restore, starts_afresh
+from .run_log import run_log
 from .state import RunState
+from .summary import summarise
 from .trackers import check_installed
 from .tracking import Trackers
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: two runs in one folder are not found out there
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +69,13 @@ def train(config: Config) -> float | None:
     """
     check_installed(config.logging.trackers)
     accelerator = start_accelerator(config)
+    processes = Processes(accelerator)
     output = Path(config.paths.output_dir) / config.experiment
     best, failure = None, None
     try:
-        with claim_folder(output, accelerator) as folder:
-            best = train_in(folder, output, config, accelerator)
+        share_out_batch(config, processes.count)
+        with claim_folder(output, processes) as folder, run_log(output / "train.log", write=processes.is_main):
+            best = train_in(folder, output, config, accelerator, processes)
     except (UserError, KeyboardInterrupt, SystemExit) as error:
         if accelerator.num_processes == 1:
             raise
@@ -91,11 +97,12 @@ def leave_group(accelerator: Accelerator, together: bool) -> None:
         torch.distributed.destroy_process_group()
 
 
-def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator) -> float | None:
+def train_in(
+    folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator, processes: Processes
+) -> float | None:
     """Train with the output folder in hand: see `train`."""
     training, is_main = config.training, accelerator.is_main_process
-    with accelerator.main_process_first():  # it may move checkpoints
-        start, saved = find_start(config, folder)
+    start, saved = find_start(config, folder, processes)
     if saved is None:
         check_named_checkpoints(config)
     else:
@@ -103,13 +110,15 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     if is_main:
         check_reach(config)
     augmenter = open_augmenter(config.data, training.seed)
-    model = load_models(config, accelerator)
-    sources, eval_sources = load_data(config, accelerator)
-    plan = agree_on_plan(config, sources, accelerator)
-    if saved is not None and belongs_to_another_run(config, saved, plan):
-        logger.warning("%s is of a finished run on other data: starting afresh, its checkpoints are moved away.", start)
-        with accelerator.main_process_first():
-            folder.set_aside(after=-1)
+    model = load_models(config, accelerator, processes)
+    sources, eval_sources = load_data(config, processes)
+    plan = agree_on_plan(config, sources, processes)
+    if saved is not None and starts_afresh(config, saved, start, plan, sources):
+        limit, steps = saved["config"]["data"]["max_samples"], saved["state"]["step"]
+        logger.info("%s is of a quick test (data.max_samples=%s, %d steps): starting afresh.", start, limit, steps)
+        with processes.first_ahead():
+            if is_main:
+                folder.set_aside(after=-1)
         start, saved = "", None
     share = config.data.max_skipped_share
     skips = SkipLog(output / "skipped.jsonl", sources + eval_sources, share, write=is_main)
@@ -128,8 +137,12 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     prepared, optimizer = distribute(config, model, accelerator)
     state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
     state.evaluate_on(evaluation_fingerprint(eval_sources))
+    resumed, saved = saved is not None, None  # lets go of the file
+    description = describe(config, model, sources, accelerator)
     if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
         logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
+        if is_main:  # it may go by another metric now
+            folder.write_state(summarise(config, state, folder, description, skips.counts.total()))
         return finish(config, folder, state, skips, accelerator)
     state.plan_fingerprint = plan.fingerprint
 
@@ -139,7 +152,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     per_step = training.batch_size * training.gradient_accumulation_steps * accelerator.num_processes
     epochs = plan.epoch(training.max_steps * per_step)
     with (
-        closing(Trackers(config, output, state.step if saved else -1, state.wandb_run_id, is_main)) as trackers,
+        closing(Trackers(config, output, state.step if resumed else -1, state.wandb_run_id, is_main)) as trackers,
         closing(Console(training.max_steps, epochs, state.step, quiet=not is_main)) as console,
         explaining_out_of_memory(),
     ):
@@ -153,12 +166,14 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
             plan=plan,
             evaluate=build_evaluation(config, model, eval_sources, accelerator, skips),
             folder=folder,
-            description=describe(config, model, sources),
+            description=description,
             skips=skips,
             trackers=trackers,
             console=console,
             state=state,
+            processes=processes,
         )
+        processes.start_training(config.hardware.training_timeout_minutes)
         logger.info("Starting training...")
         finished = trainer.run()
     if not finished:
@@ -178,36 +193,31 @@ def check_named_checkpoints(config: Config) -> None:
             raise UserError(f"model.{key}={path}: there is no such file.")
 
 
-def belongs_to_another_run(config: Config, saved: dict[str, Any], plan: SamplingPlan) -> bool:
-    """Whether a checkpoint that was found, not named, ended a run on other data: a quick test before the real run."""
-    finished = saved["state"]["step"] >= saved["config"]["training"]["max_steps"]
-    other = saved["state"]["plan_fingerprint"] != plan.fingerprint
-    return finished and other and config.training.resume_from_checkpoint is None
-
-
 @contextmanager
-def claim_folder(output: Path, accelerator: Accelerator) -> Iterator[CheckpointFolder]:
+def claim_folder(output: Path, processes: Processes) -> Iterator[CheckpointFolder]:
     """Make the output folder and hold it for this run, before anything slow is loaded.
 
     Raises:
-        UserError: it cannot be made or written, or another run is writing to it.
+        UserError: it cannot be made or written, another run is writing to it, or not all processes see the same one.
     """
-    folder = CheckpointFolder(output / "checkpoints")
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock = (output / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"paths.output_dir: {folder.path} cannot be made or written ({error.strerror}).") from None
-    with lock:
-        if accelerator.is_main_process:
-            if fcntl is not None:
-                try:  # not flock: worker processes inherit it, and outlive a killed run by seconds
-                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise UserError(
-                        f"another run is writing to {output}; wait for it, or set another paths.output_dir."
-                    ) from None
-            folder.sweep_temporaries()
+    folder, mark = CheckpointFolder(output / "checkpoints"), output / f".run-{os.getpid()}-{time.time_ns()}"
+    busy = f"another run is writing to {output}; wait for it, or set another paths.output_dir."
+    with ExitStack() as held:
+        try:
+            with processes.first_ahead():
+                folder.path.mkdir(parents=True, exist_ok=True)
+                if processes.is_main:
+                    held.enter_context(locked(output / ".lock", busy, wait=False))
+                    folder.sweep_temporaries()
+                    mark.touch()
+            name = processes.from_first(mark.name)
+            seen = (output / name).is_file()
+            processes.require_same(seen, f"folder {output}", "paths.output_dir has to be one folder for all of them.")
+        except OSError as error:
+            raise UserError(f"paths.output_dir: {folder.path} cannot be made or written ({error.strerror}).") from None
+        finally:
+            if processes.is_main:
+                mark.unlink(missing_ok=True)
         yield folder
 
 
@@ -221,8 +231,7 @@ def initialise_weights(
 ) -> None:
     """Give what trains its weights: those of the run that goes on, of a named checkpoint, or new ones.
 
-    A new projector is scaled so that the first batch comes out at the size of the decoder's own embeddings; new
-    adapters have no effect yet.
+    A new projector is scaled to the decoder's own embeddings (see `calibrate`); new adapters have no effect yet.
     """
     given = config.model.checkpoint or config.model.projector_checkpoint
     if saved is not None:
@@ -235,11 +244,7 @@ def initialise_weights(
         logger.info("Loading %s of %s...", "the projector" if only_projector else "all weights", given)
         load_weights(model, load_checkpoint(given), config.model, given, only_projector)
     else:
-        drawn = (dataset.__getitems__(plan.batch(number)) for number in range(10))  # whole batches may be unreadable
-        batch = next((batch for batch in drawn if len(batch)), None)
-        if batch is not None:
-            frames, lengths = model.encode(batch)
-            model.projector.calibrate(frames.float(), lengths, model.decoder.embedding_rms)
+        calibrate(model, plan, dataset)
 
 
 def finish(
@@ -251,11 +256,11 @@ def finish(
     if state.history:
         name = config.training.metric_for_best
         logger.info("Final WER: %.1f%%", 100 * state.history[-1]["wer"])
-        if state.best is not None and folder.file(int(state.best["step"])).is_file():
-            best = folder.file(int(state.best["step"]))
-            value = format_metric(name, state.best["value"])
-            logger.info("Best checkpoint: %s (%s: %s)", best, name.upper(), value)
+        if saved := rank_saved(state.history, config.training, folder):
+            value = format_metric(name, saved[0][name])
+            logger.info("Best checkpoint: %s (%s: %s)", folder.file(int(saved[0]["step"])), name.upper(), value)
     if skips.counts:
         logger.warning("%s (see %s).", skips.summary(), skips.path)
     logger.info("Transcribe with: ta infer checkpoint=%s audio=FILE", folder.path / "final.pt")
-    return state.best["value"] if state.best else None
+    ranked = rank(state.history, config.training)
+    return ranked[0][config.training.metric_for_best] if ranked else None

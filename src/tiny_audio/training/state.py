@@ -31,7 +31,6 @@ class RunState:
         corpora: clips and seconds seen of each corpus, by its name.
         nonfinite_steps: steps that were left out because their gradient was not finite.
         train_seconds: wall time spent, evaluation included, over all parts of the run.
-        best: `{"step", "value"}` of the best evaluation, by `training.metric_for_best`.
         history: `{"step", "loss", "wer", "cer"}` of each evaluation.
         resumed_from: the checkpoint that was named to start from, in this run or before; None where none was.
         wandb_run_id: so that a resumed run goes on in the same W&B run.
@@ -50,7 +49,6 @@ class RunState:
     corpora: dict[str, list[float]] = field(default_factory=dict)
     nonfinite_steps: int = 0
     train_seconds: float = 0.0
-    best: dict[str, float] | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     resumed_from: str | None = None
     wandb_run_id: str | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from .checkpoint import write_atomically
+from ..files import write_whole
 from .trackers import TRANSCRIPT_COLUMNS, TensorBoard, Tracker, Trackio, Transcript, WandbRun, check_installed
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class JsonLines:
         lines = text.split("\n")  # not splitlines: a transcript may hold other separators of lines
         kept = "".join(f"{line}\n" for line in lines if (at := _step_of(line)) is not None and at <= step)
         if kept != text:
-            write_atomically(path, kept.encode())
+            write_whole(path, kept.encode())
         self._file = path.open("a", buffering=1, encoding="utf-8")
         self._lost = False
 

@@ -6,7 +6,9 @@ W decoder width, E experts.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -76,17 +78,25 @@ class Projector(nn.Module, ABC):
         """Multiply all future outputs by `gain`, by scaling the last layer's weights."""
 
     @torch.no_grad()
-    def calibrate(self, frames: Tensor, lengths: list[int], target_rms: float) -> None:
-        """Bring the output for these frames to the root mean square of the decoder's embeddings.
+    def calibrate(self, clips: Iterable[tuple[Tensor, list[int]]], target_rms: float) -> None:
+        """Bring the output for these clips to the root mean square of the decoder's embeddings.
 
         A frozen decoder reads what looks like its own embeddings; folding the gain into the weights needs no norm
         layer, which the native GLM-ASR projector does not have.
+
+        Args:
+            clips: frames (N, D) and lengths, as `forward` takes them; without any, nothing is changed.
+            target_rms: of the output's numbers.
         """
         training = self.training
         self.eval()
-        rms = self(frames, lengths).tokens.float().square().mean().sqrt()
+        squares, count = 0.0, 0
+        for frames, lengths in clips:
+            tokens = self(frames, lengths).tokens.double()
+            squares, count = squares + float(tokens.square().sum()), count + tokens.numel()
         self.train(training)
-        self.scale_output(target_rms / max(float(rms), 1e-12))
+        if count:
+            self.scale_output(target_rms / max(math.sqrt(squares / count), 1e-12))
 
 
 def stack_frames(frames: Tensor, lengths: list[int], factor: int) -> Tensor:

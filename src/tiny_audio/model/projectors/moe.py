@@ -59,9 +59,11 @@ class MoEProjector(Projector):
     def _read(self, stacked: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Let the chosen experts read: tokens sorted by expert, so that each expert is one block of a grouped product.
 
-        Where torch has no grouped product for this device or these widths, all experts read all tokens.
+        Where torch has no grouped product for this device, precision or these widths, all experts read all tokens: more
+        work, but on a GPU the host does not wait for it.
         """
-        if not len(stacked) or not has_grouped_mm(stacked.device, *self.up.shape[1:], self.down.shape[2]):
+        widths = (*self.up.shape[1:], self.down.shape[2])
+        if not len(stacked) or not has_grouped_mm(stacked.device, _precision(self.up), *widths):
             return self.read_densely(stacked, weights, chosen)
         order = chosen.flatten().argsort(stable=True)  # (T * A,)
         token, expert = order // chosen.shape[1], chosen.flatten()[order]
@@ -99,20 +101,27 @@ def balance_loss(probabilities: Tensor) -> Tensor:
     return importance.var(unbiased=False) * num_experts**2
 
 
-def has_grouped_mm(device: torch.device, *widths: int) -> bool:
+def has_grouped_mm(device: torch.device, dtype: torch.dtype, *widths: int) -> bool:
     """Whether torch can multiply groups of rows by matrices of their own here (torch 2.10 on).
 
-    Rows must begin at multiples of 16 bytes: widths that are multiples of 8 do in any precision.
+    Rows must begin at multiples of 16 bytes: widths that are multiples of 8 do in any precision. On a GPU the kernel is
+    for bf16 on Hopper and Blackwell (compute capability 9 and 10); for all else torch reads on the host where the
+    groups end, which then waits for the GPU at each product.
     """
-    known = device.type in ("cpu", "cuda") and hasattr(functional, "grouped_mm")
-    return known and all(width % 8 == 0 for width in widths)
+    if device.type == "cuda":
+        kernel = dtype == torch.bfloat16 and torch.cuda.get_device_capability(device)[0] in (9, 10)
+    else:
+        kernel = device.type == "cpu"
+    return kernel and hasattr(functional, "grouped_mm") and all(width % 8 == 0 for width in widths)
+
+
+def _precision(matrices: Tensor) -> torch.dtype:
+    """Return what `_grouped_mm` computes in: autocast does not know this product."""
+    kind = matrices.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else matrices.dtype
 
 
 def _grouped_mm(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
-    """Multiply rows (R, K) by matrices (E, K, M): those up to ends[0] by the first, and so on, ends (E,) int32.
-
-    Autocast does not know this product; without it the precision is that of the matrices.
-    """
-    kind = rows.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else matrices.dtype
+    """Multiply rows (R, K) by matrices (E, K, M): those up to ends[0] by the first, and so on, ends (E,) int32."""
+    dtype = _precision(matrices)
     return functional.grouped_mm(rows.to(dtype), matrices.to(dtype), offs=ends)

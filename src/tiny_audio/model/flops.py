@@ -1,0 +1,171 @@
+"""Floating-point operations of a training step, by arithmetic: a multiplication and an addition are two.
+
+Counted are the matrix products, as `torch.utils.flop_counter` counts them: attention over the whole square, although
+causal kernels skip half of it (2 % of the decoder at clips of 12 s), and its backward pass without the products that
+kernels compute anew. Norms, activations and the Fourier transform are left out.
+
+The frozen models have no gradients of weights: the encoder runs forward only, and the decoder's backward pass costs
+what its forward pass costs, in linear layers, and twice as much in attention. The projector's first layers
+need no gradient of the frames they read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..audio import N_FFT
+from ..data.loader import Batch
+from ..lengths import num_encoder_frames, num_mel_frames
+from .projectors import Projector
+from .projectors.mlp import MLPProjector
+from .projectors.moe import MoEProjector
+from .projectors.mosa import MOSAProjector
+from .projectors.qformer import QFormerProjector
+from .speech_llm import SpeechLLM
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What the arithmetic needs of the models.
+
+    Attributes:
+        mel_bins, encoder_dim: of the encoder.
+        encoder_linear: numbers in the matrices of all its transformer layers.
+        encoder_attention: widths of its layers' attention, added up.
+        decoder_dim, vocabulary: of the decoder.
+        decoder_linear: numbers in the matrices of all its layers; of a mixture of experts all of them, which is too
+            many.
+        decoder_trained: those among them that train.
+        decoder_attention: widths of its layers' queries, added up.
+    """
+
+    mel_bins: int
+    encoder_dim: int
+    encoder_linear: int
+    encoder_attention: int
+    decoder_dim: int
+    vocabulary: int
+    decoder_linear: int
+    decoder_trained: int
+    decoder_attention: int
+
+    @classmethod
+    def of(cls, model: SpeechLLM) -> Widths:
+        """Count."""
+        encoder, decoder = model.encoder, model.decoder
+        config = decoder.module.config.get_text_config()
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        read = [weight for layer in encoder.layers for weight in layer.parameters() if weight.ndim == 2]
+        written = [weight for layer in decoder.layers for weight in layer.parameters() if weight.ndim == 2]
+        return cls(
+            mel_bins=encoder.module.config.num_mel_bins,
+            encoder_dim=encoder.encoder_dim,
+            encoder_linear=sum(weight.numel() for weight in read),
+            encoder_attention=encoder.encoder_dim * len(encoder.layers),
+            decoder_dim=decoder.decoder_dim,
+            vocabulary=config.vocab_size,
+            decoder_linear=sum(weight.numel() for weight in written),
+            decoder_trained=sum(weight.numel() for weight in written if weight.requires_grad),
+            decoder_attention=config.num_attention_heads * head * len(decoder.layers),
+        )
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a way of computing the step runs on, padding included where it computes padding.
+
+    Attributes:
+        mel_positions: mel frames that the spectrogram is computed of; 0: it is not part of the step.
+        conv_positions: mel frames that enter the convolutions.
+        encoder_positions, encoder_pairs: encoder frames, and pairs of them that attend.
+        projector_lengths: frames of each clip that the projector reads.
+        decoder_positions, decoder_pairs: likewise of the decoder.
+        logit_positions: positions that logits are computed of.
+    """
+
+    mel_positions: int
+    conv_positions: int
+    encoder_positions: int
+    encoder_pairs: int
+    projector_lengths: list[int]
+    decoder_positions: int
+    decoder_pairs: int
+    logit_positions: int
+
+    @classmethod
+    def of(cls, model: SpeechLLM, batch: Batch) -> Load:
+        """What `SpeechLLM.forward` runs on. Without a kernel for packed clips attention is padded inside the op."""
+        heard, prompt = batch.num_frames, model.decoder.prompt
+        targets = [len(ids) for ids in batch.target_ids]
+        around = len(prompt.prefix_ids) + len(prompt.suffix_ids)
+        counts = [model.projector.num_tokens(n) for n in heard]
+        positions = [around + count + target for count, target in zip(counts, targets, strict=True)]
+        encoded: list[int] = []
+        if batch.features is None:
+            silent = torch.empty(batch.waveforms.shape, device="meta")
+            samples = model.encoder.window(silent, batch.num_samples)[1].tolist()
+            encoded = [num_encoder_frames(num_mel_frames(n)) for n in samples]
+        padded = len(encoded) * max(encoded, default=0)
+        packed = model.encoder.kernel is not None
+        return cls(
+            mel_positions=2 * padded,
+            conv_positions=2 * padded,
+            encoder_positions=sum(encoded),
+            encoder_pairs=sum(n**2 for n in encoded) if packed else padded * max(encoded, default=0),
+            projector_lengths=heard,
+            decoder_positions=sum(positions),
+            decoder_pairs=sum(n**2 for n in positions) if packed else len(batch) * max(positions, default=0) ** 2,
+            logit_positions=sum(targets),
+        )
+
+
+def step_flops(widths: Widths, load: Load, projector: Projector) -> dict[str, float]:
+    """Return the operations of each part of a step."""
+    width, bins = widths.encoder_dim, widths.mel_bins
+    convolutions = 3 * bins * width * load.conv_positions + 3 * width**2 * load.conv_positions // 2
+    encoder = load.encoder_positions * widths.encoder_linear + load.encoder_pairs * 2 * widths.encoder_attention
+    linear = load.decoder_positions * widths.decoder_linear
+    attention = load.decoder_pairs * 2 * widths.decoder_attention
+    head = load.logit_positions * widths.decoder_dim * widths.vocabulary
+    return {
+        "mel": 2.0 * load.mel_positions * bins * (N_FFT // 2 + 1),
+        "encoder": 2.0 * (convolutions + encoder),
+        "projector": projector_flops(projector, load.projector_lengths),
+        "decoder forward": 2.0 * (linear + attention),
+        "decoder backward": 2.0 * (linear + load.decoder_positions * widths.decoder_trained + 2 * attention),
+        "head and loss": 4.0 * head,
+    }
+
+
+def projector_flops(projector: Projector, lengths: list[int]) -> float:
+    """Return the operations of a projector, forward and backward.
+
+    Args:
+        projector: one of the four; of another one an estimate.
+        lengths: encoder frames of each clip.
+    """
+    config, tokens = projector.config, sum(projector.num_tokens(n) for n in lengths)
+    stacked, width = projector.encoder_dim * config.frame_stack, projector.decoder_dim
+    # Products with frames: forward, gradient of the weights. All others: the gradient of what they read, too.
+    frames, others = 0, 0
+    match projector:
+        case MLPProjector():
+            frames, others = tokens * stacked * config.hidden_dim, tokens * config.hidden_dim * width
+        case MOSAProjector(num_experts=experts):
+            units = experts * config.expert_dim
+            frames, others = tokens * stacked * (units + experts), tokens * (units + experts) * width
+        case MoEProjector(num_experts=experts):
+            units = config.num_experts_per_token * config.expert_dim
+            frames, others = tokens * stacked * (units + experts), tokens * units * width
+        case QFormerProjector():
+            windows = sum(-(-n // config.window_frames) for n in lengths)
+            queries, keys = windows * config.num_queries, windows * config.window_frames
+            linear = queries * (6 * width**2 + 2 * width * config.hidden_dim)  # self: 4, cross: query and output
+            attention = 2 * queries * (config.num_queries + config.window_frames) * width
+            frames = config.num_layers * keys * projector.encoder_dim * 2 * width
+            others = config.num_layers * (linear + attention) + tokens * width**2
+        case _:  # of one's own: every weight for every token
+            others = tokens * sum(weight.numel() for weight in projector.parameters())
+    return 4.0 * frames + 6.0 * others

@@ -1,0 +1,80 @@
+"""How well a run uses its machine: work done, time waited for data, memory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from ..data.loader import Batch
+from ..model.flops import Load, Widths, step_flops
+from ..model.speech_llm import SpeechLLM
+from . import metrics
+
+
+class Meter:
+    """Adds up between two lines of the log.
+
+    Args:
+        model: of the run.
+        device: it runs on.
+        peak_flops: operations a second that one device cannot exceed; None where that is not known.
+        num_processes: devices.
+    """
+
+    def __init__(self, model: SpeechLLM, device: torch.device, peak_flops: float | None, num_processes: int) -> None:
+        self.model, self.device = model, device
+        self.peak_flops, self.num_processes = peak_flops, num_processes
+        self.widths = Widths.of(model)
+        self._tokens, self._flops, self._waited = 0, 0.0, 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time within this context as waited for data."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waited += time.monotonic() - started
+
+    def work(self, batches: list[Batch]) -> tuple[int, float]:
+        """Return decoder positions (prompt, audio tokens, transcript) and operations of this process's batches."""
+        loads = [Load.of(self.model, batch) for batch in batches if len(batch)]
+        flops = sum(sum(step_flops(self.widths, load, self.model.projector).values()) for load in loads)
+        return sum(load.decoder_positions for load in loads), flops
+
+    def add(self, tokens: int, flops: float) -> None:
+        """Count a step's work, of all processes."""
+        self._tokens, self._flops = self._tokens + tokens, self._flops + flops
+
+    def read(self, seconds: float) -> dict[str, float]:
+        """Return the figures of the last `seconds`, and begin anew."""
+        rate = self._flops / seconds / self.num_processes
+        values = {
+            metrics.TOKENS_PER_SECOND: self._tokens / seconds,
+            metrics.DATA_WAIT_SHARE: min(1.0, self._waited / seconds),
+            metrics.TFLOPS: rate / 1e12,
+            metrics.PEAK_MEMORY: float(self._peak_memory()),
+        }
+        if self.peak_flops is not None:
+            values[metrics.MFU] = rate / self.peak_flops
+        self._tokens, self._flops, self._waited = 0, 0.0, 0.0
+        return values
+
+    def _peak_memory(self) -> int:
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return peak
+        if self.device.type == "mps":
+            return torch.mps.driver_allocated_memory()
+        if sys.platform == "win32":
+            return psutil.Process().memory_info().peak_wset
+        import resource
+
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return resident if sys.platform == "darwin" else 1024 * resident
