@@ -347,7 +347,7 @@ class HardwareConfig:
     """`device`: auto (CUDA, else Apple's MPS, else CPU), cuda, cuda:N, mps, cpu."""
 
     device: str = "auto"
-    mixed_precision: str = "auto"  # auto: bf16 where the device has it, else fp32
+    mixed_precision: str = "auto"  # auto: bf16 where GPU or CPU multiply it, else fp32
     attention: str = "auto"  # auto: a kernel for packed clips where there is one, else sdpa
     compile: bool = False
     fsdp: bool = False  # several processes share out projector and decoder among them, instead of a copy each

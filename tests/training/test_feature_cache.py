@@ -32,7 +32,7 @@ DATA = DataConfig()
 class SamplesAsFrames:
     """In the place of an encoder: a frame is the 320 samples that it stands for, so that frames can be traced back."""
 
-    encoder_dim, convention, dtype = 320, "samples", torch.float32
+    encoder_dim, convention, name = 320, "samples", "samples"
 
     def __init__(self, fingerprint: str = "weights", fail_at: int = 1000, how: object = None) -> None:
         self.fingerprint, self.fail_at, self.how = fingerprint, fail_at, how
@@ -101,7 +101,7 @@ def assert_same(cached: list[Batch], decoded: list[Batch]) -> None:
             expected, lengths = SamplesAsFrames()(other.waveforms, other.num_samples)
             assert lengths == one.num_frames
             assert one.features is not None
-            assert torch.equal(one.features, expected)
+            assert torch.equal(one.features, expected.half())
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -131,9 +131,6 @@ def test_only_what_is_new_is_encoded(tmp_path: Path, accelerator: Accelerator) -
     write(tmp_path / "3.wav", 0.7)  # replaced
     assert encoded("more.jsonl", 10) == 1
     assert encoded("more.jsonl", 10, SamplesAsFrames("other weights")) == 10
-    wider = SamplesAsFrames()
-    wider.dtype = torch.float64
-    assert encoded("more.jsonl", 10, wider) == 10
 
 
 def fail_sources(tmp_path: Path) -> list[Source]:
@@ -165,11 +162,11 @@ def test_too_small_a_disk_is_one_line(tmp_path: Path, accelerator: Accelerator, 
     encoder = SamplesAsFrames()
     sources = fail_sources(tmp_path)
     frames = sum(-(-int(seconds * 16_000) // 1280) * 4 for seconds in sources[0].durations.tolist())
-    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=frames * 320 * 4 - 1))
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=frames * 320 * 2 - 1))
     with pytest.raises(UserError, match=r"20 clips \(.*\) need .* MB, and .* has .* MB free; set paths.cache_dir"):
         cache(sources, tmp_path / "cache", accelerator, encoder)
     assert encoder.calls == 0
-    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=frames * 320 * 4))
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=frames * 320 * 2))
     cache(sources, tmp_path / "cache", accelerator, encoder)
     assert sources[0].features.num_frames.sum() == frames
 
@@ -184,6 +181,18 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, accelerator:
     monkeypatch.setattr(feature_cache, "write_shard", full)
     with pytest.raises(UserError, match=r"^paths.cache_dir: .* cannot be written \(No space left on device\)"):
         cache(fail_sources(tmp_path), tmp_path / "cache", accelerator)
+
+
+@pytest.mark.parametrize(("value", "said"), [(7e4, "puts out 70000;"), (float("nan"), "puts out nan;")])
+def test_what_16_bits_cannot_hold_is_one_line(value: float, said: str, tmp_path: Path, accelerator) -> None:
+    class Loud(SamplesAsFrames):
+        def __call__(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, list[int]]:
+            frames, lengths = super().__call__(waveforms, num_samples)
+            frames[3, 5] = value
+            return frames, lengths
+
+    with pytest.raises(UserError, match=rf"keeps 16 bits \(largest value 65504\), and samples {said} set data.cache_f"):
+        cache(fail_sources(tmp_path), tmp_path / "cache", accelerator, Loud())
 
 
 def losses(folder: Path) -> dict[tuple[int, str], float]:
@@ -211,7 +220,7 @@ def test_a_run_from_the_cache_is_the_run_without(run_settings, tmp_path, monkeyp
     assert "[INFO] Encoder outputs: 70 clips in cache (" in capsys.readouterr().err
     assert cached.keys() == audio.keys()
     assert len(audio) == 4 * 2 + 2
-    assert cached == pytest.approx(audio, rel=1e-5)
+    assert cached == pytest.approx(audio, rel=1e-3), "16 bits"
 
     checkpoints = tmp_path / "goes-on/outputs/transcription/checkpoints"
     checkpoints.mkdir(parents=True)
@@ -220,10 +229,10 @@ def test_a_run_from_the_cache_is_the_run_without(run_settings, tmp_path, monkeyp
     again = train("again", "data.cache_features=true", "data.num_workers=1", "training.seed=42")
     assert again == cached
     gone_on = train("goes-on", "data.cache_features=true")
-    assert gone_on == pytest.approx({key: value for key, value in audio.items() if key[0] > 2}, rel=1e-4)
+    assert gone_on == pytest.approx({key: value for key, value in audio.items() if key[0] > 2}, rel=1e-3)
     train("part", "data.cache_features=true", "data.max_samples=20", "data.text_case=keep")
-    with pytest.raises(AssertionError, match="the encoder was used"):
-        train("other", "data.cache_features=true", "hardware.mixed_precision=bf16")
+    half = train("half", "data.cache_features=true", "hardware.mixed_precision=bf16")
+    assert half == pytest.approx(audio, rel=0.1), "another precision encodes nothing again"
 
 
 def test_two_processes_encode_a_share_each(run_settings, tmp_path, monkeypatch, capsys):

@@ -52,7 +52,9 @@ def start_accelerator(config: Config) -> Accelerator:
     if not accelerator.is_main_process:
         logging.getLogger("tiny_audio").setLevel(logging.ERROR)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    logger.info("Device: %s, precision: %s", name, "fp32" if precision == "no" else precision)
+    native = (device.type, precision, hardware.mixed_precision) == ("cpu", "bf16", "auto")
+    why = " (which this CPU multiplies natively)" * native
+    logger.info("Device: %s, precision: %s%s", name, "fp32" if precision == "no" else precision, why)
     if precision == "fp16":
         logger.warning(
             "fp16: the gradient of LLMs of this family often overflows; such steps are left out. Prefer bf16."

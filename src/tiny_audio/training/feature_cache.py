@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from ..audio import AudioError, check_clip, is_silent, pad_waveforms
 from ..config import Config
-from ..data.features import EncodedClip, FeatureCache, clip_keys, feature_folder, write_shard
+from ..data.features import DTYPE, EncodedClip, FeatureCache, clip_keys, feature_folder, write_shard
 from ..data.loader import open_loader
 from ..data.sources import Source
 from ..errors import UserError
@@ -138,7 +138,7 @@ def cache_features(
         UserError: the cache cannot be written, or there is no room for what is missing.
         KeyboardInterrupt, SystemExit: a signal came.
     """
-    folder = feature_folder(Path(config.paths.cache_dir), encoder.fingerprint, encoder.convention, encoder.dtype)
+    folder = feature_folder(Path(config.paths.cache_dir), encoder.fingerprint, encoder.convention)
     keys = [clip_keys(source) for source in sources]
     cache = FeatureCache(folder)
     missing: list[_Missing] = []
@@ -215,7 +215,8 @@ def encode(
             frames: dict[int, Tensor] = {}
             if batch.encodable:
                 encoded, lengths = encoder(upload(batch.waveforms, device), batch.num_samples)
-                frames = dict(zip(batch.encodable, encoded.cpu().split(lengths), strict=True))
+                stored = to_stored(encoded, encoder)
+                frames = dict(zip(batch.encodable, stored.split(lengths), strict=True))
             for i, clip in enumerate(batch.clips):
                 writer.add(replace(clip, frames=frames.get(i)))
             progress.advance(len(batch.clips))
@@ -229,4 +230,19 @@ def encode(
 
 def frame_bytes(encoder: SpeechEncoder) -> int:
     """Bytes of one encoder frame."""
-    return encoder.encoder_dim * encoder.dtype.itemsize
+    return encoder.encoder_dim * DTYPE.itemsize
+
+
+def to_stored(frames: Tensor, encoder: SpeechEncoder) -> Tensor:
+    """Return frames (N, D) as they are stored, on the CPU.
+
+    Raises:
+        UserError: some are beyond the range of what is stored, or not finite.
+    """
+    stored = frames.to(DTYPE).cpu()
+    if not stored.isfinite().all():
+        raise UserError(
+            f"data.cache_features=true keeps 16 bits (largest value {torch.finfo(DTYPE).max:g}), and {encoder.name} "
+            f"puts out {frames.abs().max():g}; set data.cache_features=false."
+        )
+    return stored
