@@ -20,11 +20,12 @@ from clips import write, write_bad_files, write_manifest
 from tiny_audio.cli import main
 from tiny_audio.config import Config, DataConfig, DatasetConfig, PathsConfig, TrainingConfig
 from tiny_audio.data.loader import Batch, ClipDataset, eval_loader
+from tiny_audio.data.plan import SamplingPlan
 from tiny_audio.data.sources import Source, open_source
 from tiny_audio.errors import UserError
 from tiny_audio.model.encoder import SpeechEncoder
 from tiny_audio.training import feature_cache
-from tiny_audio.training.feature_cache import cache_features
+from tiny_audio.training.feature_cache import cache_features, clips_to_read
 
 DATA = DataConfig()
 
@@ -59,7 +60,8 @@ def cache(
 ) -> SamplesAsFrames:
     encoder = encoder or SamplesAsFrames()
     config = Config(paths=PathsConfig(cache_dir=str(folder)), training=TrainingConfig(batch_size=4))
-    cache_features(config, encoder, sources, accelerator, num_workers)  # type: ignore[arg-type]
+    wanted = [(number, row) for number, source in enumerate(sources) for row in range(len(source))]
+    cache_features(config, encoder, sources, wanted, accelerator, num_workers)  # type: ignore[arg-type]
     return encoder  # type: ignore[return-value]
 
 
@@ -131,6 +133,45 @@ def test_only_what_is_new_is_encoded(tmp_path: Path, accelerator: Accelerator) -
     write(tmp_path / "3.wav", 0.7)  # replaced
     assert encoded("more.jsonl", 10) == 1
     assert encoded("more.jsonl", 10, SamplesAsFrames("other weights")) == 10
+
+
+def test_only_what_a_run_reads_is_encoded_in_the_order_in_which_it_is_read(tmp_path: Path, accelerator) -> None:
+    """The evaluation first, and before all of it the batch with the longest clip, which may not fit."""
+    train, dev = (
+        open_source(DatasetConfig(path=str(a_corpus(tmp_path / name, count))), DATA, tmp_path)
+        for name, count in (("train", 60), ("dev", 4))
+    )
+    plan = SamplingPlan([train.durations], [1.0], 4, seed=3)
+    wanted = clips_to_read(plan, range(2, 5), [dev])
+    by_length = np.argsort(-dev.durations, kind="stable").tolist()
+    drawn = [draw.row for number in range(2, 5) for draw in plan.batch(number)]
+    assert wanted == [*((1, row) for row in by_length), *((0, row) for row in drawn)]
+    assert len(clips_to_read(plan, range(10**9), [])) == 60, "once each, and no longer looked for than needed"
+
+    class Listening(SamplesAsFrames):
+        def __call__(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, list[int]]:
+            heard.append(sorted(num_samples.tolist()))
+            return super().__call__(waveforms, num_samples)
+
+    heard: list[list[int]] = []
+    config = Config(paths=PathsConfig(cache_dir=str(tmp_path / "cache")), training=TrainingConfig(batch_size=4))
+    cache_features(config, Listening(), [train, dev], wanted, accelerator, 0)  # type: ignore[arg-type]
+    seconds = [(train, dev)[number].durations[row] for number, row in wanted]
+    samples = [-(-round(16_000 * float(s)) // 1280) * 1280 for s in seconds]
+    batches = [sorted(samples[i : i + 4]) for i in range(0, 16, 4)]
+    assert heard[0] == max(batches, key=max)
+    assert heard[1:] == [batch for batch in batches if batch != heard[0]]
+    assert train.rows_at_hand(0).tolist() == sorted(drawn)
+    assert_same(
+        [ClipDataset([train], lambda text: [0], DATA).__getitems__(plan.batch(3))],
+        [
+            ClipDataset(
+                [open_source(DatasetConfig(path=str(tmp_path / "train/train.jsonl")), DATA, tmp_path)],
+                lambda text: [0],
+                DATA,
+            ).__getitems__(plan.batch(3))
+        ],
+    )
 
 
 def fail_sources(tmp_path: Path) -> list[Source]:
@@ -217,7 +258,7 @@ def test_a_run_from_the_cache_is_the_run_without(run_settings, tmp_path, monkeyp
     audio = train("audio")
     assert not (tmp_path / "cache/features").exists()
     cached = train("cached", "data.cache_features=true")
-    assert "[INFO] Encoder outputs: 70 clips in cache (" in capsys.readouterr().err
+    assert "[INFO] Encoder outputs: 42 clips in cache (" in capsys.readouterr().err
     assert cached.keys() == audio.keys()
     assert len(audio) == 4 * 2 + 2
     assert cached == pytest.approx(audio, rel=1e-3), "16 bits"
@@ -230,7 +271,7 @@ def test_a_run_from_the_cache_is_the_run_without(run_settings, tmp_path, monkeyp
     assert again == cached
     gone_on = train("goes-on", "data.cache_features=true")
     assert gone_on == pytest.approx({key: value for key, value in audio.items() if key[0] > 2}, rel=1e-3)
-    train("part", "data.cache_features=true", "data.max_samples=20", "data.text_case=keep")
+    train("part", "data.cache_features=true", "data.text_case=keep")
     half = train("half", "data.cache_features=true", "hardware.mixed_precision=bf16")
     assert half == pytest.approx(audio, rel=0.1), "another precision encodes nothing again"
 
@@ -243,9 +284,9 @@ def test_two_processes_encode_a_share_each(run_settings, tmp_path, monkeypatch, 
     )
     assert run.returncode == 0, run.stderr
     assert len(list((tmp_path / "cache/features").glob("*/*.safetensors"))) == 2
-    assert run.stderr.count("Encoder outputs: 70 clips in cache") == 1
+    assert run.stderr.count("Encoder outputs: 26 clips in cache") == 1
     monkeypatch.chdir(tmp_path)
     assert main([*arguments, "paths.output_dir=alone"]) == 0
     log = capsys.readouterr().err
-    assert "Encoder outputs: 70 clips in cache" in log
+    assert "Encoder outputs: 18 clips in cache" in log, "half of those that were drawn by the two"
     assert "Encoding" not in log

@@ -28,7 +28,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +73,9 @@ def feature_folder(cache_dir: Path, fingerprint: str, convention: str) -> Path:
     return cache_dir / "features" / f"{fingerprint}-{how}"
 
 
-def clip_keys(source: Source) -> list[bytes]:
-    """Return the key of each row of a source: 16 bytes of a hash of its recording's version."""
-    versions = source.recording_versions()
+def clip_keys(source: Source, rows: Sequence[int]) -> list[bytes]:
+    """Return the key of each of some rows of a source: 16 bytes of a hash of its recording's version."""
+    versions = source.recording_versions(rows)
     return [hashlib.sha256(version.encode("utf-8", "surrogatepass")).digest()[:16] for version in versions]
 
 
@@ -132,7 +132,7 @@ class CachedClips:
 
     Args:
         shards: where they lie.
-        places: (N_rows, 4) int64: shard, first frame, number of frames, number of samples.
+        places: (N_rows, 4) int64: shard, first frame, number of frames, number of samples; shard -1: not looked up.
         failures: row: why it could not be decoded.
     """
 
@@ -140,6 +140,11 @@ class CachedClips:
         self._shards = shards
         self._places = places
         self._failures = failures
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows that can be read, int64."""
+        return np.flatnonzero(self._places[:, 0] >= 0)
 
     @property
     def num_frames(self) -> np.ndarray:
@@ -155,6 +160,7 @@ class CachedClips:
         if row in self._failures:
             raise AudioError(*self._failures[row])
         shard, start, count, num_samples = self._places[row].tolist()
+        assert shard >= 0, "a clip outside the batches that were to be encoded"
         return num_samples, self._shards.read(shard, start, count)
 
 
@@ -187,8 +193,10 @@ class FeatureCache:
     def __contains__(self, key: bytes) -> bool:
         return key in self._rows
 
-    def clips(self, keys: Sequence[bytes]) -> CachedClips:
-        """Return the outputs of the clips with these keys, all of which must be here, as rows in this order."""
-        numbers = [self._rows[key] for key in keys]
-        failures = {row: self._failures[i] for row, i in enumerate(numbers) if i in self._failures}
-        return CachedClips(self._shards, self._places[numbers], failures)
+    def clips(self, keys: Mapping[int, bytes], num_rows: int) -> CachedClips:
+        """Return the outputs of a source of `num_rows`, of which `keys` names some by row; those must be here."""
+        numbers = {row: self._rows[key] for row, key in keys.items()}
+        failures = {row: self._failures[i] for row, i in numbers.items() if i in self._failures}
+        places = np.tile(np.array([-1, 0, 0, 0]), (num_rows, 1))
+        places[list(numbers)] = self._places[list(numbers.values())]
+        return CachedClips(self._shards, places, failures)

@@ -154,7 +154,7 @@ class ClipDataset(Dataset[Batch]):
             silent = not len(frames)
         else:
             waveform = source.read(draw.row)
-            num_samples, silent = len(waveform), is_silent(waveform)
+            num_samples, silent = len(waveform), source.has_speech and is_silent(waveform)
             waveform = waveform[:MAX_CLIP_SAMPLES]
         expected = float(source.durations[draw.row])
         seconds = num_samples / SAMPLE_RATE

@@ -39,14 +39,15 @@ class Source:
         name: as in the configuration; unique among the sources that `open_sources` returns.
         weight: the corpus's share of the mixture, as configured, not normalised.
         durations: (N,) float32 seconds, as listed or as the recordings' headers say.
-        texts: N cleaned transcripts, none of them empty.
+        texts: N cleaned transcripts, none of them empty where there is speech.
         names: N file paths (relative to their manifest) or ids.
         speakers: N names, empty where the corpus does not say whose; None where it never does.
         origin: what it was read from; of the Hub, with the commit.
         blocks: (N,) int32, of a corpus that is streamed: which rows are fetched together; else None.
         estimated: whether durations are guesses from the transcripts, as in a stream that does not list them.
         skipped: what was left out when the corpus was indexed.
-        features: encoder outputs of the N rows, where they are cached; recordings are then not read.
+        has_speech: whether a clip that is silent throughout is a fault.
+        features: encoder outputs of the rows that a run reads, where they are cached; recordings are then not read.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Source:
         origin: str = "",
         blocks: np.ndarray | None = None,
         estimated: bool = False,
+        has_speech: bool = True,
     ) -> None:
         assert len(durations) == len(texts) == len(names) == len(rows)
         self.name = name
@@ -74,6 +76,7 @@ class Source:
         self.origin = origin or name
         self.blocks = blocks
         self.estimated = estimated
+        self.has_speech = has_speech
         self.skipped = skipped
         self.features: CachedClips | None = None
         self._recordings = recordings
@@ -118,14 +121,19 @@ class Source:
         return self._rows
 
     def rows_at_hand(self, seed: int) -> np.ndarray:
-        """Return the rows to sample recordings from: all, but of a stream those of one row group, to fetch no more."""
+        """Return the rows to sample recordings from: all, but of a stream those of one row group, to fetch no more.
+
+        Where encoder outputs are read, those that are there.
+        """
+        if self.features is not None:
+            return self.features.rows
         if self.blocks is None:
             return np.arange(len(self))
         return np.flatnonzero(self.blocks == self.blocks[np.random.default_rng(seed).integers(len(self))])
 
-    def recording_versions(self) -> list[str]:
-        """N texts: no two recordings share one, and it changes whenever the recording does."""
-        return self._recordings.versions(self._rows.tolist())
+    def recording_versions(self, rows: Sequence[int]) -> list[str]:
+        """A text for each of `rows`: no two recordings share one, and it changes whenever the recording does."""
+        return self._recordings.versions(self._rows[np.asarray(rows, dtype=np.int64)].tolist())
 
     def subset(self, rows: np.ndarray) -> Source:
         """Return the source with only these rows, in this order; what was skipped stays on record."""
@@ -143,6 +151,7 @@ class Source:
             self.origin,
             None if self.blocks is None else self.blocks[rows],
             self.estimated,
+            self.has_speech,
         )
 
 

@@ -155,11 +155,13 @@ class WhisperSpeechEncoder(SpeechEncoder):
         """
         attention, clip = layer.self_attn, window[:count]
         seen = layer.self_attn_layer_norm(window)
-        heads = (
+        queries, keys, values = (
             states.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(0, 1)[None]
             for states in (attention.q_proj(seen[:count]), attention.k_proj(seen), attention.v_proj(seen))
         )
-        mixed = scaled_dot_product_attention(*heads, scale=attention.scaling)[0].transpose(0, 1).flatten(1)
+        mixed = (
+            scaled_dot_product_attention(queries, keys, values, scale=attention.scaling)[0].transpose(0, 1).flatten(1)
+        )
         clip = clip + attention.out_proj(mixed)
         hidden: Tensor = clip + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(clip))))
         return hidden

@@ -35,10 +35,10 @@ from .build import (
 )
 from .checkpoint import CheckpointFolder, load_checkpoint
 from .console import Console, format_metric
-from .feature_cache import cache_features
+from .feature_cache import cache_features, clips_to_read
 from .loop import Trainer
 from .preflight import preflight
-from .resume import find_start, pin_revisions, restore
+from .resume import batches_left, find_start, pin_revisions, restore
 from .state import RunState
 from .trackers import check_installed
 from .tracking import Trackers
@@ -112,17 +112,18 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     if skips.counts:
         logger.warning("%s (see %s).", skips.summary(), skips.path)
 
+    batches = batches_left(training, saved, plan, accelerator.num_processes)
     if config.data.cache_features:
         with explaining_out_of_memory():
-            workers = usable_workers(config.data.num_workers)
-            cache_features(config, model.encoder, sources + eval_sources, accelerator, workers)
+            workers, wanted = usable_workers(config.data.num_workers), clips_to_read(plan, batches, eval_sources)
+            cache_features(config, model.encoder, sources + eval_sources, wanted, accelerator, workers)
     dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data, augmenter)
     with explaining_out_of_memory():
         done = saved["state"]["step"] if saved is not None else 0
         preflight(config, model, plan, dataset, eval_sources, folder, done, accelerator)
-        initialise_weights(config, model, saved, start, dataset, plan)
+        initialise_weights(config, model, saved, start, dataset, plan, batches)
     prepared, optimizer = distribute(config, model, accelerator)
-    state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
+    state = restore(saved, accelerator, optimizer, plan, batches.start) if saved else RunState()
     if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
         logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
         return finish(config, folder, state, skips, accelerator)
@@ -143,7 +144,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
             accelerator=accelerator,
             model=prepared,
             optimizer=optimizer,
-            batches=open_batches(config, plan, dataset, state, accelerator),
+            batches=open_batches(config, plan, dataset, batches, accelerator),
             plan=plan,
             evaluate=build_evaluation(config, model, eval_sources, accelerator, skips),
             folder=folder,
@@ -212,6 +213,7 @@ def initialise_weights(
     path: str,
     dataset: ClipDataset,
     plan: SamplingPlan,
+    batches: range,
 ) -> None:
     """Give what trains its weights: those of the run that goes on, of a named checkpoint, or new ones.
 
@@ -229,7 +231,7 @@ def initialise_weights(
         logger.info("Loading %s of %s...", "the projector" if only_projector else "all weights", given)
         load_weights(model, load_checkpoint(given), config.model, given, only_projector)
     else:
-        drawn = (dataset.__getitems__(plan.batch(number)) for number in range(10))  # whole batches may be unreadable
+        drawn = (dataset.__getitems__(plan.batch(number)) for number in batches[:10])  # whole batches may be unreadable
         batch = next((batch for batch in drawn if len(batch)), None)
         if batch is not None:
             frames, lengths = model.encode(batch)
