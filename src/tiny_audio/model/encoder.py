@@ -164,7 +164,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
         )
         clip = clip + attention.out_proj(mixed)
         hidden: Tensor = clip + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(clip))))
-        return hidden
+        highest = torch.finfo(hidden.dtype).max - 1000  # the stock layer keeps fp16 from overflowing like this
+        return hidden.clamp(-highest, highest) if hidden.dtype == torch.float16 else hidden
 
 
 def read_mel_bins(name: str, revision: str | None) -> int:
