@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _same_precision_everywhere() -> Iterator[None]:
+    """The tests compute in fp32 unless they say otherwise, also where the CPU multiplies bf16."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            patch.setattr(torch.cpu, name, lambda: False)
+        yield
 
 
 @dataclass(frozen=True)
@@ -84,4 +96,5 @@ def run_settings(tiny_models: TinyModels, corpus: Path) -> list[str]:
         "logging.use_wandb=false",
         "hardware.device=cpu",
         "hardware.num_threads=1",
+        "hardware.mixed_precision=no",  # auto would be bf16 on some CPUs, and figures other ones
     ]

@@ -266,6 +266,7 @@ class DataConfig:
     streaming_disk_gb: float = 20.0  # that a stream may keep of each corpus in paths.cache_dir
     cache_features: bool = False  # keep the frozen encoder's outputs in paths.cache_dir, and reuse them
     augmentation: str = "none"  # of training clips: none | light (speed, rooms, noise, gain)
+    no_speech_share: float = 0.0  # of the draws: silence and noise, whose transcript is empty
     noise_path: str | None = None  # recordings of noise: a folder, a manifest, or one recording
     room_path: str | None = None  # room impulse responses, likewise
     noise_snr_db: list[float] = field(default_factory=lambda: [10.0, 30.0])  # lowest and highest
@@ -288,6 +289,7 @@ class DataConfig:
         _at_least("data.num_workers", self.num_workers, 0)
         _at_least("data.prefetch_factor", self.prefetch_factor, 1)
         _fraction("data.max_skipped_share", self.max_skipped_share)
+        _fraction("data.no_speech_share", self.no_speech_share)
         _above("data.temperature", self.temperature, 0)
         _above("data.streaming_disk_gb", self.streaming_disk_gb, 0)
         if self.streaming and self.cache_features:
@@ -309,10 +311,16 @@ class DataConfig:
                 f"data.cache_features=true encodes each clip once, and data.augmentation={self.augmentation} changes "
                 "it at every draw: turn one of them off (model.audio_token_dropout goes with the cache)."
             )
-        for key in ("noise_path", "room_path"):
-            path = getattr(self, key)
-            if path is not None and self.augmentation == "none":
-                raise ConfigError(f"data.{key}={path} is heard with data.augmentation=light only; add it.")
+        if self.augmentation == "none":
+            if self.room_path is not None:
+                raise ConfigError(
+                    f"data.room_path={self.room_path} is heard with data.augmentation=light only; add it."
+                )
+            if self.noise_path is not None and not self.no_speech_share:
+                raise ConfigError(
+                    f"data.noise_path={self.noise_path} is heard with data.augmentation=light or data.no_speech_share "
+                    "only; add one of them."
+                )
         snr = self.noise_snr_db
         if len(snr) != 2 or not -math.inf < snr[0] <= snr[1] < math.inf:
             raise ConfigError(f"data.noise_snr_db must be the lowest and the highest ratio, as [10, 30], got {snr}.")
@@ -350,7 +358,7 @@ class HardwareConfig:
     """`device`: auto (CUDA, else Apple's MPS, else CPU), cuda, cuda:N, mps, cpu."""
 
     device: str = "auto"
-    mixed_precision: str = "auto"  # auto: bf16 where the device has it, else fp32
+    mixed_precision: str = "auto"  # auto: bf16 where GPU or CPU multiply it, else fp32
     attention: str = "auto"  # auto: a kernel for packed clips where there is one, else sdpa
     compile: bool = False
     fsdp: bool = False  # several processes share out projector and decoder among them, instead of a copy each

@@ -62,6 +62,15 @@ def test_whisper_encoder_equals_the_stock_forward(tiny_models):
     torch.testing.assert_close(frames, expected[:100], atol=1e-5, rtol=0)
 
 
+def test_whisper_s_last_layer_is_computed_for_the_clip_alone(tiny_models):
+    encoder = load_encoder(str(tiny_models.whisper), None, torch.float32)
+    seen = []
+    for layer in encoder.layers:
+        layer.fc1.register_forward_hook(lambda module, given, out: seen.append(given[0].shape[-2]))
+    encoder(*pad_waveforms([noise(1280 * 25)]))
+    assert seen == [1500] * (len(encoder.layers) - 1) + [100]
+
+
 def test_encoder_stays_frozen_and_in_evaluation_mode(tiny_models):
     encoder = load_encoder(str(tiny_models.glm_asr), None, torch.float32).train()
     assert not any(module.training for module in encoder.modules())

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from runs import MAX_STEPS, metrics, run_ta, settings, start_ta, steps_logged
+from tiny_audio.cli import main
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
 
 
@@ -112,6 +113,20 @@ def test_going_back_to_an_older_checkpoint_and_on_from_there(undisturbed, run_se
     status, log = run_ta(settings(run_settings, named, f"training.max_steps={first + 5}"), tmp_path)
     assert status == 0, log
     assert f"Resuming from step {first + 4}..." in log
+
+
+def test_a_run_in_bf16_goes_on_to_the_bit(run_settings, tmp_path, monkeypatch):
+    typed = ["train", *run_settings, "hardware.mixed_precision=bf16", "training.save_steps=2"]
+    for name in ("straight", "stopped"):
+        checkpoints = tmp_path / name / "outputs/transcription/checkpoints"
+        checkpoints.mkdir(parents=True)
+        if name == "stopped":
+            shutil.copy(tmp_path / "straight/outputs/transcription/checkpoints/checkpoint-step-2.pt", checkpoints)
+        monkeypatch.chdir(tmp_path / name)
+        assert main(typed) == 0
+    straight, stopped = metrics(tmp_path / "straight"), metrics(tmp_path / "stopped")
+    assert stopped == {key: value for key, value in straight.items() if key[0] > 2}
+    assert {key[0] for key in stopped} == {3, 4}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT])

@@ -158,7 +158,7 @@ class ClipDataset(Dataset[Batch]):
             silent = not len(frames)
         else:
             waveform = source.read(draw.row, MAX_CLIP_SECONDS)
-            num_samples, silent = len(waveform), is_silent(waveform)
+            num_samples, silent = len(waveform), source.has_speech and is_silent(waveform)
             waveform = waveform[:MAX_CLIP_SAMPLES]
         expected = source.listed_seconds(draw.row)
         seconds = num_samples / SAMPLE_RATE

@@ -34,7 +34,7 @@ class Source:
         name: as in the configuration; unique among the sources that `open_sources` returns.
         weight: the corpus's share of the mixture, as configured, not normalised.
         durations: (N,) float32 seconds, as listed or as the recordings' headers say.
-        texts: N cleaned transcripts, none of them empty.
+        texts: N cleaned transcripts, none of them empty where there is speech.
         names: N file paths (relative to their manifest) or ids.
         speakers: N names, empty where the corpus does not say whose; None where it never does.
         origin: what it was read from; of the Hub, with the commit.
@@ -44,7 +44,8 @@ class Source:
         channel: which one of its recordings is read, 0 being the first; None mixes them.
         asked: how many rows its table was asked to hold; None: all.
         whole: whether that are all rows of the corpus.
-        features: encoder outputs of the N rows, where they are cached; recordings are then not read.
+        has_speech: whether a clip that is silent throughout is a fault.
+        features: encoder outputs of the rows that a run reads, where they are cached; recordings are then not read.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Source:
         blocks: np.ndarray | None = None,
         estimated: bool = False,
         channel: int | None = None,
+        has_speech: bool = True,
     ) -> None:
         assert len(durations) == len(texts) == len(names) == len(rows)
         self.name = name
@@ -76,6 +78,7 @@ class Source:
         self.estimated = estimated
         self.asked: int | None = None
         self.whole = True
+        self.has_speech = has_speech
         self.skipped = skipped
         self.channel = channel
         self.features: CachedClips | None = None
@@ -133,14 +136,19 @@ class Source:
         return self._rows
 
     def rows_at_hand(self, seed: int) -> np.ndarray:
-        """Return the rows to sample recordings from: all, but of a stream those of one row group, to fetch no more."""
+        """Return the rows to sample recordings from: all, but of a stream those of one row group, to fetch no more.
+
+        Where encoder outputs are read, those that are there.
+        """
+        if self.features is not None:
+            return self.features.rows
         if self.blocks is None:
             return np.arange(len(self))
         return np.flatnonzero(self.blocks == self.blocks[np.random.default_rng(seed).integers(len(self))])
 
-    def recording_versions(self) -> list[str]:
-        """N texts: no two recordings share one, and it changes whenever the recording does."""
-        versions = self._recordings.versions(self._rows.tolist())
+    def recording_versions(self, rows: Sequence[int]) -> list[str]:
+        """A text for each of `rows`: no two recordings share one, and it changes whenever the recording does."""
+        versions = self._recordings.versions(self._rows[np.asarray(rows, dtype=np.int64)].tolist())
         return versions if self.channel is None else [f"{version} channel {self.channel}" for version in versions]
 
     def subset(self, rows: np.ndarray) -> Source:
@@ -160,6 +168,7 @@ class Source:
             None if self.blocks is None else self.blocks[rows],
             self.estimated,
             self.channel,
+            self.has_speech,
         )
         source.asked, source.whole = self.asked, self.whole
         return source

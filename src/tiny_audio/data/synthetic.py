@@ -9,6 +9,7 @@ import torch
 
 from ..audio import pad_waveforms
 from ..lengths import SAMPLE_RATE
+from .features import DTYPE
 from .loader import Batch
 
 
@@ -16,7 +17,6 @@ def synthetic_batch(
     seconds: Sequence[float],
     target_ids: Sequence[Sequence[int]],
     feature_dim: int | None = None,
-    dtype: torch.dtype = torch.float32,
     rng: np.random.Generator | None = None,
 ) -> Batch:
     """Return a batch as the loader would, from no source at all.
@@ -25,7 +25,6 @@ def synthetic_batch(
         seconds: of B clips.
         target_ids: the target tokens of each.
         feature_dim: where encoder frames come from the cache, their width; there are no waveforms then.
-        dtype: precision of those frames.
         rng: of the noise; seeded with 0, if left out.
     """
     rng = rng or np.random.default_rng(0)
@@ -45,5 +44,5 @@ def synthetic_batch(
     )
     if feature_dim is not None:
         frames = rng.standard_normal((sum(batch.num_frames), feature_dim), dtype=np.float32)
-        batch.features, batch.waveforms = torch.from_numpy(frames).to(dtype), torch.zeros(0, 0)
+        batch.features, batch.waveforms = torch.from_numpy(frames).to(DTYPE), torch.zeros(0, 0)
     return batch

@@ -53,7 +53,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Return `bf16`, `fp16` or `no` for `hardware.mixed_precision`; `auto` is bf16 where a GPU has it, else fp32.
+    """Return `bf16`, `fp16` or `no` for `hardware.mixed_precision`; `auto` is bf16 where the device multiplies it.
 
     Weights that train are fp32 in any case.
 
@@ -61,10 +61,10 @@ def choose_precision(name: str, device: torch.device) -> str:
         ConfigError: the device does not have the precision that was asked for.
     """
     if name == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+        return "bf16" if multiplies_bf16(device) else "no"
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("hardware.mixed_precision=fp16 needs a GPU; use bf16 or no on the CPU.")
-    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if name == "bf16" and device.type == "cuda" and not multiplies_bf16(device):
         raise ConfigError("hardware.mixed_precision=bf16: this GPU does not have bf16; use fp16 or no.")
     return name
 
@@ -83,6 +83,16 @@ def peak_flops(given_tflops: float | None, device: torch.device, precision: str)
         return None
     name = torch.cuda.get_device_name(device)
     return next((1e12 * tflops for known, tflops in PEAK_TFLOPS.items() if known in name), None)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bf16 in hardware: a GPU, or a CPU with AVX512-BF16 or AMX.
+
+    Other CPUs compute it by way of fp32, which is slower than fp32 itself.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, pad
+from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 from transformers import AutoConfig, GlmAsrEncoder, PreTrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -137,8 +137,35 @@ class WhisperSpeechEncoder(SpeechEncoder):
 
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
         """See `SpeechEncoder.encode`."""
-        hidden = self.module(mel).last_hidden_state  # (B, 1500, D)
-        return torch.cat([clip[:n] for clip, n in zip(hidden, lengths, strict=True)])
+        module: Any = self.module
+        embedded = gelu(module.conv2(gelu(module.conv1(mel)))).transpose(1, 2)
+        hidden = embedded + module.embed_positions.weight  # (B, 1500, D)
+        *layers, last = module.layers
+        for layer in layers:
+            hidden = layer(hidden, None)
+        clips = [self.finish(last, clip, n) for clip, n in zip(hidden, lengths, strict=True)]
+        frames: Tensor = module.layer_norm(torch.cat(clips))
+        return frames
+
+    def finish(self, layer: Any, window: Tensor, count: int) -> Tensor:
+        """Return the first `count` frames (count, D) of what the last layer makes of a window (1500, D).
+
+        The frames of the silence are only looked at here, no longer computed: a layer's other work is done for the
+        clip alone.
+        """
+        attention, clip = layer.self_attn, window[:count]
+        seen = layer.self_attn_layer_norm(window)
+        queries, keys, values = (
+            states.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(0, 1)[None]
+            for states in (attention.q_proj(seen[:count]), attention.k_proj(seen), attention.v_proj(seen))
+        )
+        mixed = (
+            scaled_dot_product_attention(queries, keys, values, scale=attention.scaling)[0].transpose(0, 1).flatten(1)
+        )
+        clip = clip + attention.out_proj(mixed)
+        hidden: Tensor = clip + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(clip))))
+        highest = torch.finfo(hidden.dtype).max - 1000  # the stock layer keeps fp16 from overflowing like this
+        return hidden.clamp(-highest, highest) if hidden.dtype == torch.float16 else hidden
 
 
 def read_mel_bins(name: str, revision: str | None) -> int:

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..config import Config, DatasetConfig
 from ..data.loader import Batch, ClipDataset, eval_loader, train_loader
+from ..data.no_speech import no_speech_source
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
 from ..data.sources import Source, open_sources
@@ -32,7 +33,7 @@ from .console import format_count
 from .memory import is_out_of_memory
 from .processes import Processes
 from .provenance import describe_run
-from .state import RunState, seed_step
+from .state import seed_step
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ def start_accelerator(config: Config) -> Accelerator:
     if not accelerator.is_main_process:
         logging.getLogger("tiny_audio").setLevel(logging.ERROR)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    logger.info("Device: %s, precision: %s", name, "fp32" if precision == "no" else precision)
+    native = (device.type, precision, hardware.mixed_precision) == ("cpu", "bf16", "auto")
+    why = " (which this CPU multiplies natively)" * native
+    logger.info("Device: %s, precision: %s%s", name, "fp32" if precision == "no" else precision, why)
     if precision == "fp16":
         logger.warning(
             "fp16: the gradient of LLMs of this family often overflows; such steps are left out. Prefer bf16."
@@ -160,6 +163,8 @@ def load_data(config: Config, processes: Processes) -> tuple[list[Source], list[
             )
 
     sources = open_all(data.datasets, data.max_samples)
+    if data.no_speech_share:
+        sources.append(no_speech_source(sources, data, seed))
     eval_sources = open_all(data.eval_datasets, data.max_eval_samples, True) if data.eval_datasets else []
     for kind, opened in (("training", sources), ("evaluation", eval_sources)):
         for source in opened:
@@ -218,13 +223,14 @@ def agree_on_plan(config: Config, sources: Sequence[Source], processes: Processe
 
 
 def open_batches(
-    config: Config, plan: SamplingPlan, dataset: ClipDataset, state: RunState, accelerator: Accelerator
+    config: Config, plan: SamplingPlan, dataset: ClipDataset, batches: range, accelerator: Accelerator
 ) -> Iterator[Batch]:
-    """Return this process's batches, from where the run stands on."""
+    """Return this process's share of some global batches of the plan."""
     loader = train_loader(
         plan,
         dataset,
-        start_batch=state.batches,
+        start_batch=batches.start,
+        stop_batch=batches.stop,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
         num_workers=usable_workers(config.data.num_workers),

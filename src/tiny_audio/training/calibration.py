@@ -7,18 +7,22 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from ..data.loader import ClipDataset
-from ..data.plan import SamplingPlan
+from ..data.plan import Draw, SamplingPlan
 from ..model.speech_llm import SpeechLLM
 
 CLIPS = 16  # some thousands of audio tokens; as many as the encoder reads in a step anyway
-MAX_DRAWS = 20 * CLIPS  # where many recordings cannot be read
+
+
+def calibration_draws(plan: SamplingPlan) -> list[Draw]:
+    """Return the draws that `calibrate` goes by: the first ones, whatever the batch size."""
+    return plan.draws(0, CLIPS)
 
 
 def calibrate(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) -> None:
     """Scale a new projector so that it comes out at the size of the decoder's own embeddings.
 
     It goes by the first clips of the run in the order in which they are drawn, and reads them one by one: the same
-    projector whatever the batch size, the accumulation and the number of processes. Without a clip that can be read it
+    projector whatever the batch size, the accumulation and the number of processes. Where none of them can be read, it
     is left as it is.
 
     Args:
@@ -31,12 +35,8 @@ def calibrate(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) -> Non
 
 def _frames(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) -> Iterator[tuple[Tensor, list[int]]]:
     """Yield the encoder frames (n, D) of each clip, and how many they are."""
-    found = 0
-    for draw in plan.draws(0, MAX_DRAWS):
+    for draw in calibration_draws(plan):
         batch = dataset.__getitems__([draw])
         if len(batch):
             frames, lengths = model.encode(batch)
             yield frames.float(), lengths
-            found += 1
-        if found == CLIPS:
-            return

@@ -24,8 +24,9 @@ from torch.utils.data import Dataset
 
 from ..audio import AudioError, check_clip, is_silent, pad_waveforms
 from ..config import Config
-from ..data.features import EncodedClip, FeatureCache, clip_keys, feature_folder, write_shard
+from ..data.features import DTYPE, EncodedClip, FeatureCache, clip_keys, feature_folder, write_shard
 from ..data.loader import open_loader
+from ..data.plan import Draw, SamplingPlan
 from ..data.sources import Source
 from ..errors import UserError
 from ..lengths import (
@@ -90,7 +91,8 @@ class _Recordings(Dataset[_Decoded]):
                 continue
             clips.append(EncodedClip(one.key, len(waveform)))
             try:
-                check_clip(len(waveform), is_silent(waveform), 1 / SAMPLE_RATE, MAX_CLIP_SECONDS)
+                silent = self.sources[one.source].has_speech and is_silent(waveform)
+                check_clip(len(waveform), silent, 1 / SAMPLE_RATE, MAX_CLIP_SECONDS)
             except AudioError:  # found out again when it is drawn, by the settings of the run
                 continue
             waveforms[i] = waveform[:MAX_CLIP_SAMPLES]
@@ -121,7 +123,12 @@ class _ShardWriter:
 
 
 def cache_features(
-    config: Config, encoder: SpeechEncoder, sources: Sequence[Source], accelerator: Accelerator, num_workers: int
+    config: Config,
+    encoder: SpeechEncoder,
+    sources: Sequence[Source],
+    wanted: Sequence[tuple[int, int]],
+    accelerator: Accelerator,
+    num_workers: int,
 ) -> None:
     """Give every source its encoder outputs, `Source.features`, after encoding what was never encoded before.
 
@@ -131,6 +138,7 @@ def cache_features(
         config: `paths.cache_dir`; `training.batch_size`, the clips that are encoded at once; `data.prefetch_factor`.
         encoder: on its device.
         sources: all that the run will read.
+        wanted: of each clip that it will read its source, counted in `sources`, and its row, in the order of encoding.
         accelerator: for device and processes.
         num_workers: processes that decode audio for this process.
 
@@ -138,42 +146,79 @@ def cache_features(
         UserError: the cache cannot be written, or there is no room for what is missing.
         KeyboardInterrupt, SystemExit: a signal came.
     """
-    folder = feature_folder(Path(config.paths.cache_dir), encoder.fingerprint, encoder.convention, encoder.dtype)
-    keys = [clip_keys(source) for source in sources]
+    folder = feature_folder(Path(config.paths.cache_dir), encoder.fingerprint, encoder.convention)
+    keys = wanted_keys(sources, wanted)
     cache = FeatureCache(folder)
     missing: list[_Missing] = []
     if accelerator.is_main_process:  # decides for all: another run may be writing to the folder at this very moment
-        missing = find_missing(sources, keys, cache)
+        missing = find_missing(wanted, keys, cache)
         if missing:
             make_room(folder, sources, missing, encoder)
     (missing,) = broadcast_object_list([missing])
     if missing:
-        size = config.training.batch_size
-        batches = [missing[i : i + size] for i in range(0, len(missing), size)]
+        batches = hardest_first(missing, config.training.batch_size, sources)
         share = batches[accelerator.process_index :: accelerator.num_processes]
         loader = open_loader(_Recordings(sources), share, num_workers, config.data.prefetch_factor)
         with closing(Progress("Encoding", sum(map(len, share)), "clips", not accelerator.is_main_process)) as progress:
             encode(encoder, loader, folder, progress, accelerator.device)
         accelerator.wait_for_everyone()
         cache = FeatureCache(folder)
-        if any(key not in cache for own in keys for key in own):
+        if any(key not in cache for own in keys for key in own.values()):
             raise UserError(f"paths.cache_dir: {folder} is not the same folder on all machines of this run.")
     for source, own in zip(sources, keys, strict=True):
-        source.features = cache.clips(own)
+        source.features = cache.clips(own, len(source))
     frames = sum(int(source.features.num_frames.sum()) for source in sources if source.features is not None)
     size_text = format_bytes(frames * frame_bytes(encoder))
     logger.info("Encoder outputs: %s clips in cache (%s)", f"{sum(map(len, keys)):,}", size_text)
 
 
-def find_missing(sources: Sequence[Source], keys: Sequence[Sequence[bytes]], cache: FeatureCache) -> list[_Missing]:
-    """Return the recordings that the cache lacks, each once, longest first: what does not fit fails at once."""
-    found = {
-        key: _Missing(key, number, row)
-        for number, own in enumerate(keys)
-        for row, key in enumerate(own)
-        if key not in cache
-    }
-    return sorted(found.values(), key=lambda one: -sources[one.source].durations[one.row])
+def clips_to_read(
+    plan: SamplingPlan, batches: range, eval_sources: Sequence[Source], first: Sequence[Draw] = ()
+) -> list[tuple[int, int]]:
+    """Return source and row of each clip that a run will read, each once: evaluation clips, longest first, then what
+    it draws, in that order, so that a run that is stopped while it encodes leaves what a shorter one needs.
+
+    Args:
+        plan: of the training sources.
+        batches: global batches of the plan that are left to train on.
+        eval_sources: read whole; counted after the training sources.
+        first: draws that are read before the batches.
+    """
+    training = len(plan.sizes)
+    evaluation = [(number, row) for number, source in enumerate(eval_sources) for row in range(len(source))]
+    evaluation.sort(key=lambda one: -eval_sources[one[0]].durations[one[1]])
+    drawn = dict.fromkeys((draw.source, draw.row) for draw in first)
+    for number in batches:
+        drawn.update(dict.fromkeys((draw.source, draw.row) for draw in plan.batch(number)))
+        if len(drawn) == plan.num_clips:
+            break
+    return [*((training + number, row) for number, row in evaluation), *drawn]
+
+
+def wanted_keys(sources: Sequence[Source], wanted: Sequence[tuple[int, int]]) -> list[dict[int, bytes]]:
+    """Return, for each source, the keys of those of its rows that are wanted."""
+    rows: list[list[int]] = [[] for _ in sources]
+    for number, row in wanted:
+        rows[number].append(row)
+    return [dict(zip(own, clip_keys(source, own), strict=True)) for source, own in zip(sources, rows, strict=True)]
+
+
+def find_missing(
+    wanted: Sequence[tuple[int, int]], keys: Sequence[dict[int, bytes]], cache: FeatureCache
+) -> list[_Missing]:
+    """Return the recordings that the cache lacks, each once, in the order in which they are wanted."""
+    found: dict[bytes, _Missing] = {}
+    for number, row in wanted:
+        if (key := keys[number][row]) not in cache:
+            found.setdefault(key, _Missing(key, number, row))
+    return list(found.values())
+
+
+def hardest_first(missing: Sequence[_Missing], size: int, sources: Sequence[Source]) -> list[list[_Missing]]:
+    """Cut into batches, and begin with the one with the longest clip: what does not fit fails at once."""
+    batches = [list(missing[i : i + size]) for i in range(0, len(missing), size)]
+    longest = [max(float(sources[one.source].durations[one.row]) for one in batch) for batch in batches]
+    return [batches.pop(longest.index(max(longest))), *batches]
 
 
 def make_room(folder: Path, sources: Sequence[Source], missing: Sequence[_Missing], encoder: SpeechEncoder) -> None:
@@ -215,7 +260,8 @@ def encode(
             frames: dict[int, Tensor] = {}
             if batch.encodable:
                 encoded, lengths = encoder(upload(batch.waveforms, device), batch.num_samples)
-                frames = dict(zip(batch.encodable, encoded.cpu().split(lengths), strict=True))
+                stored = to_stored(encoded, encoder)
+                frames = dict(zip(batch.encodable, stored.split(lengths), strict=True))
             for i, clip in enumerate(batch.clips):
                 writer.add(replace(clip, frames=frames.get(i)))
             progress.advance(len(batch.clips))
@@ -229,4 +275,19 @@ def encode(
 
 def frame_bytes(encoder: SpeechEncoder) -> int:
     """Bytes of one encoder frame."""
-    return encoder.encoder_dim * encoder.dtype.itemsize
+    return encoder.encoder_dim * DTYPE.itemsize
+
+
+def to_stored(frames: Tensor, encoder: SpeechEncoder) -> Tensor:
+    """Return frames (N, D) as they are stored, on the CPU.
+
+    Raises:
+        UserError: some are beyond the range of what is stored, or not finite.
+    """
+    stored = frames.to(DTYPE).cpu()
+    if not stored.isfinite().all():
+        raise UserError(
+            f"data.cache_features=true keeps 16 bits (largest value {torch.finfo(DTYPE).max:g}), and {encoder.name} "
+            f"puts out {frames.abs().max():g}; set data.cache_features=false."
+        )
+    return stored

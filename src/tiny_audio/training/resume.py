@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..config import Config
+from ..config import Config, TrainingConfig
 from ..data.plan import SamplingPlan
 from ..data.sources import Source
 from ..errors import UserError
@@ -136,7 +136,21 @@ def pin_revisions(config: Config, saved: dict[str, Any]) -> None:
             setattr(config.model, f"{part}_revision", chosen)
 
 
-def restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, plan: SamplingPlan) -> RunState:
+def batches_left(training: TrainingConfig, saved: dict[str, Any] | None, plan: SamplingPlan, processes: int) -> range:
+    """Return the global batches that a run trains on, from the checkpoint that it goes on from, or from the start."""
+    step = first = 0
+    if saved is not None:
+        state = saved["state"]
+        step, first = state["step"], state["batches"]
+        if state["plan_fingerprint"] != plan.fingerprint:  # at the next window after as many draws
+            first = -(-state["draws"] // plan.window) * plan.window_batches
+    left = max(0, training.max_steps - step)
+    return range(first, first + left * training.gradient_accumulation_steps * processes)
+
+
+def restore(
+    saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, plan: SamplingPlan, first: int
+) -> RunState:
     """Put back all that is not weights, and return where the run stands. Nothing in it refers to `saved` any more.
 
     What the configuration says of the optimizer (weight decay, betas) stands, even where the checkpoint has other
@@ -146,8 +160,8 @@ def restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, pla
         saved: the checkpoint; its weights are loaded already.
         accelerator: for the gradient scaler.
         optimizer: as prepared; receives its moments.
-        plan: where it is not the one that the checkpoint's position counts in, training goes on at the plan's next
-            window after as many draws, and says so.
+        plan: where it is not the one that the checkpoint's position counts in, it is said.
+        first: of `batches_left`, where training goes on.
     """
     logger.info("Loading optimizer state...")
     sizes = [
@@ -173,11 +187,11 @@ def restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, pla
     logger.info("Loading RNG state...")
     set_rng_state(saved["rng"])
     if state.plan_fingerprint != plan.fingerprint:
-        state.batches = -(-state.draws // plan.window) * plan.window_batches
         logger.warning(
             "The training data, the batch size or the seed are not those of the checkpoint: training goes on from its "
             "weights with the new data. To start afresh, delete its folder or set another paths.output_dir."
         )
+    state.batches = first
     logger.info("Resume successful!")
     return state
 

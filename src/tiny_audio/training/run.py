@@ -39,15 +39,15 @@ from .build import (
     start_accelerator,
     usable_workers,
 )
-from .calibration import calibrate
+from .calibration import calibrate, calibration_draws
 from .checkpoint import CheckpointFolder, load_checkpoint
 from .console import Console, format_metric
-from .feature_cache import cache_features
+from .feature_cache import cache_features, clips_to_read
 from .loop import Trainer
 from .preflight import preflight
 from .processes import Processes
 from .ranking import rank, rank_saved
-from .resume import find_start, pin_revisions, restore, starts_afresh
+from .resume import batches_left, find_start, pin_revisions, restore, starts_afresh
 from .run_log import run_log
 from .state import RunState
 from .summary import summarise
@@ -125,17 +125,19 @@ def train_in(
     if skips.counts:
         logger.warning("%s (see %s).", skips.summary(), skips.path)
 
+    batches = batches_left(training, saved, plan, accelerator.num_processes)
     if config.data.cache_features:
         with explaining_out_of_memory():
             workers = usable_workers(config.data.num_workers)
-            cache_features(config, model.encoder, sources + eval_sources, accelerator, workers)
+            wanted = clips_to_read(plan, batches, eval_sources, [] if saved else calibration_draws(plan))
+            cache_features(config, model.encoder, sources + eval_sources, wanted, accelerator, workers)
     dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data, augmenter)
     with explaining_out_of_memory():
         done = saved["state"]["step"] if saved is not None else 0
         preflight(config, model, plan, dataset, eval_sources, folder, done, accelerator)
         initialise_weights(config, model, saved, start, dataset, plan)
     prepared, optimizer = distribute(config, model, accelerator)
-    state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
+    state = restore(saved, accelerator, optimizer, plan, batches.start) if saved else RunState()
     state.evaluate_on(evaluation_fingerprint(eval_sources))
     resumed, saved = saved is not None, None  # lets go of the file
     description = describe(config, model, sources, accelerator)
@@ -162,7 +164,7 @@ def train_in(
             accelerator=accelerator,
             model=prepared,
             optimizer=optimizer,
-            batches=open_batches(config, plan, dataset, state, accelerator),
+            batches=open_batches(config, plan, dataset, batches, accelerator),
             plan=plan,
             evaluate=build_evaluation(config, model, eval_sources, accelerator, skips),
             folder=folder,

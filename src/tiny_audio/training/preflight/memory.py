@@ -203,7 +203,7 @@ def longest_clips(
 
 def noise(model: SpeechLLM, seconds: Sequence[float], targets: Sequence[Sequence[int]], cached: bool = False) -> Batch:
     """Return noise of these lengths; as encoder frames, where those are cached."""
-    return synthetic_batch(seconds, targets, model.encoder.encoder_dim if cached else None, model.encoder.dtype)
+    return synthetic_batch(seconds, targets, model.encoder.encoder_dim if cached else None)
 
 
 @contextmanager
