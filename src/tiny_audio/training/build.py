@@ -201,7 +201,7 @@ def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator) -> tu
 
 def build_evaluation(
     config: Config, model: SpeechLLM, sources: list[Source], accelerator: Accelerator, skips: SkipLog
-) -> Callable[[Callable[[], bool]], Evaluation] | None:
+) -> Callable[..., Evaluation] | None:
     """Return what evaluates the model as it stands, or None where there is nothing to evaluate on."""
     if not sources:
         logger.warning("data.eval_datasets is empty: there will be no WER, and the last checkpoint counts as the best.")
@@ -216,8 +216,9 @@ def build_evaluation(
     )
     references = [text for source in sources for text in source.texts]
 
-    def run(should_stop: Callable[[], bool]) -> Evaluation:
-        result = evaluate(model, batches, references, accelerator, config.training.max_new_tokens, should_stop)
+    def run(should_stop: Callable[[], bool], assess: Any = None) -> Evaluation:
+        limit = config.training.max_new_tokens
+        result = evaluate(model, batches, references, accelerator, limit, should_stop, assess)
         if result.skipped:
             skips.note(result.skipped)
             logger.warning("%d clips could not be read; what was said in them counts as wrong.", len(result.skipped))

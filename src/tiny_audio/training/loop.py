@@ -84,10 +84,10 @@ class Trainer:
         self._clock = time.monotonic()
         self._logged = (self._clock, state.draws, state.audio_seconds)
         # Added up on the device: reading a number at every step would make the host wait for the GPU. Summed
-        # cross-entropy, auxiliary loss times target tokens, and each expert's tokens.
-        self.sums = torch.zeros(2 + self.speech_llm.projector.num_experts, device=accelerator.device)
+        # cross-entropy, auxiliary loss times target tokens, each expert's tokens, and summed CTC loss.
+        self.sums = torch.zeros(3 + self.speech_llm.projector.num_experts, device=accelerator.device)
         if state.sums and accelerator.is_main_process:
-            self.sums += torch.tensor(state.sums, device=accelerator.device)
+            self.sums[: len(state.sums)] += torch.tensor(state.sums, device=accelerator.device)
         self._nonfinite = torch.zeros((), device=accelerator.device)  # steps left out, not yet told
         self.custom = CustomMetrics(state.custom)
         psutil.cpu_percent()  # the first call returns 0; later ones, the load since the call before
@@ -152,7 +152,7 @@ class Trainer:
 
     def _add_up(self, loss: Loss) -> None:
         two = torch.stack((loss.cross_entropy, loss.auxiliary * loss.num_targets))
-        self.sums += torch.cat((two, loss.expert_usage)).detach()
+        self.sums += torch.cat((two, loss.expert_usage, loss.ctc[None])).detach()
 
     def _update(self, grad_norm: torch.Tensor) -> None:
         """Take the step, unless the gradient is not finite: then it is left out, and counted.
@@ -194,8 +194,8 @@ class Trainer:
     def log(self, grad_norm: torch.Tensor) -> dict[str, str]:
         """Log the figures since the last time; return those that the console shows."""
         state = self.state
-        loss, auxiliary, *usage = self.read_sums()
-        loss, auxiliary = (value / max(state.loss_tokens, 1) for value in (loss, auxiliary))
+        loss, auxiliary, *usage, ctc = self.read_sums()
+        loss, auxiliary, ctc = (value / max(state.loss_tokens, 1) for value in (loss, auxiliary, ctc))
         self.sums.zero_()
         state.loss_tokens = 0
         now = time.monotonic()
@@ -218,6 +218,8 @@ class Trainer:
         clips = sum(seen[0] for seen in state.corpora.values())
         if len(self.plan.sizes) > 1:
             values |= {metrics.CORPUS_SHARE + name: seen[0] / clips for name, seen in state.corpora.items()}
+        if self.speech_llm.ctc_weight:
+            values[metrics.CTC_LOSS] = ctc
         if usage:
             values[metrics.AUXILIARY_LOSS] = auxiliary
             shares = (value / max(sum(usage), 1e-9) for value in usage)

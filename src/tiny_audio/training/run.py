@@ -35,6 +35,7 @@ from .build import (
 )
 from .checkpoint import CheckpointFolder, load_checkpoint
 from .console import Console, format_metric
+from .ctc_warmup import CTCWarmup, calibrate, learn_pieces
 from .feature_cache import cache_features
 from .loop import Trainer
 from .preflight import preflight
@@ -49,6 +50,8 @@ except ModuleNotFoundError:  # Windows: two runs in one folder are not found out
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
+
+NEVER = -(10**9)  # a step before any that is logged
 
 
 def train(config: Config) -> float | None:
@@ -121,8 +124,29 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
         done = saved["state"]["step"] if saved is not None else 0
         preflight(config, model, plan, dataset, eval_sources, folder, done, accelerator)
         initialise_weights(config, model, saved, start, dataset, plan)
+    state = RunState(**saved["state"]) if saved else RunState()
+    evaluate = build_evaluation(config, model, eval_sources, accelerator, skips)
+    description = describe(config, model, sources)
+    if warmup_due(config, state, saved):
+        with (
+            closing(Trackers(config, output, state.ctc_step - training.ctc_warmup_steps - 1 if saved else NEVER, state.wandb_run_id, is_main)) as trackers,
+            explaining_out_of_memory(),
+        ):
+            state.wandb_run_id = trackers.run_id
+            on = saved["ctc_warmup"] if saved else None
+            warmup = CTCWarmup(
+                config, accelerator, model, plan, dataset, evaluate, folder, description, skips, trackers, state, on
+            )
+            finished = warmup.run()
+        if not finished:
+            logger.info("Saved at step %d of the warm-up; the same command goes on from there.", state.ctc_step)
+            warmup.stop.leave()
+    if model.ctc is not None:
+        model.ctc_weight = training.ctc_loss_weight
+        model.ctc.requires_grad_(model.ctc_weight > 0)
     prepared, optimizer = distribute(config, model, accelerator)
-    state = restore(saved, accelerator, optimizer, plan) if saved else RunState()
+    if saved and saved["optimizer"] is not None:
+        state = restore(saved, accelerator, optimizer, plan)
     if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
         logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
         return finish(config, folder, state, skips, accelerator)
@@ -133,7 +157,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     per_step = training.batch_size * training.gradient_accumulation_steps * accelerator.num_processes
     epochs = plan.epoch(training.max_steps * per_step)
     with (
-        closing(Trackers(config, output, state.step if saved else -1, state.wandb_run_id, is_main)) as trackers,
+        closing(Trackers(config, output, state.step if saved or state.ctc_step else NEVER, state.wandb_run_id, is_main)) as trackers,
         closing(Console(training.max_steps, epochs, state.step, quiet=not is_main)) as console,
         explaining_out_of_memory(),
     ):
@@ -145,9 +169,9 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
             optimizer=optimizer,
             batches=open_batches(config, plan, dataset, state, accelerator),
             plan=plan,
-            evaluate=build_evaluation(config, model, eval_sources, accelerator, skips),
+            evaluate=evaluate,
             folder=folder,
-            description=describe(config, model, sources),
+            description=description,
             skips=skips,
             trackers=trackers,
             console=console,
@@ -229,11 +253,17 @@ def initialise_weights(
         logger.info("Loading %s of %s...", "the projector" if only_projector else "all weights", given)
         load_weights(model, load_checkpoint(given), config.model, given, only_projector)
     else:
-        drawn = (dataset.__getitems__(plan.batch(number)) for number in range(10))  # whole batches may be unreadable
-        batch = next((batch for batch in drawn if len(batch)), None)
-        if batch is not None:
-            frames, lengths = model.encode(batch)
-            model.projector.calibrate(frames.float(), lengths, model.decoder.embedding_rms)
+        calibrate(model, dataset, plan)
+    training = config.training
+    if model.ctc is None and saved is None and training.ctc_warmup_steps + training.ctc_loss_weight > 0:
+        model.add_ctc(*learn_pieces(model, plan, dataset, training.ctc_min_count))
+
+
+def warmup_due(config: Config, state: RunState, saved: dict[str, Any] | None) -> bool:
+    """Whether steps of the CTC warm-up are left: a projector that comes from a checkpoint has learned already."""
+    given = config.model.checkpoint or config.model.projector_checkpoint
+    begun = saved is not None and saved.get("ctc_warmup") is not None
+    return begun or (saved is None and given is None and config.training.ctc_warmup_steps > 0)
 
 
 def finish(

@@ -16,6 +16,7 @@ class RunState:
 
     Attributes:
         step: optimizer steps done.
+        ctc_step: steps of the CTC warm-up done, before the first of those.
         batches: global batches of the sampling plan that were consumed, by all processes together.
         plan_fingerprint: of the plan that `batches` counts in.
         evaluated_step: the last step that was evaluated; -1 before the first.
@@ -34,6 +35,7 @@ class RunState:
     """
 
     step: int = 0
+    ctc_step: int = 0
     batches: int = 0
     plan_fingerprint: str = ""
     evaluated_step: int = -1
