@@ -157,7 +157,7 @@ def train_in(folder: CheckpointFolder, output: Path, config: Config, accelerator
     per_step = training.batch_size * training.gradient_accumulation_steps * accelerator.num_processes
     epochs = plan.epoch(training.max_steps * per_step)
     with (
-        closing(Trackers(config, output, state.step if saved or state.ctc_step else NEVER, state.wandb_run_id, is_main)) as trackers,
+        closing(Trackers(config, output, state.step if saved or state.ctc_step else -1, state.wandb_run_id, is_main)) as trackers,
         closing(Console(training.max_steps, epochs, state.step, quiet=not is_main)) as console,
         explaining_out_of_memory(),
     ):
