@@ -11,7 +11,7 @@ PACKAGE = Path(tiny_audio.__file__).parent
 LAYERS = [
     {"errors", "config", "config_errors", "custom_metrics", "files", "lengths", "pocket", "progress", "__init__"},
     {"decoders", "decoding"},
-    {"audio", "text", "prompt"},
+    {"audio", "text", "pieces", "prompt"},
     {"data"},
     {"model"},
     {"evaluation"},

@@ -174,6 +174,10 @@ class TrainingConfig:
     min_learning_rate_ratio: float = 0.0  # the schedule ends at this share of learning_rate
     lr_schedule: str = "cosine"
     warmup_steps: int = 1000
+    ctc_warmup_steps: int = 0  # before the first step the projector alone learns by CTC, without the decoder
+    ctc_learning_rate: float = 1e-3  # the peak of the warm-up
+    ctc_min_count: int = 30  # occurrences of a word piece in the transcripts; rarer ones are taught as smaller ones
+    ctc_loss_weight: float = 0.0  # of the CTC loss beside the decoder's, in the steps themselves
     weight_decay: float = 0.01
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
@@ -194,14 +198,15 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in (
             *("max_steps", "batch_size", "gradient_accumulation_steps", "total_batch_size", "eval_steps"),
-            *("eval_batch_size", "max_new_tokens", "save_steps", "save_total_limit"),
+            *("eval_batch_size", "max_new_tokens", "save_steps", "save_total_limit", "ctc_min_count"),
         ):
             _at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("warmup_steps", "weight_decay", "seed"):
+        for name in ("warmup_steps", "ctc_warmup_steps", "ctc_loss_weight", "weight_decay", "seed"):
             _at_least(f"training.{name}", getattr(self, name), 0)
         _above("training.learning_rate", self.learning_rate, 0)
         if self.learning_rate > 1:
             raise ConfigError(f"training.learning_rate must be at most 1, got {self.learning_rate:g}.")
+        _above("training.ctc_learning_rate", self.ctc_learning_rate, 0)
         _above("training.decoder_learning_rate", self.decoder_learning_rate, 0)
         _above("training.gradient_clip_norm", self.gradient_clip_norm, 0)
         _fraction("training.adam_beta1", self.adam_beta1)

@@ -42,7 +42,7 @@ class Prompt:
         before, found, after = rendered.partition(_AUDIO)
         if not found:
             raise UserError(f"The chat template of {tokenizer.name_or_path} does not write the user's message.")
-        self._tokenizer = tokenizer
+        self._tokenizer = self.tokenizer = tokenizer
         self.instruction = instruction
         self.prefix_ids = self._encode(before)
         self.suffix_ids = self._encode(after)

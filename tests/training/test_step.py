@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_audio.cli import main
 from tiny_audio.model.speech_llm import SpeechLLM
-from tiny_audio.training import loop
+from tiny_audio.training import build
 from tiny_audio.training.loop import Trainer
 
 
@@ -58,7 +58,7 @@ def test_a_step_whose_gradient_is_not_finite_is_left_out_whole(
     if not reads_the_flag:
         adamw = torch.optim.AdamW
         monkeypatch.setattr(torch.optim, "AdamW", lambda *given, fused: adamw(*given, fused=False))
-        monkeypatch.setattr(loop, "READ_THE_FLAG", ("cuda",))
+        monkeypatch.setattr(build, "READ_THE_FLAG", ("cuda",))
     forward, step, same = SpeechLLM.forward, Trainer.train_step, []
 
     def sometimes_nan(self, batch):

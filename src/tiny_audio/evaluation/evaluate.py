@@ -54,6 +54,7 @@ def evaluate(
     accelerator: Accelerator,
     max_new_tokens: int,
     should_stop: Callable[[], bool] = lambda: False,
+    assess: Callable[[Batch], tuple[torch.Tensor, list[str]]] | None = None,
 ) -> Evaluation:
     """Decode and score a set.
 
@@ -64,6 +65,7 @@ def evaluate(
         accelerator: for mixed precision, and to add up the counts of all processes.
         max_new_tokens: of a transcript.
         should_stop: asked between batches.
+        assess: what makes of a batch its summed loss and its transcripts; None: the decoder, greedily.
 
     Raises:
         Interrupted: `should_stop` said so.
@@ -78,8 +80,8 @@ def evaluate(
                 raise Interrupted
             result.skipped += batch.skipped
             with accelerator.autocast():
-                cross_entropy, written = model.assess(batch, max_new_tokens)
-            loss += float(cross_entropy)
+                summed, written = model.assess(batch, max_new_tokens) if assess is None else assess(batch)
+            loss += float(summed)
             result.num_tokens += sum(len(ids) for ids in batch.target_ids)
             result.transcripts += zip(batch.names, batch.transcripts, written, strict=True)
     finally:

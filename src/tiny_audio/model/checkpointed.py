@@ -15,9 +15,14 @@ from .sharded import whole
 from .speech_llm import SpeechLLM, build_speech_llm
 
 # The parts of a checkpoint's weights: what people call them, and the settings they depend on.
-TITLES = {"projector": "projector", "lora": "LoRA", "decoder": "decoder"}
+TITLES = {"projector": "projector", "ctc": "CTC head", "lora": "LoRA", "decoder": "decoder"}
 ENABLED_BY = {"lora": "model.use_lora=true", "decoder": "model.freeze_decoder=false"}
-DESCRIBED_BY = {"projector": "model.projector_config", "lora": "model.lora_config", "decoder": "model.decoder"}
+DESCRIBED_BY = {
+    "projector": "model.projector_config",
+    "ctc": "training.ctc_warmup_steps",
+    "lora": "model.lora_config",
+    "decoder": "model.decoder",
+}
 
 
 def describe_models(model: SpeechLLM, config: ModelConfig) -> dict[str, Any]:
@@ -52,6 +57,8 @@ def trained_bytes(model: SpeechLLM) -> int:
 
 def _stored_weights(model: SpeechLLM) -> dict[str, dict[str, Tensor]]:
     found: dict[str, dict[str, Any]] = {"projector": model.projector.state_dict()}
+    if model.ctc is not None:
+        found["ctc"] = model.ctc.state_dict()
     if adapters := lora_weights(model.decoder.module):
         found["lora"] = {name: weight.detach() for name, weight in adapters.items()}
     elif any(weight.requires_grad for weight in model.decoder.module.parameters()):
@@ -76,8 +83,12 @@ def load_weights(
             a decoder that `model` has no place for.
     """
     check_models(model, saved, config, path)
+    if "ctc" in saved["weights"]:
+        head = saved["weights"]["ctc"]
+        model.add_ctc(head["vocabulary"], head["frequencies"])
     ours = trained_weights(model)
-    theirs = {part: saved["weights"][part] for part in saved["weights"] if part == "projector" or not only_projector}
+    kept = ("projector", "ctc") if only_projector else tuple(saved["weights"])
+    theirs = {part: weights for part, weights in saved["weights"].items() if part in kept}
     for part, weights in theirs.items():
         if part not in ours:
             raise UserError(
@@ -90,7 +101,8 @@ def load_weights(
         if part == "lora":
             load_lora(model.decoder.module, weights)
         else:
-            (model.projector if part == "projector" else model.decoder.module).load_state_dict(weights)
+            modules = {"projector": model.projector, "ctc": model.ctc, "decoder": model.decoder.module}
+            modules[part].load_state_dict(weights)
 
 
 def check_models(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, path: str) -> None:

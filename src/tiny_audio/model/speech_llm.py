@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..data.loader import Batch
+from ..pieces import WordPieces
 from ..prompt import Prompt
+from .ctc import CTCHead, CTCLoss
 from .decoder import Decoder, load_decoder
 from .device import upload
 from .encoder import SpeechEncoder, load_encoder
@@ -38,11 +40,15 @@ class Loss(NamedTuple):
     Attributes:
         cross_entropy: **summed** over the batch's target tokens, fp32.
         num_targets: how many those are.
+        ctc: the CTC loss of the audio tokens, **summed** over the clips, fp32; 0 where it is not asked for.
+        ctc_weight: what it is multiplied with in the objective.
         auxiliary, expert_usage: see `Projected`.
     """
 
     cross_entropy: Tensor
     num_targets: int
+    ctc: Tensor
+    ctc_weight: float
     auxiliary: Tensor
     expert_usage: Tensor
 
@@ -53,7 +59,7 @@ class Loss(NamedTuple):
         The auxiliary loss, a mean, weighs as much as its batch has target tokens, so that accumulated batches and
         several processes add up to a mean over the step.
         """
-        return self.cross_entropy + self.num_targets * self.auxiliary
+        return self.cross_entropy + self.ctc_weight * self.ctc + self.num_targets * self.auxiliary
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,10 @@ class SpeechLLM(nn.Module):
     Args:
         encoder, projector, decoder: the parts.
         audio_token_dropout: share of the audio tokens that are hidden from the decoder in training.
+
+    Attributes:
+        ctc: scores of audio tokens against word pieces; None where the projector was never taught by CTC.
+        ctc_weight: of the CTC loss in training, beside the decoder's.
     """
 
     def __init__(
@@ -114,6 +124,20 @@ class SpeechLLM(nn.Module):
         self.decoder = decoder
         self.audio_token_dropout = audio_token_dropout
         self._compiled = False
+        self.ctc: CTCHead | None = None
+        self.ctc_weight = 0.0
+        self._split: WordPieces | None = None
+
+    def add_ctc(self, vocabulary: Tensor, frequencies: Tensor) -> None:
+        """Give it a CTC head, as yet untaught, over these pieces (V,) with these log-probabilities (V,)."""
+        self.ctc = CTCHead(vocabulary, frequencies, self.decoder.decoder_dim).to(self.device)
+        log_probs = dict(zip(vocabulary.tolist(), frequencies.tolist(), strict=True))
+        self._split = WordPieces(self.decoder.prompt.tokenizer, log_probs)
+
+    def pieces(self, transcripts: Sequence[str]) -> list[Tensor]:
+        """Return the word pieces (U_i,) int64 of each transcript, as CTC is taught them."""
+        assert self._split is not None
+        return [torch.tensor(self._split(text), dtype=torch.int64) for text in transcripts]
 
     @property
     def device(self) -> torch.device:
@@ -166,19 +190,31 @@ class SpeechLLM(nn.Module):
         return frames, [len(frames)], [torch.tensor([self.decoder.prompt.eos_id])]
 
     def _loss_of(self, batch: Batch, frames: Tensor, lengths: list[int], targets: Sequence[Tensor]) -> Loss:
-        loss = self.loss(frames, lengths, targets)
+        weight = self.ctc_weight if self.training else 0.0
+        said = self.pieces(batch.transcripts or [""]) if weight else None
+        loss = self.loss(frames, lengths, targets, said, weight)
         if len(batch):
             return loss
-        nothing = (loss.cross_entropy + loss.auxiliary) * 0.0
-        return Loss(nothing, 0, nothing.detach(), torch.zeros_like(loss.expert_usage))
+        nothing = (loss.cross_entropy + loss.ctc + loss.auxiliary) * 0.0
+        none = nothing.detach()
+        return Loss(nothing, 0, none, 0.0, none, torch.zeros_like(loss.expert_usage))
 
-    def loss(self, frames: Tensor, lengths: list[int], targets: Sequence[Tensor]) -> Loss:
+    def loss(
+        self,
+        frames: Tensor,
+        lengths: list[int],
+        targets: Sequence[Tensor],
+        pieces: Sequence[Tensor] | None = None,
+        ctc_weight: float = 0.0,
+    ) -> Loss:
         """Compute the loss of B clips.
 
         Args:
             frames: (N, D) encoder frames, the clips one after another.
             lengths: frames of each clip.
             targets: B tensors (K_i,) int64 on the CPU: transcript tokens and the end of the turn.
+            pieces: B tensors (U_i,) int64 on the CPU, see `pieces`, for the CTC loss; None: there is none.
+            ctc_weight: of the CTC loss.
         """
         embeddings, sequences, projected = self.embed(frames, lengths, targets)
         if self.training and self.audio_token_dropout:
@@ -187,7 +223,36 @@ class SpeechLLM(nn.Module):
             embeddings = embeddings.index_fill(0, positions, 0.0)
         where = sequences.lengths, sequences.predict_positions
         total = self.decoder.loss(embeddings, *where, sequences.targets)
-        return Loss(total, len(sequences.targets), projected.auxiliary, projected.expert_usage)
+        ctc = total.new_zeros(()) if pieces is None else self._ctc_of(projected.tokens, lengths, pieces).loss
+        return Loss(total, len(sequences.targets), ctc, ctc_weight, projected.auxiliary, projected.expert_usage)
+
+    def ctc_loss(self, batch: Batch) -> tuple[CTCLoss, Tensor]:
+        """Compute the CTC loss of a batch and the projector's auxiliary loss; the decoder is not run."""
+        projected, lengths = self._project(batch)
+        return self._ctc_of(projected.tokens, lengths, self.pieces(batch.transcripts)), projected.auxiliary
+
+    @torch.no_grad()
+    def assess_ctc(self, batch: Batch) -> tuple[Tensor, list[str]]:
+        """Return the CTC loss of a batch, summed, and what its audio tokens say by themselves, read off greedily."""
+        assert self.ctc is not None
+        if not len(batch):
+            return torch.zeros(()), []
+        projected, lengths = self._project(batch)
+        counts = [self.projector.num_tokens(n) for n in lengths]
+        written = self.ctc.greedy(projected.tokens, counts, self.decoder.embed)
+        loss = self._ctc_of(projected.tokens, lengths, self.pieces(batch.transcripts)).loss
+        return loss, [self.decoder.prompt.decode(ids) for ids in written]
+
+    def _project(self, batch: Batch) -> tuple[Projected, list[int]]:
+        frames, lengths = self.encode(batch)
+        projected: Projected = self.projector(frames.float(), lengths)
+        return projected, lengths
+
+    def _ctc_of(self, tokens: Tensor, lengths: list[int], pieces: Sequence[Tensor]) -> CTCLoss:
+        assert self.ctc is not None
+        counts = [self.projector.num_tokens(n) for n in lengths]
+        result: CTCLoss = self.ctc(tokens, counts, pieces, self.decoder.embed)
+        return result
 
     @torch.no_grad()
     def transcribe(self, frames: Tensor, lengths: list[int], max_new_tokens: int) -> list[str]:

@@ -37,6 +37,8 @@ from .state import seed_step
 
 logger = logging.getLogger(__name__)
 
+READ_THE_FLAG = ("cpu", "cuda")  # devices whose fused AdamW does nothing where `found_inf` is 1
+
 # What a launcher's environment says, and the setting of ours that stands.
 LAUNCHER = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "training.gradient_accumulation_steps",
@@ -246,6 +248,22 @@ def usable_workers(num_workers: int) -> int:
     return min(num_workers, cores)
 
 
+def left_to_the_host(optimizer: torch.optim.Optimizer, nonfinite: torch.Tensor) -> bool:
+    """Have the next step left out where the gradient is not finite; return whether the caller has to do that itself.
+
+    The host does not know: a fused optimizer reads the flag on the device, as it does a loss scaler's. Apple's kernel
+    does not read it: there the host does.
+
+    Args:
+        optimizer: AdamW as `build_optimizer` makes it.
+        nonfinite: 1.0 or 0.0, on the device.
+    """
+    if nonfinite.device.type in READ_THE_FLAG:
+        optimizer.found_inf = nonfinite  # type: ignore[attr-defined]
+        return False
+    return bool(nonfinite)
+
+
 def build_optimizer(config: Config, model: SpeechLLM) -> torch.optim.Optimizer:
     """AdamW (arXiv 1711.05101) over the weights that train; biases and norms do not decay.
 
@@ -284,7 +302,7 @@ def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator) -> tu
 
 def build_evaluation(
     config: Config, model: SpeechLLM, sources: list[Source], accelerator: Accelerator, skips: SkipLog
-) -> Callable[[Callable[[], bool]], Evaluation] | None:
+) -> Callable[..., Evaluation] | None:
     """Return what evaluates the model as it stands, or None where there is nothing to evaluate on."""
     if not sources:
         logger.warning("data.eval_datasets is empty: there will be no WER, and the last checkpoint counts as the best.")
@@ -299,8 +317,9 @@ def build_evaluation(
     )
     references = [text for source in sources for text in source.texts]
 
-    def run(should_stop: Callable[[], bool]) -> Evaluation:
-        result = evaluate(model, batches, references, accelerator, config.training.max_new_tokens, should_stop)
+    def run(should_stop: Callable[[], bool], assess: Any = None) -> Evaluation:
+        limit = config.training.max_new_tokens
+        result = evaluate(model, batches, references, accelerator, limit, should_stop, assess)
         if result.skipped:
             skips.note(result.skipped)
             logger.warning("%d clips could not be read; what was said in them counts as wrong.", len(result.skipped))

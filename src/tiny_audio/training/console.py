@@ -53,10 +53,11 @@ class Console:
         epochs: passes over the data that those steps amount to.
         step: the step that it starts from.
         quiet: print nothing (other processes than the first).
+        title: what a step is called.
     """
 
-    def __init__(self, max_steps: int, epochs: float, step: int, quiet: bool) -> None:
-        self.max_steps, self.epochs, self.quiet = max_steps, math.ceil(epochs), quiet
+    def __init__(self, max_steps: int, epochs: float, step: int, quiet: bool, title: str = "Step") -> None:
+        self.max_steps, self.epochs, self.quiet, self.title = max_steps, math.ceil(epochs), quiet, title
         self._recent: deque[tuple[float, int]] = deque(maxlen=50)  # speed of late, not the mean since the start
         self._bar: Any = None
         if not quiet and is_terminal():
@@ -90,7 +91,9 @@ class Console:
         """Print the line of a step, such as `Step 5/10: loss=0.128, lr=5e-4`; without a bar also how fast it goes."""
         if self._bar is None and self.speed():
             values = {**values, "speed": self.speed()}
-        self.line(f"Step {step}/{self.max_steps}: " + ", ".join(f"{key}={value}" for key, value in values.items()))
+        self.line(
+            f"{self.title} {step}/{self.max_steps}: " + ", ".join(f"{key}={value}" for key, value in values.items())
+        )
 
     def close(self) -> None:
         """Take the bar away."""

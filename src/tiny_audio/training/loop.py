@@ -27,6 +27,7 @@ from ..model.device import peak_flops
 from ..model.sharded import is_sharded, whole
 from ..model.speech_llm import Loss, SpeechLLM
 from . import metrics
+from .build import left_to_the_host
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
@@ -42,7 +43,6 @@ from .tracking import Trackers
 logger = logging.getLogger(__name__)
 
 GIVE_UP_STEPS = 100  # that are left out one after another
-READ_THE_FLAG = ("cpu", "cuda")  # devices whose fused AdamW does nothing where `found_inf` is 1
 
 
 class Trainer:
@@ -99,10 +99,10 @@ class Trainer:
         self._clock = time.monotonic()
         self._logged = (self._clock, state.draws, state.audio_seconds)
         # Added up on the device: reading a number at every step would make the host wait for the GPU. Summed
-        # cross-entropy, auxiliary loss times target tokens, and each expert's tokens.
-        self.sums = torch.zeros(2 + self.speech_llm.projector.num_experts, device=accelerator.device)
+        # cross-entropy, auxiliary loss times target tokens, each expert's tokens, and summed CTC loss.
+        self.sums = torch.zeros(3 + self.speech_llm.projector.num_experts, device=accelerator.device)
         if state.sums and accelerator.is_main_process:
-            self.sums += torch.tensor(state.sums, device=accelerator.device)
+            self.sums[: len(state.sums)] += torch.tensor(state.sums, device=accelerator.device)
         self._nonfinite = torch.zeros((), device=accelerator.device)  # steps left out, not yet told
         self._learned_at, self._left_out_before = state.step, state.nonfinite_steps
         self.custom = CustomMetrics(state.custom)
@@ -173,23 +173,17 @@ class Trainer:
 
     def _add_up(self, loss: Loss) -> None:
         two = torch.stack((loss.cross_entropy, loss.auxiliary * loss.num_targets))
-        self.sums += torch.cat((two, loss.expert_usage)).detach()
+        self.sums += torch.cat((two, loss.expert_usage, loss.ctc[None])).detach()
 
     def _update(self, grad_norm: torch.Tensor) -> None:
         """Take the step, unless the gradient is not finite: then it is left out, and counted.
 
-        The host does not know: the fused optimizer reads the flag on the device, as it does a loss scaler's. Under
-        fp16 there is such a scaler; it leaves steps out itself, and adapts. Apple's kernel does not read the
-        flag: there the host does.
+        Under fp16 there is a loss scaler, which leaves steps out itself, and adapts.
         """
         nonfinite = (~torch.isfinite(grad_norm)).float()
         self._nonfinite += nonfinite
-        if self.accelerator.scaler is None:
-            if self.accelerator.device.type in READ_THE_FLAG:
-                self.optimizer.optimizer.found_inf = nonfinite
-            elif bool(nonfinite):
-                return
-        self.optimizer.step()
+        if self.accelerator.scaler is not None or not left_to_the_host(self.optimizer.optimizer, nonfinite):
+            self.optimizer.step()
 
     @property
     def _last(self) -> bool:
@@ -219,8 +213,8 @@ class Trainer:
     def log(self, grad_norm: torch.Tensor) -> dict[str, str]:
         """Log the figures since the last time; return those that the console shows."""
         state = self.state
-        loss, auxiliary, *usage = self.read_sums()
-        loss, auxiliary = (value / max(state.loss_tokens, 1) for value in (loss, auxiliary))
+        loss, auxiliary, *usage, ctc = self.read_sums()
+        loss, auxiliary, ctc = (value / max(state.loss_tokens, 1) for value in (loss, auxiliary, ctc))
         self.sums.zero_()
         state.loss_tokens = 0
         self.check_progress()
@@ -245,6 +239,8 @@ class Trainer:
         clips = sum(seen[0] for seen in state.corpora.values())
         if len(self.plan.sizes) > 1:
             values |= {metrics.CORPUS_SHARE + name: seen[0] / clips for name, seen in state.corpora.items()}
+        if self.speech_llm.ctc_weight:
+            values[metrics.CTC_LOSS] = ctc
         if usage:
             values[metrics.AUXILIARY_LOSS] = auxiliary
             shares = (value / max(sum(usage), 1e-9) for value in usage)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +179,7 @@ def restore(
         theirs.update({key: value for key, value in ours.items() if key != "params"})
     optimizer.load_state_dict(saved["optimizer"])
     logger.info("Loading scheduler state...")
-    known = {field.name for field in fields(RunState)}
-    state = RunState(**{name: value for name, value in saved["state"].items() if name in known})
+    state = RunState.load(saved["state"])
     if saved["scaler"] is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
     logger.info("Loading RNG state...")

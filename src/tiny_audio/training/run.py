@@ -42,6 +42,7 @@ from .build import (
 from .calibration import calibrate, calibration_draws
 from .checkpoint import CheckpointFolder, load_checkpoint
 from .console import Console, format_metric
+from .ctc_warmup import CTCWarmup, learn_pieces, warmup_batches, warmup_position
 from .feature_cache import cache_features, clips_to_read
 from .loop import Trainer
 from .preflight import preflight
@@ -125,59 +126,76 @@ def train_in(
     if skips.counts:
         logger.warning("%s (see %s).", skips.summary(), skips.path)
 
-    batches = batches_left(training, saved, plan, accelerator.num_processes)
+    batches, warming = batches_left(training, saved, plan, processes.count), warmup_due(config, saved)
     if config.data.cache_features:
+        read = range(batches.start, max(batches.stop, warmup_batches(config, 0, processes).stop if warming else 0))
         with explaining_out_of_memory():
+            first = calibration_draws(plan) if warming or saved is None else []
+            wanted = clips_to_read(plan, read, eval_sources, first)
             workers = usable_workers(config.data.num_workers)
-            wanted = clips_to_read(plan, batches, eval_sources, [] if saved else calibration_draws(plan))
             cache_features(config, model.encoder, sources + eval_sources, wanted, accelerator, workers)
     dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data, augmenter)
+    state = RunState.load(saved["state"]) if saved is not None else RunState()
     with explaining_out_of_memory():
-        done = saved["state"]["step"] if saved is not None else 0
-        preflight(config, model, plan, dataset, eval_sources, folder, done, accelerator)
+        preflight(config, model, plan, dataset, eval_sources, folder, state.step, accelerator)
         initialise_weights(config, model, saved, start, dataset, plan)
-    prepared, optimizer = distribute(config, model, accelerator)
-    state = restore(saved, accelerator, optimizer, plan, batches.start) if saved else RunState()
     state.evaluate_on(evaluation_fingerprint(eval_sources))
-    resumed, saved = saved is not None, None  # lets go of the file
     description = describe(config, model, sources, accelerator)
-    if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
-        logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
-        if is_main:  # it may go by another metric now
-            folder.write_state(summarise(config, state, folder, description, skips.counts.total()))
-        return finish(config, folder, state, skips, accelerator)
-    state.plan_fingerprint = plan.fingerprint
-
+    evaluate = build_evaluation(config, model, eval_sources, accelerator, skips)
+    position = None if saved is None else warmup_position(config, state) if warming else state.step
     if is_main:
         folder.write_config(config.to_dict())
         write_evaluation_clips(eval_sources, output)
-    per_step = training.batch_size * training.gradient_accumulation_steps * accelerator.num_processes
-    epochs = plan.epoch(training.max_steps * per_step)
     with (
-        closing(Trackers(config, output, state.step if resumed else -1, state.wandb_run_id, is_main)) as trackers,
-        closing(Console(training.max_steps, epochs, state.step, quiet=not is_main)) as console,
+        closing(Trackers(config, output, position, state.wandb_run_id, is_main)) as trackers,
         explaining_out_of_memory(),
     ):
         state.wandb_run_id = trackers.run_id
-        trainer = Trainer(
-            config=config,
-            accelerator=accelerator,
-            model=prepared,
-            optimizer=optimizer,
-            batches=open_batches(config, plan, dataset, batches, accelerator),
-            plan=plan,
-            evaluate=build_evaluation(config, model, eval_sources, accelerator, skips),
-            folder=folder,
-            description=description,
-            skips=skips,
-            trackers=trackers,
-            console=console,
-            state=state,
-            processes=processes,
-        )
-        processes.start_training(config.hardware.training_timeout_minutes)
-        logger.info("Starting training...")
-        finished = trainer.run()
+        if warming:
+            begun = saved["ctc_warmup"] if saved is not None else None
+            processes.start_training(config.hardware.training_timeout_minutes)
+            warmup = CTCWarmup(
+                *(config, accelerator, processes, model, plan, dataset, evaluate, folder, description),
+                *(skips, trackers, state, begun),
+            )
+            if not warmup.run():
+                logger.info("Saved in the warm-up (step %d); the same command goes on from there.", state.ctc_step)
+                warmup.stop.leave()
+        if model.ctc is not None:
+            model.ctc_weight = training.ctc_loss_weight
+            model.ctc.requires_grad_(model.ctc_weight > 0)
+        prepared, optimizer = distribute(config, model, accelerator)
+        if saved is not None and saved["optimizer"] is not None:
+            state = restore(saved, accelerator, optimizer, plan, batches.start)
+        saved = None  # lets go of the file
+        if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
+            logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
+            if is_main:  # it may go by another metric now
+                folder.write_state(summarise(config, state, folder, description, skips.counts.total()))
+            return finish(config, folder, state, skips, accelerator)
+        state.plan_fingerprint = plan.fingerprint
+        per_step = training.batch_size * training.gradient_accumulation_steps * processes.count
+        epochs = plan.epoch(training.max_steps * per_step)
+        with closing(Console(training.max_steps, epochs, state.step, quiet=not is_main)) as console:
+            trainer = Trainer(
+                config=config,
+                accelerator=accelerator,
+                model=prepared,
+                optimizer=optimizer,
+                batches=open_batches(config, plan, dataset, batches, accelerator),
+                plan=plan,
+                evaluate=evaluate,
+                folder=folder,
+                description=description,
+                skips=skips,
+                trackers=trackers,
+                console=console,
+                state=state,
+                processes=processes,
+            )
+            processes.start_training(config.hardware.training_timeout_minutes)
+            logger.info("Starting training...")
+            finished = trainer.run()
     if not finished:
         logger.info("Saved at step %d; the same command goes on from there.", state.step)
         trainer.stop.leave()
@@ -247,6 +265,17 @@ def initialise_weights(
         load_weights(model, load_checkpoint(given), config.model, given, only_projector)
     else:
         calibrate(model, plan, dataset)
+    training = config.training
+    if model.ctc is None and saved is None and training.ctc_warmup_steps + training.ctc_loss_weight > 0:
+        model.add_ctc(*learn_pieces(model, plan, dataset, training.ctc_min_count))
+
+
+def warmup_due(config: Config, saved: dict[str, Any] | None) -> bool:
+    """Whether steps of the CTC warm-up are left: a projector that comes from a checkpoint has learned already."""
+    if saved is not None:
+        return saved.get("ctc_warmup") is not None
+    given = config.model.checkpoint or config.model.projector_checkpoint
+    return given is None and config.training.ctc_warmup_steps > 0
 
 
 def finish(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,11 @@ class RunState:
 
     Attributes:
         step: optimizer steps done.
+        ctc_step: steps of the CTC warm-up done, before the first of those.
         batches: global batches of the sampling plan that were consumed, by all processes together.
         plan_fingerprint: of the plan that `batches` counts in.
         evaluated_step: the last step that was evaluated; -1 before the first.
-        evaluation_set: which clips `history` and `best` are of: `data.subsets.evaluation_fingerprint`.
+        evaluation_set: which clips `history` is of: `data.subsets.evaluation_fingerprint`.
         sums: what was added up since the last logged step, so that a resumed run logs the same means: see
             `Trainer.sums`.
         loss_tokens: target tokens since then.
@@ -37,6 +38,7 @@ class RunState:
     """
 
     step: int = 0
+    ctc_step: int = 0
     batches: int = 0
     plan_fingerprint: str = ""
     evaluated_step: int = -1
@@ -53,6 +55,12 @@ class RunState:
     resumed_from: str | None = None
     wandb_run_id: str | None = None
 
+    @classmethod
+    def load(cls, saved: dict[str, Any]) -> RunState:
+        """Return the state that a checkpoint holds; what only an older version knew of is left out."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in saved.items() if name in known})
+
     def evaluate_on(self, evaluation_set: str) -> None:
         """Begin a new history where the evaluation set is not the one so far: no history spans two sets."""
         if not evaluation_set:  # nothing will be added to it
@@ -65,7 +73,7 @@ class RunState:
                 evaluation_set,
                 self.step,
             )
-            self.history, self.best, self.evaluated_step = [], None, -1
+            self.history, self.evaluated_step = [], -1
         self.evaluation_set = evaluation_set
 
     def hear(self, corpus: str, seconds: float) -> None:

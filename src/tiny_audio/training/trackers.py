@@ -98,11 +98,11 @@ class WandbRun:
 class TensorBoard:
     """Event files in `tensorboard/` of the output folder: `tensorboard --logdir outputs`."""
 
-    def __init__(self, config: Config, folder: Path, step: int) -> None:
+    def __init__(self, config: Config, folder: Path, step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # What a killed run wrote beyond its last checkpoint is not shown.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step >= 0 else None)
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=None if step is None else step + 1)
         logger.info("TensorBoard: tensorboard --logdir %s", folder / "tensorboard")
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -124,7 +124,7 @@ class TensorBoard:
 class Trackio:
     """A run of Trackio (Hugging Face), kept on this machine: `trackio show`."""
 
-    def __init__(self, config: Config, folder: Path, step: int) -> None:
+    def __init__(self, config: Config, folder: Path, step: int | None) -> None:
         import trackio
 
         # A run is known by its name: that of the folder, so that going on finds it and others do not.
@@ -134,7 +134,7 @@ class Trackio:
                 project=config.logging.project_name,
                 name=name,
                 config=config.to_dict(),
-                resume="allow" if step >= 0 else "never",
+                resume="never" if step is None else "allow",
                 auto_log_gpu=False,  # memory and load are among our metrics
                 auto_log_cpu=False,
             )

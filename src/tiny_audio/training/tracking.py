@@ -24,14 +24,16 @@ class JsonLines:
     Args:
         path: the file.
         step: the step that the run goes on from; lines of later steps, which a killed run had written, are dropped,
-            so that every step stands in the file once.
+            so that every step stands in the file once. None: it starts afresh, and so does the file.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int | None) -> None:
         self.path = path
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         lines = text.split("\n")  # not splitlines: a transcript may hold other separators of lines
-        kept = "".join(f"{line}\n" for line in lines if (at := _step_of(line)) is not None and at <= step)
+        kept = "".join(
+            f"{line}\n" for line in lines if (at := _step_of(line)) is not None and step is not None and at <= step
+        )
         if kept != text:
             write_whole(path, kept.encode())
         self._file = path.open("a", buffering=1, encoding="utf-8")
@@ -63,7 +65,7 @@ def _step_of(line: str) -> int | None:
 class LocalFiles:
     """`metrics.jsonl` and `transcripts.jsonl` in the output folder."""
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int | None) -> None:
         self._metrics = JsonLines(folder / "metrics.jsonl", step)
         self._transcripts = JsonLines(folder / "transcripts.jsonl", step)
 
@@ -88,12 +90,12 @@ class Trackers:
     Args:
         config: the run's settings.
         folder: its output folder.
-        step: the step that it goes on from; -1 where it starts afresh.
+        step: the step that it goes on from, those of the warm-up below 0; None where it starts afresh.
         run_id: the W&B run that it goes on in.
         is_main: whether this is the first process.
     """
 
-    def __init__(self, config: Config, folder: Path, step: int, run_id: str | None, is_main: bool) -> None:
+    def __init__(self, config: Config, folder: Path, step: int | None, run_id: str | None, is_main: bool) -> None:
         names = config.logging.trackers
         check_installed(names)
         self._trackers: list[Tracker] = []

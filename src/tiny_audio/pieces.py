@@ -1,0 +1,108 @@
+"""Transcripts in word pieces that were heard often enough: what CTC is taught to read off the audio tokens.
+
+A language model's own tokenizer writes most words as one token, and in a few hours of speech most of its tokens occur
+once or never: their sound cannot be learned. Here rare words are put together from smaller tokens of the same
+vocabulary, by a unigram model (Kudo, arXiv 1804.10959) over the tokens that occur at least `MIN_COUNT` times. With much
+speech hardly any word is rare, and the pieces are those of the tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MIN_COUNT = 30  # occurrences from which on the sound of a piece can be learned
+MAX_CHARACTERS = 16  # of a piece
+ROUNDS = 8  # of estimation
+WORD_START = re.compile(
+    r"(?=[\u0120\u2581])"
+)  # how byte-level and sentencepiece tokenizers write the space before a word
+UNKNOWN = -25.0  # log-probability of a single character that was never seen: it is taken where nothing else will do
+
+
+class WordPieces:
+    """Splits text into tokens of a vocabulary, those that were heard often.
+
+    Args:
+        tokenizer: the decoder's.
+        log_probs: log-probability of each piece, by token id.
+    """
+
+    def __init__(self, tokenizer: Any, log_probs: Mapping[int, float]) -> None:
+        self._tokenizer = tokenizer
+        self.log_probs = dict(log_probs)
+        self._ids: dict[str, int] = tokenizer.get_vocab()
+        names = tokenizer.convert_ids_to_tokens(list(self.log_probs))
+        self._known = dict(zip(names, self.log_probs.values(), strict=True))
+        self._split: dict[str, list[int]] = {}
+
+    def __call__(self, text: str) -> list[int]:
+        """Return the pieces of a transcript, as token ids; decoded, they are the transcript."""
+        return [piece for word in words_of(self._tokenizer, text) for piece in self._word(word)]
+
+    def _word(self, word: tuple[str, tuple[int, ...]]) -> list[int]:
+        name, canonical = word
+        if name not in self._split:
+            pieces = best_split(name, self._known, self._ids)
+            ids = [self._ids[piece] for piece in pieces]
+            same = bool(ids) and self._tokenizer.decode(ids) == self._tokenizer.decode(list(canonical))
+            self._split[name] = ids if same else list(canonical)
+        return self._split[name]
+
+    @classmethod
+    def learn(cls, tokenizer: Any, transcripts: Iterable[str], min_count: int = MIN_COUNT) -> WordPieces:
+        """Find the pieces that transcripts are made of, each at least `min_count` times but for single characters."""
+        words: Counter[str] = Counter()
+        for text in transcripts:
+            words.update(name for name, _ in words_of(tokenizer, text))
+        ids: dict[str, int] = tokenizer.get_vocab()
+        counts: Counter[str] = Counter()
+        for word, count in words.items():
+            for start in range(len(word)):
+                for end in range(start + 1, min(len(word), start + MAX_CHARACTERS) + 1):
+                    if word[start:end] in ids:
+                        counts[word[start:end]] += count
+        for _ in range(ROUNDS):
+            kept = {piece: count for piece, count in counts.items() if count >= min_count or len(piece) == 1}
+            total = sum(kept.values())
+            known = {piece: math.log(count / total) for piece, count in kept.items() if count}
+            counts = Counter()
+            for word, count in words.items():
+                for piece in best_split(word, known, ids):
+                    counts[piece] += count
+        return cls(tokenizer, {ids[piece]: value for piece, value in known.items() if counts[piece]})
+
+
+def words_of(tokenizer: Any, text: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the words of a text as the tokenizer writes them, each with its own tokens."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    words: list[tuple[str, tuple[int, ...]]] = []
+    for name, token in zip(tokenizer.convert_ids_to_tokens(ids), ids, strict=True):
+        if words and not WORD_START.match(name):
+            words[-1] = (words[-1][0] + name, (*words[-1][1], token))
+        else:
+            words.append((name, (token,)))
+    return words
+
+
+def best_split(word: str, known: Mapping[str, float], ids: Mapping[str, int]) -> list[str]:
+    """Return the likeliest pieces of a word (Viterbi); empty where it holds a character that is no token."""
+    score = [0.0] + [-math.inf] * len(word)
+    came_from = [0] * (len(word) + 1)
+    for end in range(1, len(word) + 1):
+        for start in range(max(0, end - MAX_CHARACTERS), end):
+            piece = word[start:end]
+            value = known.get(piece, UNKNOWN if end - start == 1 and piece in ids else -math.inf)
+            if score[start] + value > score[end]:
+                score[end], came_from[end] = score[start] + value, start
+    if score[-1] == -math.inf:
+        return []
+    pieces: list[str] = []
+    end = len(word)
+    while end:
+        pieces.append(word[came_from[end] : end])
+        end = came_from[end]
+    return pieces[::-1]

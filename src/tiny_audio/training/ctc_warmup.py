@@ -1,0 +1,260 @@
+"""The CTC warm-up: before the first step the projector learns by CTC alone where each word piece is said.
+
+The decoder is not run, only its token embeddings are read: see `model.ctc`. The steps of the warm-up are counted apart
+from those of the run, whose draws start at the first one either way; in the logs they have numbers below 0.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..config import Config, TrainingConfig
+from ..data.loader import ClipDataset
+from ..data.plan import SamplingPlan
+from ..data.skips import SkipLog
+from ..evaluation.evaluate import Evaluation, Interrupted
+from ..model.checkpointed import trained_weights
+from ..model.speech_llm import SpeechLLM
+from ..pieces import WordPieces
+from . import metrics
+from .build import left_to_the_host, open_batches
+from .calibration import calibrate
+from .checkpoint import CheckpointFolder, save_checkpoint
+from .console import Console, format_metric, format_rate
+from .interrupt import StopRequest
+from .processes import Processes, StepInput
+from .state import RunState, rng_state, seed_step
+from .tracking import Trackers
+
+logger = logging.getLogger(__name__)
+
+VOCABULARY_CLIPS = 50_000  # whose transcripts are looked through for word pieces: some seconds
+LOOKS = 4  # at the evaluation set, the last of them at the end
+TOO_SHORT_SHARE = 0.5  # of the clips, from which on CTC has too little to learn from
+
+
+def learn_pieces(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset, min_count: int) -> tuple[Tensor, Tensor]:
+    """Find the pieces that the transcripts of the plan's first clips are made of: see `WordPieces.learn`.
+
+    Returns:
+        (V,) int64 token ids in order, and (V,) fp32 the log-probability of each.
+    """
+    wanted = min(plan.num_clips, VOCABULARY_CLIPS)
+    seen: set[tuple[int, int]] = set()
+    transcripts: list[str] = []
+    for number in range(-(-4 * wanted // plan.batch_size)):  # a small corpus beside a large one comes round early
+        for draw in plan.batch(number):
+            if (clip := (draw.source, draw.row)) not in seen:
+                seen.add(clip)
+                transcripts.append(dataset.sources[draw.source].texts[draw.row])
+        if len(seen) >= wanted:
+            break
+    found = sorted(WordPieces.learn(model.decoder.prompt.tokenizer, transcripts, min_count).log_probs.items())
+    return torch.tensor([piece for piece, _ in found]), torch.tensor([value for _, value in found])
+
+
+def warmup_rate(step: int, config: TrainingConfig) -> float:
+    """Return the learning rate of a step of the warm-up, counted from 0: a tenth of them up, then a cosine to 0."""
+    total = config.ctc_warmup_steps
+    rise = max(1, min(50, total // 10))
+    return config.ctc_learning_rate * min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def warmup_batches(config: Config, done: int, processes: Processes) -> range:
+    """Return the global batches of the plan that the warm-up reads after `done` of its steps."""
+    each = config.training.gradient_accumulation_steps * processes.count
+    return range(done * each, config.training.ctc_warmup_steps * each)
+
+
+def warmup_position(config: Config, state: RunState) -> int:
+    """Return the number that the warm-up's last step has in the logs: below 0, where the run itself starts."""
+    return state.ctc_step - config.training.ctc_warmup_steps - 1
+
+
+class CTCWarmup:
+    """Runs the steps of the warm-up from where a checkpoint stands to `training.ctc_warmup_steps`.
+
+    Args:
+        config: the run's settings.
+        accelerator: its device.
+        processes: of the run.
+        model: not wrapped, the same on all processes; its projector and `model.ctc` learn, all else stays.
+        plan, dataset: what is drawn, and reads it.
+        evaluate: see `build_evaluation`; None where there is no evaluation set.
+        folder: where checkpoints go.
+        description: what a checkpoint says of the models and the configuration.
+        skips, trackers: where skipped clips and figures go.
+        state: of the run; its `ctc_step` says how far the warm-up is.
+        saved: what the checkpoint that it goes on from says of the warm-up, or None.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        accelerator: Accelerator,
+        processes: Processes,
+        model: SpeechLLM,
+        plan: SamplingPlan,
+        dataset: ClipDataset,
+        evaluate: Callable[..., Evaluation] | None,
+        folder: CheckpointFolder,
+        description: dict[str, Any],
+        skips: SkipLog,
+        trackers: Trackers,
+        state: RunState,
+        saved: dict[str, Any] | None,
+    ) -> None:
+        assert model.ctc is not None
+        self.ctc = model.ctc
+        self.config, self.training = config, config.training
+        self.accelerator, self.model, self.plan, self.dataset = accelerator, model, plan, dataset
+        self.evaluate, self.folder, self.description = evaluate, folder, description
+        self.skips, self.trackers, self.state = skips, trackers, state
+        self.steps = config.training.ctc_warmup_steps
+        self.processes = processes
+        self.weights = [*model.projector.parameters(), *self.ctc.parameters()]
+        decayed = [w for w in self.weights if w.ndim > 1]
+        other = [w for w in self.weights if w.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.training.weight_decay}, {"params": other, "weight_decay": 0}]
+        betas = (self.training.adam_beta1, self.training.adam_beta2)
+        self.optimizer = torch.optim.AdamW(groups, self.training.ctc_learning_rate, betas, fused=True)
+        if saved is not None:
+            self.optimizer.load_state_dict(saved["optimizer"])
+        self.stop = StopRequest()
+        # Since the last line: loss, word pieces, clips, clips too short for their transcripts, steps left out.
+        self.sums = torch.tensor(saved["sums"] if saved else [0.0] * 5, device=accelerator.device)
+
+    def run(self) -> bool:
+        """Make the steps that are left; return False where a signal stopped them, their state saved."""
+        state = self.state
+        logger.info("CTC warm-up: %d steps on %d word pieces...", self.steps, len(self.ctc.vocabulary))
+        per_step = self.plan.batch_size * self.training.gradient_accumulation_steps * self.processes.count
+        is_main = self.accelerator.is_main_process
+        console = Console(
+            self.steps, self.plan.epoch(self.steps * per_step), state.ctc_step, quiet=not is_main, title="CTC warm-up"
+        )
+        self.model.train()
+        numbers = warmup_batches(self.config, state.ctc_step, self.processes)
+        batches = open_batches(self.config, self.plan, self.dataset, numbers, self.accelerator)
+        try:
+            with self.stop:
+                while state.ctc_step < self.steps:
+                    loaded = [next(batches) for _ in range(self.training.gradient_accumulation_steps)]
+                    given = self.processes.share(loaded, self.stop())
+                    if given.stop:
+                        break
+                    norm = self.step(given)
+                    self.finish_step(norm, console)
+                if state.ctc_step < self.steps:
+                    self.save()
+        except Interrupted:
+            self.save()
+        finally:
+            console.close()
+        return state.ctc_step >= self.steps
+
+    def step(self, given: StepInput) -> Tensor:
+        """Make one step; return the gradient norm before clipping, on the device."""
+        seed_step(self.training.seed, -2 - self.state.ctc_step, self.accelerator.process_index)
+        for group in self.optimizer.param_groups:
+            group["lr"] = warmup_rate(self.state.ctc_step, self.training)
+        for batch in given.batches:
+            if not len(batch):
+                continue
+            loss, auxiliary = self.model.ctc_loss(batch)
+            objective = loss.loss + loss.num_pieces * auxiliary
+            (objective / max(given.num_tokens, 1)).backward()
+            said = torch.tensor([loss.num_pieces, len(batch), loss.too_short, 0.0])
+            self.sums += torch.cat((loss.loss.detach()[None], said.to(self.sums.device, non_blocking=True)))
+        for weight in self.weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            if self.processes.count > 1:
+                dist.all_reduce(weight.grad)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.training.gradient_clip_norm or math.inf)
+        nonfinite = (~torch.isfinite(norm)).float()
+        self.sums[-1] += nonfinite / self.processes.count
+        if not left_to_the_host(self.optimizer, nonfinite):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.ctc_step += 1
+        self.skips.note(given.skipped)
+        return norm
+
+    def finish_step(self, norm: Tensor, console: Console) -> None:
+        """Log, evaluate and save what is due after a step."""
+        step, training = self.state.ctc_step, self.training
+        last = step == self.steps
+        console.progress(step, self.plan.epoch(step * self.plan.batch_size))
+        look = self.evaluate is not None and (last or step % max(1, self.steps // LOOKS) == 0)
+        shown = {}
+        if last or look or step % min(self.config.logging.log_steps, max(1, self.steps // 10)) == 0:
+            shown = self.log(norm)
+        if look:
+            shown |= self.evaluate_now()
+        if shown:
+            console.step(step, shown)
+        if last:
+            calibrate(self.model, self.plan, self.dataset)  # cosines have left the size of the audio tokens open
+        if last or step % training.save_steps == 0:
+            self.save()
+
+    def log(self, norm: Tensor) -> dict[str, str]:
+        """Log the figures since the last time; return those that the console shows."""
+        if self.processes.count > 1:
+            dist.all_reduce(self.sums)
+        loss, pieces, clips, too_short, left_out = self.sums.tolist()
+        self.sums.zero_()
+        loss /= max(pieces, 1)
+        lr = warmup_rate(self.state.ctc_step - 1, self.training)
+        self._log({"loss": loss, "learning_rate": lr, "grad_norm": float(norm), "too_short": too_short})
+        if left_out:
+            logger.warning("%d steps of the warm-up were left out: their gradient was not finite.", round(left_out))
+        if too_short > TOO_SHORT_SHARE * clips:
+            logger.warning(
+                "The warm-up learns nothing from %.0f %% of the clips: they have fewer audio tokens than word pieces. "
+                "Make model.projector_config.frame_stack smaller, or set training.ctc_warmup_steps=0.",
+                100 * too_short / clips,
+            )
+        return {"loss": f"{loss:.3f}", "lr": format_rate(lr)}
+
+    def evaluate_now(self) -> dict[str, str]:
+        """Read the evaluation set off the audio tokens greedily; log the error rates, return those to show."""
+        assert self.evaluate is not None
+        should_stop = self.stop if self.processes.count == 1 else lambda: False
+        found = self.evaluate(should_stop, self.model.assess_ctc).metrics
+        self._log({f"eval_{key}": value for key, value in found.items()})
+        return {f"greedy {key}": format_metric(key, found[key]) for key in ("wer", "cer")}
+
+    def _log(self, values: dict[str, float]) -> None:
+        named = {metrics.CTC_WARMUP + key: value for key, value in values.items()}
+        self.trackers.log(named, warmup_position(self.config, self.state))
+
+    def save(self) -> None:
+        """Write the checkpoint of step 0; a full disk costs it, and not the run."""
+        if not self.accelerator.is_main_process:
+            return
+        finished = self.state.ctc_step >= self.steps
+        warmup = {"optimizer": self.optimizer.state_dict(), "sums": self.sums.tolist()}
+        content = {
+            **self.description,
+            "weights": trained_weights(self.model),
+            "ctc_warmup": None if finished else warmup,
+            "optimizer": None,
+            "scheduler": None,
+            "scaler": None,
+            "rng": rng_state(),
+            "state": self.state.to_dict(),
+        }
+        try:
+            save_checkpoint(self.folder.file(0), content)
+        except OSError as error:
+            logger.error("The warm-up could not be saved in %s (%s).", self.folder.path, error.strerror or error)
