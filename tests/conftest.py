@@ -92,6 +92,8 @@ def run_settings(tiny_models: TinyModels, corpus: Path) -> list[str]:
         "training.eval_steps=4",
         "training.warmup_steps=2",
         "training.max_new_tokens=20",
+        "training.ctc_warmup_steps=0",
+        "training.ctc_loss_weight=0",
         "logging.log_steps=1",
         "logging.use_wandb=false",
         "hardware.device=cpu",

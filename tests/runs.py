@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 MAX_STEPS = 24
+CTC_STEPS = 12  # of the warm-up before them
 
 
 def settings(run_settings: list[str], *more: str) -> list[str]:
@@ -21,6 +22,9 @@ def settings(run_settings: list[str], *more: str) -> list[str]:
         "data.augmentation=light",
         "training.gradient_accumulation_steps=2",
         f"training.max_steps={MAX_STEPS}",
+        f"training.ctc_warmup_steps={CTC_STEPS}",
+        "training.ctc_loss_weight=0.3",
+        "training.ctc_min_count=3",
         "training.save_steps=4",
         "training.eval_steps=6",
         "training.save_total_limit=3",
@@ -41,6 +45,7 @@ def metrics(folder: Path) -> dict[tuple[int, str], float]:
             "train/learning_rate",
             "train/epoch",
             "eval/",
+            "ctc_warmup/",
         )
         for key in row:
             if key.startswith(kept):

@@ -174,10 +174,10 @@ class TrainingConfig:
     min_learning_rate_ratio: float = 0.0  # the schedule ends at this share of learning_rate
     lr_schedule: str = "cosine"
     warmup_steps: int = 1000
-    ctc_warmup_steps: int = 0  # before the first step the projector alone learns by CTC, without the decoder
+    ctc_warmup_steps: int = 500  # before the first step the projector alone learns by CTC; never more than max_steps
     ctc_learning_rate: float = 1e-3  # the peak of the warm-up
     ctc_min_count: int = 30  # occurrences of a word piece in the transcripts; rarer ones are taught as smaller ones
-    ctc_loss_weight: float = 0.0  # of the CTC loss beside the decoder's, in the steps themselves
+    ctc_loss_weight: float = 0.3  # of the CTC loss beside the decoder's, in the steps themselves
     weight_decay: float = 0.01
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
@@ -216,6 +216,11 @@ class TrainingConfig:
             raise ConfigError(f"training.min_learning_rate_ratio must be between 0 and 1, got {ratio:g}.")
         _choice("training.lr_schedule", self.lr_schedule, SCHEDULES)
         _choice("training.metric_for_best", self.metric_for_best, METRICS)
+
+    @property
+    def num_ctc_steps(self) -> int:
+        """Steps of the CTC warm-up: a quick test of ten steps does not begin with hundreds of them."""
+        return min(self.ctc_warmup_steps, self.max_steps)
 
 
 @dataclass

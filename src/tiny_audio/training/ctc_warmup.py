@@ -63,7 +63,7 @@ def learn_pieces(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset, min
 
 def warmup_rate(step: int, config: TrainingConfig) -> float:
     """Return the learning rate of a step of the warm-up, counted from 0: a tenth of them up, then a cosine to 0."""
-    total = config.ctc_warmup_steps
+    total = config.num_ctc_steps
     rise = max(1, min(50, total // 10))
     return config.ctc_learning_rate * min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / total))
 
@@ -71,16 +71,16 @@ def warmup_rate(step: int, config: TrainingConfig) -> float:
 def warmup_batches(config: Config, done: int, processes: Processes) -> range:
     """Return the global batches of the plan that the warm-up reads after `done` of its steps."""
     each = config.training.gradient_accumulation_steps * processes.count
-    return range(done * each, config.training.ctc_warmup_steps * each)
+    return range(done * each, config.training.num_ctc_steps * each)
 
 
 def warmup_position(config: Config, state: RunState) -> int:
     """Return the number that the warm-up's last step has in the logs: below 0, where the run itself starts."""
-    return state.ctc_step - config.training.ctc_warmup_steps - 1
+    return state.ctc_step - config.training.num_ctc_steps - 1
 
 
 class CTCWarmup:
-    """Runs the steps of the warm-up from where a checkpoint stands to `training.ctc_warmup_steps`.
+    """Runs the steps of the warm-up from where a checkpoint stands to the last one.
 
     Args:
         config: the run's settings.
@@ -118,7 +118,7 @@ class CTCWarmup:
         self.accelerator, self.model, self.plan, self.dataset = accelerator, model, plan, dataset
         self.evaluate, self.folder, self.description = evaluate, folder, description
         self.skips, self.trackers, self.state = skips, trackers, state
-        self.steps = config.training.ctc_warmup_steps
+        self.steps = config.training.num_ctc_steps
         self.processes = processes
         self.weights = [*model.projector.parameters(), *self.ctc.parameters()]
         decayed = [w for w in self.weights if w.ndim > 1]
@@ -129,37 +129,57 @@ class CTCWarmup:
         if saved is not None:
             self.optimizer.load_state_dict(saved["optimizer"])
         self.stop = StopRequest()
+        self.clips_a_step = plan.batch_size * self.training.gradient_accumulation_steps * processes.count
+        epochs = plan.epoch(self.steps * self.clips_a_step)
+        self.console = Console(self.steps, epochs, state.ctc_step, quiet=not processes.is_main, title="CTC warm-up")
+        self.looked = saved["looked"] if saved is not None else 0  # the last step that was evaluated
         # Since the last line: loss, word pieces, clips, clips too short for their transcripts, steps left out.
-        self.sums = torch.tensor(saved["sums"] if saved else [0.0] * 5, device=accelerator.device)
+        self.sums = torch.zeros(5, device=accelerator.device)
+        if saved is not None and processes.is_main:
+            self.sums += torch.tensor(saved["sums"], device=accelerator.device)
 
     def run(self) -> bool:
         """Make the steps that are left; return False where a signal stopped them, their state saved."""
         state = self.state
-        logger.info("CTC warm-up: %d steps on %d word pieces...", self.steps, len(self.ctc.vocabulary))
-        per_step = self.plan.batch_size * self.training.gradient_accumulation_steps * self.processes.count
-        is_main = self.accelerator.is_main_process
-        console = Console(
-            self.steps, self.plan.epoch(self.steps * per_step), state.ctc_step, quiet=not is_main, title="CTC warm-up"
+        logger.info(
+            "CTC warm-up: steps %d to %d, on %s word pieces...",
+            state.ctc_step + 1,
+            self.steps,
+            f"{len(self.ctc.vocabulary):,}",
         )
         self.model.train()
         numbers = warmup_batches(self.config, state.ctc_step, self.processes)
         batches = open_batches(self.config, self.plan, self.dataset, numbers, self.accelerator)
         try:
             with self.stop:
+                if self._look_due():  # a stopped run did not come to it
+                    self.finish_step({})
                 while state.ctc_step < self.steps:
                     loaded = [next(batches) for _ in range(self.training.gradient_accumulation_steps)]
                     given = self.processes.share(loaded, self.stop())
                     if given.stop:
                         break
                     norm = self.step(given)
-                    self.finish_step(norm, console)
-                if state.ctc_step < self.steps:
-                    self.save()
+                    self.finish_step(self.log(norm) if self._log_due() else {})
         except Interrupted:
-            self.save()
+            logger.warning("The evaluation was left; it is made up for on resuming.")
         finally:
-            console.close()
-        return state.ctc_step >= self.steps
+            self.console.close()
+        if not self._finished():
+            self.save()
+        return self._finished()
+
+    def _finished(self) -> bool:
+        return self.state.ctc_step >= self.steps and not self._look_due()
+
+    def _look_due(self) -> bool:
+        step = self.state.ctc_step
+        due = step >= self.steps or step % max(1, self.steps // LOOKS) == 0
+        return self.evaluate is not None and due and step > self.looked
+
+    def _log_due(self) -> bool:
+        step, each = self.state.ctc_step, min(self.config.logging.log_steps, max(1, self.steps // 10))
+        return step >= self.steps or step % each == 0 or self._look_due()
 
     def step(self, given: StepInput) -> Tensor:
         """Make one step; return the gradient norm before clipping, on the device."""
@@ -189,22 +209,18 @@ class CTCWarmup:
         self.skips.note(given.skipped)
         return norm
 
-    def finish_step(self, norm: Tensor, console: Console) -> None:
-        """Log, evaluate and save what is due after a step."""
-        step, training = self.state.ctc_step, self.training
-        last = step == self.steps
-        console.progress(step, self.plan.epoch(step * self.plan.batch_size))
-        look = self.evaluate is not None and (last or step % max(1, self.steps // LOOKS) == 0)
-        shown = {}
-        if last or look or step % min(self.config.logging.log_steps, max(1, self.steps // 10)) == 0:
-            shown = self.log(norm)
-        if look:
-            shown |= self.evaluate_now()
+    def finish_step(self, shown: dict[str, str]) -> None:
+        """Evaluate and save what is due after a step, and print its line: `shown` and what was evaluated."""
+        step = self.state.ctc_step
+        self.console.progress(step, self.plan.epoch(step * self.clips_a_step))
+        if self._look_due():
+            shown = shown | self.evaluate_now()
+            self.looked = step
         if shown:
-            console.step(step, shown)
-        if last:
+            self.console.step(step, shown)
+        if step >= self.steps:
             calibrate(self.model, self.plan, self.dataset)  # cosines have left the size of the audio tokens open
-        if last or step % training.save_steps == 0:
+        if step >= self.steps or step % self.training.save_steps == 0:
             self.save()
 
     def log(self, norm: Tensor) -> dict[str, str]:
@@ -240,14 +256,16 @@ class CTCWarmup:
 
     def save(self) -> None:
         """Write the checkpoint of step 0; a full disk costs it, and not the run."""
-        if not self.accelerator.is_main_process:
+        sums = self.sums.clone()
+        if self.processes.count > 1:
+            dist.all_reduce(sums)
+        if not self.processes.is_main:
             return
-        finished = self.state.ctc_step >= self.steps
-        warmup = {"optimizer": self.optimizer.state_dict(), "sums": self.sums.tolist()}
+        warmup = {"optimizer": self.optimizer.state_dict(), "sums": sums.tolist(), "looked": self.looked}
         content = {
             **self.description,
             "weights": trained_weights(self.model),
-            "ctc_warmup": None if finished else warmup,
+            "ctc_warmup": None if self._finished() else warmup,
             "optimizer": None,
             "scheduler": None,
             "scaler": None,

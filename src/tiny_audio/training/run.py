@@ -162,7 +162,7 @@ def train_in(
                 logger.info("Saved in the warm-up (step %d); the same command goes on from there.", state.ctc_step)
                 warmup.stop.leave()
         if model.ctc is not None:
-            model.ctc_weight = training.ctc_loss_weight
+            model.ctc_weight = 0.0 if config.model.freeze_projector else training.ctc_loss_weight
             model.ctc.requires_grad_(model.ctc_weight > 0)
         prepared, optimizer = distribute(config, model, accelerator)
         if saved is not None and saved["optimizer"] is not None:
@@ -275,7 +275,7 @@ def warmup_due(config: Config, saved: dict[str, Any] | None) -> bool:
     if saved is not None:
         return saved.get("ctc_warmup") is not None
     given = config.model.checkpoint or config.model.projector_checkpoint
-    return given is None and config.training.ctc_warmup_steps > 0
+    return given is None and config.training.num_ctc_steps > 0
 
 
 def finish(

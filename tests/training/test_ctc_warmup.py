@@ -1,0 +1,126 @@
+"""The CTC warm-up as a part of a run: what it learns, what it says, and that it goes on as if it had not been stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from runs import CTC_STEPS, metrics, settings
+from tiny_audio.cli import main
+from tiny_audio.config import TrainingConfig
+from tiny_audio.model.projectors import PROJECTORS
+from tiny_audio.model.speech_llm import SpeechLLM
+from tiny_audio.training.checkpoint import load_checkpoint
+from tiny_audio.training.ctc_warmup import CTCWarmup
+
+CHECKPOINTS = Path("outputs/transcription/checkpoints")
+SHORT = ["training.max_steps=2", "training.gradient_accumulation_steps=1", "training.save_steps=4"]
+
+
+def weights(folder: Path, name: str = "final.pt") -> dict[str, torch.Tensor]:
+    saved = load_checkpoint(folder / CHECKPOINTS / name)["weights"]
+    return {f"{part} {key}": value for part in ("projector", "ctc") for key, value in saved[part].items()}
+
+
+def test_a_warmup_that_was_killed_and_interrupted_equals_an_undisturbed_one(run_settings, tmp_path, monkeypatch):
+    """Killed after step 6 and after its last one, sent Ctrl+C in the evaluation of step 9."""
+    typed = settings(run_settings, f"training.max_steps={CTC_STEPS}", "training.save_steps=4", "training.eval_steps=6")
+    folders = {name: tmp_path / name for name in ("whole", "stopped")}
+    for folder in folders.values():
+        folder.mkdir()
+    monkeypatch.chdir(folders["whole"])
+    assert main(typed) == 0
+
+    monkeypatch.chdir(folders["stopped"])
+    finish, evaluate = CTCWarmup.finish_step, CTCWarmup.evaluate_now
+
+    def killed_after(step: int):
+        def run(self, shown):
+            finish(self, shown)
+            if self.state.ctc_step == step:
+                raise ZeroDivisionError  # nothing is written any more, as after SIGKILL
+
+        return run
+
+    def interrupted(self):
+        if self.state.ctc_step == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(self)
+
+    monkeypatch.setattr(CTCWarmup, "finish_step", killed_after(6))
+    with pytest.raises(ZeroDivisionError):
+        main(typed)
+    monkeypatch.setattr(CTCWarmup, "finish_step", finish)
+    monkeypatch.setattr(CTCWarmup, "evaluate_now", interrupted)
+    assert main(typed) == 130
+    assert load_checkpoint(CHECKPOINTS / "checkpoint-step-0.pt")["state"]["ctc_step"] == 9
+    monkeypatch.setattr(CTCWarmup, "evaluate_now", evaluate)
+    monkeypatch.setattr(CTCWarmup, "finish_step", killed_after(CTC_STEPS))
+    with pytest.raises(ZeroDivisionError):
+        main(typed)
+    monkeypatch.setattr(CTCWarmup, "finish_step", finish)
+    assert main(typed) == 0
+
+    whole, stopped = (metrics(folder) for folder in folders.values())
+    assert {step for step, key in whole if key == "ctc_warmup/eval_wer"} == {-10, -7, -4, -1}
+    assert {step for step, key in whole if key == "ctc_warmup/loss"} == set(range(-CTC_STEPS, 0))
+    assert whole == stopped
+    ours, theirs = (weights(folder) for folder in folders.values())
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("projector", sorted(PROJECTORS))
+def test_every_projector_learns_by_ctc(run_settings, tmp_path, monkeypatch, projector):
+    monkeypatch.chdir(tmp_path)
+    more = [f"model.projector_type={projector}", "training.max_steps=60", "training.ctc_warmup_steps=60"]
+    monkeypatch.setattr("tiny_audio.training.run.Trainer.run", lambda self: True)  # what follows is not looked at
+    monkeypatch.setattr("tiny_audio.training.run.finish", lambda *_: None)
+    typed = [*settings(run_settings, *SHORT, *more), "training.ctc_learning_rate=1e-2", "training.save_steps=100"]
+    assert main(typed) == 0
+    losses = {step: value for (step, key), value in metrics(tmp_path).items() if key == "ctc_warmup/loss"}
+    assert losses[-1] < 0.8 * losses[-60]
+
+
+def test_a_warmup_is_never_longer_than_the_run():
+    assert TrainingConfig(max_steps=10).num_ctc_steps == 10
+    assert TrainingConfig(max_steps=50_000).num_ctc_steps == 500
+    assert TrainingConfig(ctc_warmup_steps=0).num_ctc_steps == 0
+
+
+def test_clips_with_fewer_audio_tokens_than_word_pieces_are_told(run_settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(settings(run_settings, *SHORT, "model.projector_config.frame_stack=64")) == 0
+    assert "The warm-up learns nothing from 100 % of the clips" in capsys.readouterr().err
+    assert all(bool(value.isfinite().all()) for value in weights(tmp_path).values() if value.is_floating_point())
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out_and_told(run_settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ctc_loss, calls = SpeechLLM.ctc_loss, []
+
+    def broken(self, batch):
+        calls.append(batch)
+        loss, auxiliary = ctc_loss(self, batch)
+        return (loss._replace(loss=loss.loss * float("nan")) if len(calls) == 2 else loss), auxiliary
+
+    monkeypatch.setattr(SpeechLLM, "ctc_loss", broken)
+    assert main(settings(run_settings, *SHORT)) == 0
+    assert "1 steps of the warm-up were left out" in capsys.readouterr().err
+    assert all(bool(value.isfinite().all()) for value in weights(tmp_path).values() if value.is_floating_point())
+
+
+def test_a_projector_that_was_trained_is_not_warmed_up_again(run_settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(settings(run_settings, *SHORT)) == 0
+    first = capsys.readouterr().err
+    given = f"model.projector_checkpoint={CHECKPOINTS}/final.pt"
+    assert main(settings(run_settings, *SHORT, given, "paths.output_dir=second")) == 0
+    assert "CTC warm-up: steps 1 to 2" in first
+    assert "CTC warm-up" not in capsys.readouterr().err
+    head = load_checkpoint("second/transcription/checkpoints/final.pt")["weights"]["ctc"]
+    assert torch.equal(head["vocabulary"], load_checkpoint(CHECKPOINTS / "final.pt")["weights"]["ctc"]["vocabulary"])
