@@ -6,6 +6,7 @@ MAX_CLIP_SAMPLES = MAX_CLIP_SECONDS * SAMPLE_RATE
 HOP_LENGTH = 160  # samples a mel frame: 10 ms
 N_FFT = 400  # samples in an analysis window: 25 ms
 CONV_STRIDE = 2  # mel frames an encoder frame (the encoder's second convolution): 20 ms
+FRAME_SECONDS = CONV_STRIDE * HOP_LENGTH / SAMPLE_RATE  # of an encoder frame: 20 ms
 ALIGNMENT_FRAMES = 4  # encoder frames that a clip is a multiple of: 80 ms
 ALIGNMENT_SAMPLES = ALIGNMENT_FRAMES * CONV_STRIDE * HOP_LENGTH  # 1280 samples
 

@@ -17,9 +17,7 @@ from typing import Any
 MIN_COUNT = 30  # occurrences from which on the sound of a piece can be learned
 MAX_CHARACTERS = 16  # of a piece
 ROUNDS = 8  # of estimation
-WORD_START = re.compile(
-    r"(?=[\u0120\u2581])"
-)  # how byte-level and sentencepiece tokenizers write the space before a word
+WORD_START = re.compile(r"(?=[\u0120\u2581])")  # the space before a word, in byte-level and sentencepiece tokenizers
 UNKNOWN = -25.0  # log-probability of a single character that was never seen: it is taken where nothing else will do
 
 
@@ -41,7 +39,11 @@ class WordPieces:
 
     def __call__(self, text: str) -> list[int]:
         """Return the pieces of a transcript, as token ids; decoded, they are the transcript."""
-        return [piece for word in words_of(self._tokenizer, text) for piece in self._word(word)]
+        return [piece for word in self.words(text) for piece in word]
+
+    def words(self, text: str) -> list[list[int]]:
+        """Return the pieces of each word of a transcript."""
+        return [self._word(word) for word in words_of(self._tokenizer, text)]
 
     def _word(self, word: tuple[str, tuple[int, ...]]) -> list[int]:
         name, canonical = word

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..data.loader import Batch
+from ..errors import UserError
+from ..lengths import FRAME_SECONDS
 from ..pieces import WordPieces
 from ..prompt import Prompt
+from .alignment import AlignedWord, align_words
 from .ctc import CTCHead, CTCLoss
 from .decoder import Decoder, load_decoder
 from .device import upload
@@ -242,6 +245,28 @@ class SpeechLLM(nn.Module):
         written = self.ctc.greedy(projected.tokens, counts, self.decoder.embed)
         loss = self._ctc_of(projected.tokens, lengths, self.pieces(batch.transcripts)).loss
         return loss, [self.decoder.prompt.decode(ids) for ids in written]
+
+    @torch.no_grad()
+    def align(self, frames: Tensor, lengths: list[int], transcripts: Sequence[str]) -> list[list[AlignedWord] | None]:
+        """Find the words of each of B transcripts in its clip, and how surely they were said: see `align_words`.
+
+        Args:
+            frames: (N, D) encoder frames, the clips one after another.
+            lengths: frames of each clip.
+            transcripts: B lines.
+
+        Raises:
+            UserError: there is no CTC head.
+        """
+        if self.ctc is None or self._split is None:
+            raise UserError(
+                "words are aligned by the CTC head, which this checkpoint lacks: it was trained with "
+                "training.ctc_warmup_steps=0 and training.ctc_loss_weight=0."
+            )
+        projected, counts = self.audio_tokens(frames, lengths)
+        seconds = [length * FRAME_SECONDS for length in lengths]
+        where = (projected.tokens, counts, seconds, transcripts)
+        return align_words(self.ctc, self._split, self.decoder.embed, *where)
 
     def _project(self, batch: Batch) -> tuple[Projected, list[int]]:
         frames, lengths = self.encode(batch)

@@ -1,0 +1,75 @@
+"""Where each word of a transcript was said, by the CTC head: see `model.ctc`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..pieces import WordPieces
+from .ctc import AlignedPiece, CTCHead, Embed
+
+
+class AlignedWord(NamedTuple):
+    """A word of a transcript, and where it was said.
+
+    Attributes:
+        text: as it is written.
+        start, end: seconds from the start of the clip, to an audio token (80 ms). A Q-Former's queries have no place of
+            their own; they are taken to be spread evenly.
+        confidence: 0 to 1, the probability that the audio tokens give to its least likely word piece. A word with a
+            low one may not have been said.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+def align_words(
+    head: CTCHead,
+    split: WordPieces,
+    embed: Embed,
+    tokens: Tensor,
+    counts: Sequence[int],
+    seconds: Sequence[float],
+    transcripts: Sequence[str],
+) -> list[list[AlignedWord] | None]:
+    """Find the words of each of B transcripts in its clip.
+
+    Args:
+        head: of the model.
+        split: its word pieces.
+        embed: the decoder's.
+        tokens: (T, W) audio tokens, the clips one after another.
+        counts: audio tokens of each clip.
+        seconds: of each clip.
+        transcripts: B lines; words are what stands between spaces.
+
+    Returns:
+        The words of each clip, in order; None where it has fewer audio tokens than the transcript has word pieces, as
+        where a decoder that loops has written it.
+    """
+    words = [split.words(text) for text in transcripts]
+    pieces = [torch.tensor([piece for word in clip for piece in word], dtype=torch.int64) for clip in words]
+    found = head.align(tokens, counts, pieces, embed)
+    return [
+        None if places is None or len(clip) != len(text.split()) else _join(text.split(), clip, places, length / count)
+        for text, clip, places, count, length in zip(transcripts, words, found, counts, seconds, strict=True)
+    ]
+
+
+def _join(
+    texts: Sequence[str], words: Sequence[Sequence[int]], places: Sequence[AlignedPiece], each: float
+) -> list[AlignedWord]:
+    """Put words together from their pieces, at `each` seconds an audio token."""
+    left = iter(places)
+    joined = []
+    for text, word in zip(texts, words, strict=True):
+        own = [next(left) for _ in word]
+        weakest = min(piece.probability for piece in own)
+        joined.append(AlignedWord(text, own[0].start * each, own[-1].end * each, weakest))
+    return joined

@@ -1,0 +1,78 @@
+"""Words are found where the audio tokens say them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny_models
+from tiny_audio.model.alignment import align_words
+from tiny_audio.model.ctc import CTCHead
+from tiny_audio.pieces import WordPieces
+
+WIDTH, SCALE = 32, 3.0  # audio tokens need not be unit vectors
+
+
+@pytest.fixture(scope="module")
+def split() -> WordPieces:
+    return WordPieces.learn(tiny_models.tokenizer(), ["one two three"] * 40 + ["one seven"] * 2, min_count=30)
+
+
+@pytest.fixture(scope="module")
+def table() -> Tensor:
+    size = len(tiny_models.tokenizer())
+    return torch.randn(size, WIDTH, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def head(split) -> CTCHead:
+    torch.manual_seed(0)
+    ids = sorted(split.log_probs)
+    return CTCHead(torch.tensor(ids), torch.tensor([split.log_probs[i] for i in ids]), WIDTH)
+
+
+def said(head: CTCHead, table: Tensor, script: list[int | None]) -> Tensor:
+    """Audio tokens that point at pieces, and at blank where there is None."""
+    return SCALE * torch.stack([head.blank.detach() if piece is None else table[piece] for piece in script])
+
+
+def test_words_lie_where_their_pieces_do(head, split, table):
+    one, seven = split.words("one seven")
+    assert len(seven) > 1, "the rare word is to be made of several pieces"
+    script = [None, None, *one, one[-1], None, *seven, None]
+    other = [*split("two"), None]
+    tokens = said(head, table, [*script, *other])
+    counts = [len(script), len(other)]
+    (first, second), (two,) = align_words(
+        head, split, lambda ids: table[ids], tokens, counts, [0.08 * n for n in counts], ["one seven", "two"]
+    )
+    assert (first.text, second.text, two.text) == ("one", "seven", "two")
+    start = 2 * 0.08
+    assert first.start == pytest.approx(start)
+    assert first.end == pytest.approx(start + 0.08 * (len(one) + 1))  # the piece lasts for two audio tokens
+    assert second.start == pytest.approx(first.end + 0.08)
+    assert second.end == pytest.approx(second.start + 0.08 * len(seven))
+    assert (two.start, two.end) == (0, pytest.approx(0.08 * len(split("two"))))
+
+
+def test_a_word_that_was_not_said_has_a_low_confidence(head, split, table):
+    tokens = said(head, table, [*split("one"), None, None, None, *split(" three")])
+    (words,) = align_words(
+        head, split, lambda ids: table[ids], tokens, [len(tokens)], [0.08 * len(tokens)], ["one two three"]
+    )
+    confidence = {word.text: word.confidence for word in words}
+    assert confidence["two"] < 0.2 < 0.5 < min(confidence["one"], confidence["three"])
+
+
+def test_a_text_that_is_too_long_for_its_clip_has_no_places(head, split, table):
+    tokens = said(head, table, [*split("one"), *split(" two")])
+    found = align_words(
+        head, split, lambda ids: table[ids], tokens, [len(tokens)], [0.1], ["one two three one two three one two"]
+    )
+    assert found == [None]
+
+
+def test_nothing_said_has_no_words(head, split, table):
+    tokens = said(head, table, [None, None])
+    assert align_words(head, split, lambda ids: table[ids], tokens, [2], [0.16], [""]) == [[]]
