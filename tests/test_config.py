@@ -328,8 +328,8 @@ def test_devices_with_a_number():
 
 TYPED_WRONG = [
     ("data=librispech",
-     "data=librispech does not exist. Did you mean librispeech? There are common_voice, custom, librispeech, "
-     "loquacious, multi_asr, pocket."),
+     "data=librispech does not exist. Did you mean librispeech? There are common_voice, custom, "
+     "librispeech, librispeech_small, loquacious, multi_asr, pocket."),
     ("training=null",
      "experiment, data and training take a name, as in training=fast; `ta train --help` lists them."),
     ("experiment=[mosa,moe]", "experiment must be the name of one experiment; `ta train --help` lists them."),
