@@ -9,9 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -214,16 +211,32 @@ def hub_environment(endpoint: str, folder: Path) -> dict[str, str]:
     }
 
 
-def run_there(
-    endpoint: str, folder: Path, script: str, given: str = "", *arguments: str, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own, which takes `endpoint` for the Hub: the address is read at import."""
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        input=given,
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, **hub_environment(endpoint, folder), **variables},
-        timeout=120,
-    )
+@contextmanager
+def at_hub(endpoint: str, folder: Path) -> Iterator[Path]:
+    """Within the block this process takes `endpoint` for the Hub and works in `folder`, as one that starts there would.
+
+    Its caches are `folder/hf`; what an earlier block keeps in memory is let go of. Gives `folder/cache`, for ours.
+    """
+    import datasets
+    import pytest
+    from huggingface_hub import close_session, constants
+
+    from tiny_audio.data import hub_requests, remote
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HF_TOKEN", "")
+        patch.setattr(constants, "ENDPOINT", endpoint)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf/hub"))
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "hf/datasets")
+        patch.setattr(hub_requests, "PAUSE", hub_requests.Pause())
+        remote._open_arrow.cache_clear()
+        try:
+            yield folder / "cache"
+        finally:
+            remote._open_arrow.cache_clear()
+            close_session()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from hub_stub import HubStub, hub_environment, serving
-from runs import run_ta
+from hub_stub import HubStub, at_hub, serving
 from standins import STANDINS, write_standins
+from tiny_audio.cli import main
+
+Train = Callable[[list[str]], tuple[int, str]]
 
 NEWCOMER = [
     "train",
@@ -23,7 +24,7 @@ NEWCOMER = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStub]:
     """GigaSpeech is gated, TED-LIUM's mirror is gone, Common Voice's is there without its files."""
     root = write_standins(tmp_path_factory.mktemp("standins"))
@@ -37,15 +38,25 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStub]:
         yield server
 
 
-def train(hub: HubStub, folder: Path, arguments: list[str]) -> tuple[int, str]:
-    status, log = run_ta(arguments, folder, env={**os.environ, **hub_environment(hub.endpoint, folder)})
-    return status, " ".join(log.split())
+@pytest.fixture
+def train(hub: HubStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
+    """Type `ta` and this; get the exit status, and what is printed, on one line."""
+
+    def run(arguments: list[str]) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["ta", *arguments])
+        with at_hub(hub.endpoint, tmp_path):
+            status = main(arguments)
+        printed = capsys.readouterr()
+        return status, " ".join((printed.out + printed.err).split())
+
+    return run
 
 
 def test_all_that_cannot_be_had_is_told_at_once_with_a_command_that_does_without(
-    hub: HubStub, run_settings: list[str], tmp_path: Path
+    hub: HubStub, train: Train, run_settings: list[str]
 ) -> None:
-    status, log = train(hub, tmp_path, NEWCOMER)
+    hub.sent = 0
+    status, log = train(NEWCOMER)
     assert status == 2
     for reason in (
         "data.datasets: Could not fetch the dataset speechcolab/gigaspeech: accept its terms at https",
@@ -53,7 +64,7 @@ def test_all_that_cannot_be_had_is_told_at_once_with_a_command_that_does_without
         "data.datasets: fixie-ai/common_voice_17_0 has no parquet files of en/train",
     ):
         assert reason in log
-    assert "error: 3 of the corpora and models cannot be had (see above); nothing is fetched." in log
+    assert "error: 3 of the corpora and models cannot be had (see above); nothing was fetched." in log
     assert "Loading GLM-ASR" not in log
     assert hub.sent == 0
     kept = (
@@ -65,26 +76,25 @@ def test_all_that_cannot_be_had_is_told_at_once_with_a_command_that_does_without
 
     # The very commands, on models that are small enough.
     local = [setting for setting in run_settings if not setting.startswith("data.")]
-    for way in re.findall(r"(?:Without|corpus): ta (.*?)(?= With an|$)", log):
-        status, said = train(hub, tmp_path, [*shlex.split(way), *local[1:], "data.num_workers=0", "data.max_samples=8"])
+    for number, way in enumerate(re.findall(r"(?:Without|corpus): ta (.*?)(?= With an|$)", log)):
+        local[0] = f"paths.output_dir={number}"
+        status, said = train([*shlex.split(way), *local, "data.num_workers=0", "data.max_samples=8"])
         assert status == 0, said
         assert "Training completed!" in said
 
 
-def test_what_was_found_to_be_open_is_not_asked_for_again(
-    hub: HubStub, run_settings: list[str], tmp_path: Path
-) -> None:
+def test_what_was_found_to_be_open_is_not_asked_for_again(hub: HubStub, train: Train, run_settings: list[str]) -> None:
     local = [setting for setting in run_settings if not setting.startswith("data.")]
     arguments = ["train", *local, "data=loquacious", "data.num_workers=0", "data.max_samples=8"]
-    assert train(hub, tmp_path, arguments)[0] == 0
+    assert train(arguments)[0] == 0
     hub.requests.clear()
-    status, log = train(hub, tmp_path, [*arguments, "training.max_steps=6"])
+    status, log = train([*arguments, "training.max_steps=6"])
     assert status == 0, log
     assert not hub.requests
 
 
-def test_a_model_that_is_not_there_is_told_with_the_corpora(hub: HubStub, tmp_path: Path) -> None:
-    status, log = train(hub, tmp_path, [*NEWCOMER, "data=loquacious", "model.decoder=Qwen/Qwen3-0.7B"])
+def test_a_model_that_is_not_there_is_told_with_the_corpora(train: Train) -> None:
+    status, log = train([*NEWCOMER, "data=loquacious", "model.decoder=Qwen/Qwen3-0.7B"])
     assert status == 2
     assert "error: model.decoder=Qwen/Qwen3-0.7B is neither a model on the Hub (or it is private) nor a folder" in log
 
@@ -100,10 +110,10 @@ def test_a_model_that_is_not_there_is_told_with_the_corpora(hub: HubStub, tmp_pa
     ],
 )
 def test_a_typo_in_a_path_is_told_before_models_are_loaded(
-    typed: list[str], told: str, hub: HubStub, run_settings: list[str], corpus: Path, tmp_path: Path
+    typed: list[str], told: str, train: Train, run_settings: list[str], corpus: Path
 ) -> None:
     own = run_settings if typed[0] != "data=custom" else [s for s in run_settings if "datasets=" not in s]
-    status, log = train(hub, tmp_path, ["train", *own, *(setting.format(corpus) for setting in typed)])
+    status, log = train(["train", *own, *(setting.format(corpus) for setting in typed)])
     assert status == 2
     line = log.rpartition("error: ")[2]
     assert line.startswith(

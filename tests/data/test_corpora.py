@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,33 +11,16 @@ import numpy as np
 import pytest
 import yaml
 
-from hub_stub import HubStub, run_there, serving
+from hub_stub import HubStub, at_hub, serving
 from standins import STANDINS, rows, write_standins
 from tiny_audio.config import DataConfig, DatasetConfig
+from tiny_audio.data.loader import ClipDataset, train_loader
 from tiny_audio.data.plan import POOL_BLOCKS, SamplingPlan, shuffle_blocks
 from tiny_audio.data.sources import open_source, open_sources
+from tiny_audio.errors import FetchError
 
 COUNT = 24
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
-OPEN = """
-import json, sys
-from pathlib import Path
-from tiny_audio.config import DataConfig, DatasetConfig
-from tiny_audio.data.sources import open_source
-
-for line in sys.stdin:
-    entry, limit, streaming = json.loads(line)
-    source = open_source(DatasetConfig(**entry), DataConfig(streaming=streaming), Path("cache"), limit)
-    print(json.dumps({
-        "texts": list(source.texts),
-        "names": list(source.names),
-        "speakers": list(source.speakers) if source.speakers else None,
-        "seconds": [len(source.read(row)) / 16_000 for row in range(len(source))],
-        "durations": source.durations.tolist(),
-        "skipped": [(skip.name, skip.reason) for skip in source.skipped],
-        "origin": source.origin,
-    }))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -57,26 +39,33 @@ def own_arrow_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("arrow"))
 
 
+def told(entry: dict[str, Any], data: DataConfig, cache: Path, limit: int | None = None) -> dict[str, Any]:
+    """All that an opened corpus says."""
+    source = open_source(DatasetConfig(**entry), data, cache, limit)
+    return {
+        "texts": list(source.texts),
+        "names": list(source.names),
+        "speakers": list(source.speakers) if source.speakers else None,
+        "seconds": [len(source.read(row)) / 16_000 for row in range(len(source))],
+        "durations": source.durations.tolist(),
+        "skipped": [(skip.name, skip.reason) for skip in source.skipped],
+        "origin": source.origin,
+    }
+
+
 def open_all(
     hub: HubStub, folder: Path, limit: int | None, streaming: bool, endpoint: str = ""
 ) -> list[dict[str, Any]]:
-    """All stand-ins as they are opened in a process of its own: the Hub's address is read at import."""
-    entries = [[standin.entry, limit, streaming] for standin in STANDINS.values()]
-    run = run_there(endpoint or hub.endpoint, folder, OPEN, "".join(json.dumps(entry) + "\n" for entry in entries))
-    assert run.returncode == 0, run.stderr
-    return [json.loads(line) for line in run.stdout.splitlines()]
+    with at_hub(endpoint or hub.endpoint, folder) as cache:
+        data = DataConfig(streaming=streaming)
+        return [told(standin.entry, data, cache, limit) for standin in STANDINS.values()]
 
 
 @pytest.mark.parametrize("way", ["whole", "streamed", "folder"])
 def test_every_corpus_is_cleaned_and_no_row_is_lost(way: str, hub: HubStub, standins: Path, tmp_path: Path) -> None:
     if way == "folder":
-        opened = []
-        for standin in STANDINS.values():
-            entry = DatasetConfig(**standin.entry, path=str(standins / standin.repository))
-            source = open_source(entry, DataConfig(), tmp_path)
-            seconds = [len(source.read(row)) / 16_000 for row in range(len(source))]
-            opened.append({"texts": list(source.texts), "seconds": seconds, "durations": source.durations.tolist()})
-            opened[-1]["skipped"] = [(skip.name, skip.reason) for skip in source.skipped]
+        paths = {name: str(standins / standin.repository) for name, standin in STANDINS.items()}
+        opened = [told(one.entry | {"path": paths[name]}, DataConfig(), tmp_path) for name, one in STANDINS.items()]
     else:
         opened = open_all(hub, tmp_path, None, way == "streamed")
     for (name, standin), source in zip(STANDINS.items(), opened, strict=True):
@@ -111,35 +100,22 @@ def test_a_stream_needs_no_hub_for_what_it_has_read(hub: HubStub, tmp_path: Path
     assert open_all(hub, tmp_path, None, True, endpoint="http://127.0.0.1:9") == first
 
 
-DRAW = """
-import json, sys
-from pathlib import Path
-from tiny_audio.config import DataConfig, DatasetConfig
-from tiny_audio.data.loader import ClipDataset, train_loader
-from tiny_audio.data.plan import SamplingPlan
-from tiny_audio.data.sources import open_source
-
-entry, workers, start, disk_gb = json.loads(sys.stdin.read())
-data = DataConfig(streaming=True, streaming_disk_gb=disk_gb)
-source = open_source(DatasetConfig(**entry), data, Path("cache"))
-plan = SamplingPlan([source.durations], [1.0], 4, 3, blocks=[source.blocks])
-dataset = ClipDataset([source], lambda text: [1], data)
-loader = train_loader(plan, dataset, start_batch=start, stop_batch=10, num_workers=workers)
-print(json.dumps([[batch.names, batch.waveforms.double().sum().item()] for batch in loader]))
-"""
+def draw(cache: Path, entry: dict[str, Any], workers: int, start: int, disk_gb: float) -> list[Any]:
+    data = DataConfig(streaming=True, streaming_disk_gb=disk_gb)
+    source = open_source(DatasetConfig(**entry), data, cache)
+    plan = SamplingPlan([source.durations], [1.0], 4, 3, blocks=[source.blocks])
+    dataset = ClipDataset([source], lambda text: [1], data)
+    loader = train_loader(plan, dataset, start_batch=start, stop_batch=10, num_workers=workers)
+    return [[batch.names, batch.waveforms.double().sum().item()] for batch in loader]
 
 
 def test_a_stream_is_drawn_in_one_order_whatever_disk_and_workers(hub: HubStub, tmp_path: Path) -> None:
     """With room for one row group only, most of them are fetched again; the clips are the same."""
-    entry = STANDINS["voxpopuli"].entry
     drawn, kept = [], []
     for workers, start, disk_gb in ((0, 0, 1), (2, 0, 1e-6), (0, 4, 1)):
-        folder = tmp_path / str(len(drawn))
-        folder.mkdir()
-        run = run_there(hub.endpoint, folder, DRAW, json.dumps([entry, workers, start, disk_gb]))
-        assert run.returncode == 0, run.stderr
-        drawn.append(json.loads(run.stdout))
-        kept.append(len(list(folder.rglob("*.arrow"))))
+        with at_hub(hub.endpoint, tmp_path / str(len(drawn))) as cache:
+            drawn.append(draw(cache, STANDINS["voxpopuli"].entry, workers, start, disk_gb))
+            kept.append(len(list(cache.rglob("*.arrow"))))
     assert drawn[0] == drawn[1]
     assert drawn[2] == drawn[0][4:]
     assert kept[0] == 6
@@ -160,9 +136,8 @@ def test_another_text_column_of_a_stream_can_be_named_later(hub: HubStub, tmp_pa
     """What was kept of the first start holds the usual columns alone."""
     for column, said in ((None, "thank you mr president"), ("raw_text", "raw text0")):
         entry = STANDINS["voxpopuli"].entry | {"text_column": column}
-        run = run_there(hub.endpoint, tmp_path, OPEN, json.dumps([entry, None, True]))
-        assert run.returncode == 0, run.stderr
-        assert json.loads(run.stdout)["texts"][0] == said
+        with at_hub(hub.endpoint, tmp_path) as cache:
+            assert told(entry, DataConfig(streaming=True), cache)["texts"][0] == said
 
 
 def test_a_download_that_breaks_off_goes_on(hub: HubStub, tmp_path: Path) -> None:
@@ -188,14 +163,18 @@ def test_the_shares_of_the_mixture_are_its_weights(standins: Path, tmp_path: Pat
         np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.01)
 
 
-def test_a_worker_that_cannot_fetch_says_so_in_a_line(hub: HubStub, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_fetch_says_so_in_a_line(
+    hub: HubStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The index is there, the Hub is not any more."""
     entry = STANDINS["tedlium"].entry
-    wait = "import time; time.sleep = lambda seconds: None\n"
-    for endpoint in (hub.endpoint, "http://127.0.0.1:9"):
-        for arrow in tmp_path.rglob("*.arrow"):
-            arrow.unlink()
-        run = run_there(endpoint, tmp_path, wait + DRAW, json.dumps([entry, 1, 0, 1]))
-    assert run.returncode != 0
-    told = "tiny_audio.errors.FetchError: Could not fetch the dataset sanchit-gandhi/tedlium-data: the Hugging Face Hub"
-    assert any(line.startswith(told) for line in run.stderr.splitlines()), run.stderr
+    with at_hub(hub.endpoint, tmp_path) as cache:
+        draw(cache, entry, 1, 0, 1)
+    for arrow in cache.rglob("*.arrow"):
+        arrow.unlink()
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with (
+        at_hub("http://127.0.0.1:9", tmp_path) as cache,
+        pytest.raises(FetchError, match=r"^Could not fetch the dataset sanchit-gandhi/tedlium-data: the Hugging"),
+    ):
+        draw(cache, entry, 1, 0, 1)

@@ -63,9 +63,8 @@ def test_a_data_folder_of_kaldi(tmp_path: Path) -> None:
     assert [(skip.name, skip.reason) for skip in source.skipped] == [("r3", "missing")]
     assert len(source.read(1)) == 32_000
     assert len(open_at(folder.parent, split="train")) == 2
-    first = open_at(folder).fingerprint
     (folder / "text").write_text("r1 other\nr2 two\n")
-    assert open_at(folder).fingerprint != first
+    assert list(open_at(folder).texts) == ["other", "two"], "what was kept is of the folder as it was"
 
 
 def test_segments_of_kaldi(tmp_path: Path) -> None:
@@ -193,7 +192,7 @@ def test_samples_in_parquet_with_their_rate(form: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(source.durations, [1.0, 0.5])
     expected = load_audio(write(tmp_path / "a.wav", 1.0, 8_000, subtype="FLOAT"))
     np.testing.assert_allclose(source.read(0), expected, atol=1e-4)
-    assert len(set(source.recording_versions())) == 2
+    assert len(set(source.recording_versions([0, 1]))) == 2
     assert list(source.names) == ["row 0", "row 1"]
 
 

@@ -15,6 +15,7 @@ from clips import write, write_manifest
 from tiny_audio.audio import AudioError, load_audio
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.files import Files
+from tiny_audio.data.skips import Skip, SkipLog
 from tiny_audio.data.sources import Source, open_source
 from tiny_audio.data.times import parse_time
 from tiny_audio.errors import UserError
@@ -363,13 +364,12 @@ def test_a_compressed_manifest_that_is_damaged_is_one_line(tmp_path: Path) -> No
         refused(written(tmp_path, "a.jsonl.gz", content), "cannot be read|is not JSON|not UTF-8")
 
 
-def test_skips_of_any_name_are_written_down(tmp_path: Path) -> None:
-    from tiny_audio.data.skips import Skip, SkipLog
-
+def test_skips_of_any_name_are_written_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = SkipLog(tmp_path / "skipped.jsonl", [], 0.5)
     log.note([Skip("x", "half\ud800", "missing", "there is no half\ud800")])
     [line] = (tmp_path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["name"] == "half\ud800"
+    assert "Skipped half\\ud800 of x (missing)" in caplog.text, "and said as a terminal can show it"
 
 
 def test_a_missing_recording_is_named_as_it_is_written(tmp_path: Path) -> None:

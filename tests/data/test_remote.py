@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -17,15 +16,22 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import soundfile
+from huggingface_hub import hf_hub_download
 
 from clips import tone
-from hub_stub import HubStub, run_there, serving
+from hub_stub import HubStub, at_hub, serving
+from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data import hub_requests
+from tiny_audio.data.entries import find_on_hub
+from tiny_audio.data.hub import download
 from tiny_audio.data.hub_requests import DEFAULT_PAUSE, Pause, pause_seconds
+from tiny_audio.data.loader import Batch, ClipDataset, train_loader
+from tiny_audio.data.plan import POOL_BLOCKS, WINDOW_BATCHES, SamplingPlan
+from tiny_audio.data.sources import Source, open_sources
 from tiny_audio.data.subsets import seeded_order
 
 FILES, GROUPS, ROWS = 6, 5, 10  # a corpus of 300 clips
-ENTRY = {"name": "custom", "path": "me/long"}
+ENTRY = DatasetConfig(path="me/long")
 
 
 def write_corpus(root: Path) -> None:
@@ -57,69 +63,55 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStub]:
         yield server
 
 
-PREAMBLE = """
-import json, sys, time
-from pathlib import Path
-import numpy as np
-from tiny_audio.config import DataConfig, DatasetConfig
-from tiny_audio.data.entries import find_on_hub
-from tiny_audio.data.hub import download
-from tiny_audio.data.loader import ClipDataset, train_loader
-from tiny_audio.data.plan import SamplingPlan
-from tiny_audio.data.sources import open_sources
-
-entry = DatasetConfig(name="custom", path="me/long")
-cache = Path("cache")
-
-def opened(streaming=False, limit=None, seed=0, disk_gb=1.0):
+def opened(
+    cache: Path, streaming: bool = False, limit: int | None = None, disk_gb: float = 1.0
+) -> tuple[DataConfig, Source]:
     data = DataConfig(streaming=streaming, streaming_disk_gb=disk_gb)
-    return data, open_sources([entry], data, cache, limit=limit, seed=seed, as_drawn=True)
-
-def batches(data, sources, start=0, stop=8, workers=0):
-    plan = SamplingPlan([s.durations for s in sources], [1.0], 4, 3, blocks=[s.blocks for s in sources])
-    dataset = ClipDataset(sources, lambda text: [1], data)
-    return train_loader(plan, dataset, start_batch=start, stop_batch=stop, num_workers=workers)
-"""
+    [source] = open_sources([ENTRY], data, cache, limit=limit, seed=0, as_drawn=True)
+    return data, source
 
 
-def there(hub: HubStub, folder: Path, script: str, **variables: str) -> Any:
-    """What a script prints, as JSON, in a process of its own: the Hub's address is read at import."""
-    folder.mkdir(exist_ok=True)
-    run = run_there(hub.endpoint, folder, PREAMBLE + script, **variables)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+def batches(
+    data: DataConfig, source: Source, start: int = 0, stop: int | None = 8, workers: int = 0, size: int = 4
+) -> Iterator[Batch]:
+    plan = SamplingPlan([source.durations], [1.0], size, 3, blocks=[source.blocks])
+    dataset = ClipDataset([source], lambda text: [1], data)
+    return iter(train_loader(plan, dataset, start_batch=start, stop_batch=stop, num_workers=workers))
 
 
-SUBSET = """
-{before}
-data, [source] = opened(streaming={streaming}, limit=50)
-print(json.dumps([list(source.names), list(source.texts), list(source.speakers)]))
-"""
+Subset = tuple[list[str], list[str], list[str]]
+
+
+def subset(cache: Path, streaming: bool = False) -> Subset:
+    _, source = opened(cache, streaming, limit=50)
+    return list(source.names), list(source.texts), list(source.speakers or ())
 
 
 def test_a_subset_is_the_same_whether_cached_or_not_and_streamed_or_not(hub: HubStub, tmp_path: Path) -> None:
-    whole = "download(find_on_hub(entry, cache)[0])"
-    get = "from huggingface_hub import hf_hub_download as get\nget('me/long', '{}', repo_type='dataset')"
-    one_file = get.format("data/train-00003-of-00006.parquet")
-    found = {
-        name: there(hub, tmp_path / name, SUBSET.format(before=before, streaming=streaming))
-        for name, before, streaming in (
-            ("nothing", "", False), ("streamed", "", True), ("cached", whole, False), ("a file", one_file, False),
-        )
-    }  # fmt: skip
+    def nothing(cache: Path) -> None: ...
+
+    def whole(cache: Path) -> None:
+        download(find_on_hub(ENTRY, cache)[0])
+
+    def one_file(cache: Path) -> None:
+        hf_hub_download("me/long", "data/train-00003-of-00006.parquet", repo_type="dataset")
+
+    found: dict[str, Subset] = {}
+    for name, before, streaming in (
+        ("nothing", nothing, False), ("streamed", nothing, True), ("whole", whole, False), ("a file", one_file, False),
+    ):  # fmt: skip
+        with at_hub(hub.endpoint, tmp_path / name) as cache:
+            before(cache)
+            found[name] = subset(cache, streaming)
     names, _, speakers = found["nothing"]
     assert len(names) == 50
     assert all(other == found["nothing"] for other in found.values())
     assert len(set(speakers)) >= 5, "50 clips of 10 a speaker are of more than five speakers"
     assert len({name.partition("-")[0] for name in names}) == FILES, "from all files"
-    # And when the rest was downloaded since:
-    again = there(hub, tmp_path / "nothing", SUBSET.format(before=whole, streaming=False))
-    assert again == found["nothing"]
-
-
-def test_a_subset_fetches_a_few_row_groups_of_all(hub: HubStub, tmp_path: Path) -> None:
-    there(hub, tmp_path, SUBSET.format(before="", streaming=False))
-    assert len(list((tmp_path / "cache/rows").rglob("*.parquet"))) == 7  # 50 / 8, though five would hold as many
+    with at_hub(hub.endpoint, tmp_path / "nothing") as cache:
+        assert len(list(cache.rglob("rows/**/*.parquet"))) == 7, "50 / 8, though five would hold as many"
+        whole(cache)
+        assert subset(cache) == found["nothing"], "and when the rest was downloaded since"
 
 
 def test_seeded_order_is_a_permutation_that_others_do_not_change() -> None:
@@ -134,84 +126,82 @@ def test_seeded_order_is_a_permutation_that_others_do_not_change() -> None:
 
 def test_a_stream_starts_with_a_request_a_file(hub: HubStub, tmp_path: Path) -> None:
     """And reads of the clips no more than what is drawn: not what is written about them, nor their audio."""
-    assert there(hub, tmp_path, "print(len(opened(streaming=True)[1][0]))") == FILES * GROUPS * ROWS
+    with at_hub(hub.endpoint, tmp_path) as cache:
+        assert len(opened(cache, streaming=True)[1]) == FILES * GROUPS * ROWS
     asked = [request for request in hub.requests if ".parquet" in request]
     assert len([request for request in asked if request.startswith("GET /datasets")]) == FILES
     assert len([request for request in asked if request.startswith("GET /storage")]) == FILES
     hub.requests.clear()
-    there(hub, tmp_path, "print(len(opened(streaming=True)[1][0]))")
+    with at_hub(hub.endpoint, tmp_path) as cache:
+        opened(cache, streaming=True)
     assert not hub.requests, "footers are kept"
 
 
 def test_what_is_drawn_of_a_stream_is_a_request_or_two_a_row_group(hub: HubStub, tmp_path: Path) -> None:
-    drawn = """
-data, sources = opened(streaming=True)
-groups = set()
-for batch in batches(data, sources, stop=3):
-    groups |= {(name.split("-")[0], int(name.split("-")[1]) // 10) for name in batch.names}
-print(len(groups))
-"""
-    count = there(hub, tmp_path, drawn)
-    kept = len(list(tmp_path.rglob("*.text")))
-    assert kept <= 16, "one pool of row groups is open"
+    with at_hub(hub.endpoint, tmp_path) as cache:
+        for _ in batches(*opened(cache, streaming=True), stop=3, size=2):
+            pass
+    kept, recordings = len(list(tmp_path.rglob("*.text"))), len(list(tmp_path.rglob("streams/**/*.arrow")))
+    assert kept <= POOL_BLOCKS, "of the pool of row groups from which the first window draws"
     reads = len([request for request in hub.requests if request.startswith("GET /storage")]) - FILES
     # What is written lies on both sides of the audio, which here is small enough to come along.
-    assert count + kept <= reads <= 2 * kept + len(list(tmp_path.rglob("*.arrow")))
+    assert recordings + kept <= reads <= recordings + 2 * kept
     resolved = [request for request in hub.requests if request.startswith("GET /datasets")]
     assert len(resolved) <= 3 * FILES, "where a file is stored is asked for once a thread at most, not for each range"
 
 
 def test_row_groups_are_fetched_before_they_are_drawn(hub: HubStub, tmp_path: Path) -> None:
-    ahead = """
-data, sources = opened(streaming=True)
-drawn = iter(batches(data, sources, stop=None))
-next(drawn)
-deadline = time.monotonic() + 60
-while len(list(cache.rglob("*.arrow"))) < 16 and time.monotonic() < deadline:
-    time.sleep(0.01)
-print(len(list(cache.rglob("*.arrow"))))
-"""
-    assert there(hub, tmp_path, ahead) >= 16, "all that the first window draws, after one batch of four clips"
-
-
-STREAMED = """
-data, sources = opened(streaming=True, disk_gb={disk_gb})
-loader = batches(data, sources, start={start}, workers={workers})
-print(json.dumps([[batch.names, batch.transcripts, len(batch.skipped)] for batch in loader]))
-"""
+    with at_hub(hub.endpoint, tmp_path) as cache:
+        drawn = batches(*opened(cache, streaming=True), stop=None)
+        next(drawn)
+        deadline = time.monotonic() + 60
+        while len(list(cache.rglob("*.arrow"))) < 16 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(list(cache.rglob("*.arrow"))) >= 16, "all that the first window draws, after a batch of four clips"
 
 
 def test_a_stream_is_drawn_in_one_order_from_wherever_it_goes_on(hub: HubStub, tmp_path: Path) -> None:
-    first = there(hub, tmp_path / "a", STREAMED.format(start=0, workers=0, disk_gb=1))
-    assert there(hub, tmp_path / "b", STREAMED.format(start=0, workers=2, disk_gb=1e-6)) == first
-    assert there(hub, tmp_path / "c", STREAMED.format(start=5, workers=1, disk_gb=1)) == first[5:]
-    texts = [text for _, transcripts, _ in first for text in transcripts]
-    assert len(texts) == 32
-    assert len(set(texts)) > 3
+    def drawn(name: str, start: int = 0, workers: int = 0, disk_gb: float = 1.0) -> list[tuple[list[str], list[str]]]:
+        with at_hub(hub.endpoint, tmp_path / name) as cache:
+            loader = batches(*opened(cache, streaming=True, disk_gb=disk_gb), start=start, workers=workers)
+            return [(batch.names, batch.transcripts) for batch in loader]
+
+    first = drawn("a")
+    assert drawn("b", workers=2, disk_gb=1e-6) == first
+    assert drawn("c", start=5, workers=1) == first[5:]
+    names = [name for names, _ in first for name in names]
+    assert len(set(names)) == 32, "of one shuffle"
+    assert len({name.partition("-")[0] for name in names}) > 3, "of files all over"
 
 
-def test_a_rate_limit_is_waited_for_as_long_as_it_says(hub: HubStub, tmp_path: Path) -> None:
+def test_a_rate_limit_is_waited_for_as_long_as_it_says(
+    hub: HubStub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """No request is made while it lasts: of twenty threads each would otherwise ask again, and be refused."""
     hub.limit, hub.window = 4, 1.5
-    run = run_there(hub.endpoint, tmp_path, PREAMBLE + "print(len(opened(streaming=True)[1][0]))")
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) == FILES * GROUPS * ROWS
+    with at_hub(hub.endpoint, tmp_path) as cache:
+        assert len(opened(cache, streaming=True)[1]) == FILES * GROUPS * ROWS
     assert 0 < hub.refused <= FILES, "those in flight when the first was refused"
-    assert "The Hub is asked too often; it wants a pause of" in run.stderr
+    assert "The Hub is asked too often; it wants a pause of" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
         ({"Retry-After": "7"}, 7.0),
-        ({"Retry-After": format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)}, 3600.0),
         ({"RateLimit": '"resolvers";r=0;t=55'}, 55.0),
         ({"Retry-After": "soon"}, DEFAULT_PAUSE),
         ({}, DEFAULT_PAUSE),
     ],
 )
 def test_how_long_a_refusal_wants_to_be_waited_for(headers: dict[str, str], seconds: float) -> None:
-    assert pause_seconds(headers) == pytest.approx(seconds, abs=60 if seconds == 3600 else 1e-9)
+    assert pause_seconds(headers) == seconds
+
+
+def test_a_refusal_may_say_until_when_it_wants_to_be_waited_for() -> None:
+    for seconds, due in ((3600, 3600.0), (-3600, 0.0)):
+        date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+        assert pause_seconds({"Retry-After": date}) == pytest.approx(due, abs=30)
 
 
 def test_all_threads_share_one_pause(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,18 +226,13 @@ def test_all_threads_share_one_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_address_of_the_storage_that_ran_out_is_asked_for_anew(hub: HubStub, tmp_path: Path) -> None:
     """They are signed for an hour; a run lasts for days."""
-    hub.given = 0
-    script = f"""
-import urllib.request
-data, sources = opened(streaming=True)
-first = [b.names for b in batches(data, sources, stop=1)]
-urllib.request.urlopen("{hub.endpoint}/expire")
-rest = [b.names for b in batches(data, sources, start=1, stop=8)]
-print(len(first + rest))
-"""
-    assert there(hub, tmp_path, script) == 8
-    refused = [request for request in hub.requests if request == "expired"]
-    assert refused
+    with at_hub(hub.endpoint, tmp_path) as cache:
+        data, source = opened(cache, streaming=True, disk_gb=1e-6)  # nothing is read ahead
+        first = [batch.names for batch in batches(data, source, stop=1)]
+        hub.valid_from = hub.given + 1
+        rest = [batch.names for batch in batches(data, source, start=1)]
+    assert len(first + rest) == 8
+    assert "expired" in hub.requests
 
 
 def test_rows_without_a_transcript_are_left_out_when_they_are_drawn(hub: HubStub, tmp_path: Path) -> None:
@@ -255,12 +240,9 @@ def test_rows_without_a_transcript_are_left_out_when_they_are_drawn(hub: HubStub
     table = pyarrow.parquet.read_table(path)
     table = table.set_column(2, "text", pyarrow.array(["..."] * len(table)))
     pyarrow.parquet.write_table(table, path, row_group_size=ROWS)
-    script = """
-data, sources = opened(streaming=True)
-found = [[b.names, [[s.name, s.reason] for s in b.skipped]] for b in batches(data, sources, stop=75)]
-print(json.dumps([[n for names, _ in found for n in names], [s for _, skips in found for s in skips]]))
-"""
-    names, skipped = there(hub, tmp_path, script)
-    assert sorted(skipped) == sorted([f"0-{row}", "empty_text"] for row in range(GROUPS * ROWS))
-    assert len(names) == (FILES - 1) * GROUPS * ROWS
-    assert not any(name.startswith("0-") for name in names)
+    with at_hub(hub.endpoint, tmp_path) as cache:
+        found = list(batches(*opened(cache, streaming=True), stop=2 * WINDOW_BATCHES))  # more than a pass
+    skipped = {(skip.name, skip.reason) for batch in found for skip in batch.skipped}
+    names = {name for batch in found for name in batch.names}
+    assert skipped == {(f"0-{row}", "empty_text") for row in range(GROUPS * ROWS)}
+    assert names == {f"{file}-{row}" for file in range(1, FILES) for row in range(GROUPS * ROWS)}

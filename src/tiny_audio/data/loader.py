@@ -118,7 +118,9 @@ class ClipDataset(Dataset[Batch]):
         skipped: list[Skip] = []
         for draw in draws:
             source = self.sources[draw.source]
-            if not source.texts[draw.row]:  # of a stream, whose transcripts are not read before they are drawn
+            if (
+                source.has_speech and not source.texts[draw.row]
+            ):  # of a stream, whose transcripts are not read before they are drawn
                 skipped.append(Skip(source.name, source.names[draw.row], "empty_text", "has no transcript"))
                 continue
             try:

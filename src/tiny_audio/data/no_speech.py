@@ -119,7 +119,7 @@ def no_speech_source(sources: Sequence[Source], data: DataConfig, seed: int) -> 
     """
     noises = None if data.noise_path is None else open_sounds("data.noise_path", Path(data.noise_path))
     rng = np.random.default_rng([seed, STREAM])
-    usual = np.concatenate([source.durations for source in sources])
+    usual = np.concatenate([source.durations[source.rows_at_hand(seed)] for source in sources])
     longest = min(max(float(usual.max()), USUAL_SECONDS), data.max_audio_length)
     seconds = np.where(
         np.arange(NUM_CLIPS) // 2 % 2,  # not every second: those are the recordings

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..audio import AudioError
 from ..errors import UserError
+from ..files import write_whole
+from .strings import printable
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -125,7 +127,7 @@ class SkipLog:
             return []
         lines = self.path.read_text(encoding="utf-8").split("\n")
         if lines[-1] and self.write:
-            self.path.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
+            write_whole(self.path, "".join(line + "\n" for line in lines[:-1]).encode())
         return [Skip(**json.loads(line)) for line in lines[:-1]]
 
     def note(self, skipped: Iterable[Skip]) -> None:
@@ -133,7 +135,8 @@ class SkipLog:
         for skip in self._write(skipped):
             self._told += 1
             if self._told <= MAX_TOLD:
-                logger.warning("Skipped %s of %s (%s): %s", skip.name, skip.source, skip.reason, skip.detail)
+                name, detail = printable(skip.name), printable(skip.detail)
+                logger.warning("Skipped %s of %s (%s): %s", name, skip.source, skip.reason, detail)
             if self._told == MAX_TOLD:
                 logger.warning("Further skipped clips are only written to %s.", self.path)
 
