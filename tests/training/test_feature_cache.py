@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from tiny_audio.data.sources import Source, open_source
 from tiny_audio.errors import UserError
 from tiny_audio.model.encoder import SpeechEncoder
 from tiny_audio.training import feature_cache
+from tiny_audio.training.calibration import CLIPS
 from tiny_audio.training.feature_cache import cache_features, clips_to_read
 
 DATA = DataConfig()
@@ -258,7 +260,9 @@ def test_a_run_from_the_cache_is_the_run_without(run_settings, tmp_path, monkeyp
     audio = train("audio")
     assert not (tmp_path / "cache/features").exists()
     cached = train("cached", "data.cache_features=true")
-    assert "[INFO] Encoder outputs: 42 clips in cache (" in capsys.readouterr().err
+    assert "[INFO] Encoder outputs: 48 clips in cache (" in capsys.readouterr().err, (
+        "those of the size it starts from, too"
+    )
     assert cached.keys() == audio.keys()
     assert len(audio) == 4 * 2 + 2
     assert cached == pytest.approx(audio, rel=1e-3), "16 bits"
@@ -284,9 +288,12 @@ def test_two_processes_encode_a_share_each(run_settings, tmp_path, monkeypatch, 
     )
     assert run.returncode == 0, run.stderr
     assert len(list((tmp_path / "cache/features").glob("*/*.safetensors"))) == 2
-    assert run.stderr.count("Encoder outputs: 26 clips in cache") == 1
+    # The evaluation set, two steps of two batches of four, and those of the clips that the size is set by.
+    (both,) = map(int, re.findall(r"Encoder outputs: (\d+) clips in cache", run.stderr))
+    assert 10 + 16 <= both <= 10 + 16 + CLIPS
     monkeypatch.chdir(tmp_path)
     assert main([*arguments, "paths.output_dir=alone"]) == 0
     log = capsys.readouterr().err
-    assert "Encoder outputs: 18 clips in cache" in log, "half of those that were drawn by the two"
+    (alone,) = map(int, re.findall(r"Encoder outputs: (\d+) clips in cache", log))
+    assert 10 + 8 <= alone < both, "half of those that were drawn by the two"
     assert "Encoding" not in log
