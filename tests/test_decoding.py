@@ -108,6 +108,41 @@ def test_a_wav_file_without_a_length_is_read_to_its_end() -> None:
     assert header_seconds(bytes(data)) == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("riff", [True, False])
+def test_a_wav_file_that_goes_on_after_its_announced_end_is_read_to_its_end(riff: bool) -> None:
+    whole = encode("wav", speech(5.0))
+    data = bytearray(whole)
+    data[40:44] = (32_000).to_bytes(4, "little")  # one second: what a recorder wrote last before it was switched off
+    if riff:
+        data[4:8] = (32_036).to_bytes(4, "little")
+    assert np.array_equal(load_audio(bytes(data)), load_audio(whole))
+    assert header_seconds(bytes(data)) == 5.0
+    tagged = whole + b"LIST" + (64_000).to_bytes(4, "little") + bytes(64_000)
+    assert heard_seconds(tagged) == 5.0, "what follows is no sound"
+
+
+def test_gsm_of_telephones_in_wav_is_decoded() -> None:
+    file = io.BytesIO()
+    soundfile.write(file, tone(2.0, 8_000), 8_000, format="WAV", subtype="GSM610")
+    assert heard_seconds(file.getvalue()) == pytest.approx(2.0, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["aiff", "m4a", "3gp"])
+def test_what_is_joined_and_cannot_be_read_is_said(kind: str, notes: list[tuple[str, str]]) -> None:
+    if kind == "aiff":
+        file = io.BytesIO()
+        soundfile.write(file, speech(4.0), SAMPLE_RATE, format="AIFF")
+        data = file.getvalue()
+    else:
+        data = encode(kind, speech(4.0))
+    load_audio(data, tell=lambda *note: notes.append(note))
+    assert not notes
+    load_audio(data * 2, tell=lambda *note: notes.append(note))
+    [(note, said)] = notes
+    assert note == "unread"
+    assert f"of its {2 * len(data):,} bytes belong to no sound that its header announces" in said
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_part_of_a_recording_is_that_part_of_the_whole(kind: str, tmp_path: Path) -> None:
     file = tmp_path / f"long.{kind}"

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 LENGTH_SLACK = 0.01  # seconds: resampling may add a sample or two
 CANCELLED = 0.05  # of the power that a mixture of unrelated channels would have: below it, they cancel each other
 INTEGER_PEAK = 32.0  # of floats, whose full scale is 1: above it, they are integers that were written as floats
+UNREAD_BYTES, UNREAD_SHARE = 16_384, 0.3  # of a file, which tags and tables take
 STEP = 2.0**-15  # of 16 bits
 
 
@@ -123,9 +124,10 @@ def read_blocks(source: str | Path | bytes | Segment, notes: dict[str, str]) -> 
     part = source if isinstance(source, Segment) else None
     file = part.path if part else source if isinstance(source, bytes) else Path(str(source))
     start, left = (part.start, math.inf if part.seconds is None else part.seconds) if part else (0.0, math.inf)
-    decoded, announced, lost = 0.0, 0.0, 0.0
+    decoded, announced, lost, unread = 0.0, 0.0, 0.0, 0
     with open_recording(file, whole=part is None) as recordings:
-        allowance = Allowance(len(file) if isinstance(file, bytes) else file.stat().st_size)
+        size = len(file) if isinstance(file, bytes) else file.stat().st_size
+        allowance = Allowance(size)
         for decoder in recordings:
             if len(recordings) > 1 and start > 0 and (length := decoder.seconds()) <= start:
                 start -= length
@@ -139,13 +141,17 @@ def read_blocks(source: str | Path | bytes | Segment, notes: dict[str, str]) -> 
                 yield samples, rate, decoder.is_float
                 if left * rate < 0.5:
                     return
-            start, lost = 0.0, lost + decoder.lost
+            start, lost, unread = 0.0, lost + decoder.lost, unread + decoder.unread
             if decoder.tracks > 1:
                 notes["tracks"] = f"holds {decoder.tracks} tracks of sound, of which one is read"
     if is_cut_short(decoded, decoded + lost):
         raise AudioError("decode_error", f"is damaged: {lost:.2f} of {decoded + lost:.2f} s cannot be decoded")
     if lost > 0:
         notes["damaged"] = f"{lost:.2f} s are damaged and left out"
+    if part is None and unread > max(UNREAD_BYTES, UNREAD_SHARE * size):
+        notes["unread"] = (
+            f"{unread:,} of its {size:,} bytes belong to no sound that its header announces, and are not read"
+        )
     if part is None and is_cut_short(decoded, announced):
         notes["cut"] = f"holds {decoded:.2f} s of the {announced:.2f} s that its header announces"
 

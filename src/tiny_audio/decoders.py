@@ -25,6 +25,17 @@ MAX_CHANNELS = 64
 FREE_SECONDS, SECONDS_PER_BYTE = 7_200.0, 1 / 125
 FREE_VALUES, VALUES_PER_BYTE = 1 << 28, 512
 
+SAMPLE_BYTES = {
+    "PCM_S8": 1,
+    "PCM_U8": 1,
+    "PCM_16": 2,
+    "PCM_24": 3,
+    "PCM_32": 4,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+    "ULAW": 1,
+    "ALAW": 1,
+}
 STREAMED_WAV_BYTES = 0x7FF00000  # who writes wav to a pipe puts a placeholder above this for the length
 PREROLL_SECONDS = 0.5  # decoded before the place that is wanted: codecs build on what came before
 LONGEST_PACKET = 1.0  # seconds; one that is damaged may say anything
@@ -72,6 +83,7 @@ class Decoder(Protocol):
         is_float: whether it holds floats, of whatever scale.
         tracks: of sound in the file, of which one is read.
         lost: seconds that were found damaged so far, and left out.
+        unread: bytes of the file that no sound was found in, once all of it was decoded; 0 where that is usual.
     """
 
     format: str
@@ -80,6 +92,7 @@ class Decoder(Protocol):
     is_float: bool
     tracks: int
     lost: float
+    unread: int
 
     def close(self) -> None:
         """Close what was opened."""
@@ -154,11 +167,21 @@ class SndfileDecoder:
         self.is_float = self._file.subtype in ("FLOAT", "DOUBLE")
         self.tracks, self.lost = 1, 0.0
         self._size = size
+        width = SAMPLE_BYTES.get(self._file.subtype)
+        self.unread = 0 if width is None else size - self._file.frames * self.channels * width
 
     @property
     def is_believable(self) -> bool:
-        """Whether libsndfile finds all of it: not mp3 in wav, nor what has no length, or one that cannot be."""
-        return self._file.frames > 0 and not self._file.subtype.startswith("MPEG") and self.announced() is not None
+        """Whether libsndfile finds all of it: not mp3 or GSM in wav, nor what has no length, or one that cannot be."""
+        known = not self._file.subtype.startswith("MPEG") and self._file.seekable()
+        return known and self._file.frames > 0 and self.announced() is not None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a wav file holds more samples than its header says: what follows them is no chunk of such a file."""
+        width = SAMPLE_BYTES.get(self._file.subtype, 0) * self.channels
+        rest = self.unread > 0.5 * self.sample_rate * width > 0
+        return rest and self.format == "wav" and "Exiting parser" in self._file.extra_info
 
     def close(self) -> None:
         """Close the file."""
@@ -220,6 +243,8 @@ class PacketDecoder:
         stream.codec_context.options = {"err_detect": "crccheck+explode"}  # damaged frames are not to be heard
         self._stream = stream
         self._begun = False
+        pictures = self._container.streams.video or self._container.streams.subtitles or self._container.streams.data
+        self.unread = 0 if pictures or len(self._container.streams.audio) > 1 else self._size
 
     def close(self) -> None:
         """Close what was opened, the file included."""
@@ -296,6 +321,7 @@ class PacketDecoder:
         fifo, gathered, kind = av.AudioFifo(), 0, None
         reached, decoded = 0.0, 0.0
         for packet in self._packets():
+            self.unread = max(self.unread - packet.size, 0)
             base = float(packet.time_base or 0)
             seconds = (packet.duration or 0) * base
             reached = max(reached, (packet.pts or 0) * base + seconds)

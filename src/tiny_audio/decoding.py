@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import av
 import soundfile
@@ -129,6 +130,19 @@ def _parts(source: Path | bytes, size: int, whole: bool) -> Sequence[Path | byte
     return [_read(source, start, end - start) for start, end in zip(starts, [*starts[1:], size], strict=True)]
 
 
+def _without_length(wav: bytes) -> bytes:
+    """Return a wav file with the length that those have who write to a pipe: its samples end where it ends."""
+    order: Literal["little", "big"] = "little" if wav[:4] == b"RIFF" else "big"
+    chunk = 12
+    while wav[chunk : chunk + 4] != b"data":
+        length = int.from_bytes(wav[chunk + 4 : chunk + 8], order)
+        chunk += 8 + length + length % 2
+        if chunk >= len(wav):
+            return wav
+    unknown = (0xFFFFFFFF).to_bytes(4)
+    return wav[:4] + unknown + wav[8 : chunk + 4] + unknown + wav[chunk + 8 :]
+
+
 def _find(source: Path | bytes, pattern: re.Pattern[bytes]) -> list[int]:
     """Where in a file a pattern begins."""
     if isinstance(source, bytes):
@@ -146,6 +160,10 @@ def _open(source: Path | bytes, size: int, whole: bool) -> Decoder:
             pcm = SndfileDecoder(io.BytesIO(source) if isinstance(source, bytes) else str(source), size)
         except soundfile.SoundFileError as error:
             fault = error
+        if pcm is not None and pcm.goes_on:
+            pcm.close()
+            content = _without_length(_read(source, 0, size))
+            pcm = SndfileDecoder(io.BytesIO(content), size)
         if pcm is not None and pcm.is_believable:
             return pcm
     file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0)

@@ -67,6 +67,9 @@ def skips(source: Source) -> dict[str, str]:
         {"offset": 1.5, "duration": 2.0},
         {"start": 1.5, "duration_ms": 2000},
         {"start": 1.5, "start_ms": 1500, "end": 3.5},
+        {"tmin": 1.5, "tmax": 3.5},
+        {"t_start": 1.5, "t_end": 3.5},
+        {"timestamp_start": "1.5", "timestamp_end": "3.5"},
     ],
     ids=lambda times: "-".join(times).replace(" ", "_"),
 )
@@ -88,6 +91,10 @@ def test_a_row_with_times_is_that_part_of_its_recording(times: dict[str, Any], t
         ({"start": None, "end": 1}, "line 1 has end, and no start"),
         ({"start": 1, "start_time": 2, "end": 3}, "has both start and start_time, which differ"),
         ({"start_sample": 16_000, "end_sample": 32_000}, "counts end_sample in sample, not in time"),
+        (
+            {"start_in_call": 1.5, "length": 2},
+            "has a column start_in_call, which may say where its rows begin: name it start",
+        ),
     ],
     ids=str,
 )

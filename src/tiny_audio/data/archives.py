@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import UserError
+from ..files import locked, write_whole
+from .files import MAX_NAME_BYTES
 from .strings import shown
 
 logger = logging.getLogger(__name__)
@@ -22,7 +24,6 @@ logger = logging.getLogger(__name__)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip")
 PROGRESS_SECONDS = 5.0
-MAX_NAME_BYTES = 255
 MAX_TOLD = 5
 _SHARD = re.compile(r"(.*?)[-_.]?\d+")
 _BROKEN = (
@@ -63,16 +64,19 @@ def unpack(archives: Sequence[Path], data_dir: Path) -> Path:
     """
     folder = data_dir / _name(archives)
     done = folder / ".unpacked"
-    if not done.is_file():
-        for archive in archives:
-            within = folder if len(archives) == 1 else folder / stem_of(archive)
-            try:
-                _unpack(archive, within)
-            except _BROKEN as error:
-                what = shown(error, 200)
-                raise UserError(f"data.datasets: {archive} cannot be unpacked into {folder} ({what}).") from None
-        done.write_text("\n".join(str(archive.absolute()) for archive in archives), errors="surrogateescape")
-        _tell_older(folder)
+    if done.is_file():
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / ".lock", f"Another process is unpacking {archives[0]}; waiting for it..."):
+            if not done.is_file():
+                for archive in archives:
+                    _unpack(archive, folder if len(archives) == 1 else folder / stem_of(archive), folder)
+                places = "\n".join(str(archive.absolute()) for archive in archives)
+                write_whole(done, places.encode("utf-8", "surrogateescape"))
+                _tell_older(folder)
+    except OSError as error:
+        raise UserError(f"paths.data_dir: {folder} cannot be written ({error.strerror or error}).") from None
     return folder
 
 
@@ -96,7 +100,16 @@ def _tell_older(folder: Path) -> None:
             logger.warning("%s holds an earlier state of the archive, and can be deleted.", done.parent)
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def _unpack(archive: Path, folder: Path, root: Path) -> None:
+    """Unpack an archive into a folder; `root` is for messages."""
+    try:
+        _write_members(archive, folder)
+    except _BROKEN as error:
+        what = shown(error, 200)
+        raise UserError(f"data.datasets: {archive} cannot be unpacked into {root} ({what}).") from None
+
+
+def _write_members(archive: Path, folder: Path) -> None:
     size = archive.stat().st_size
     logger.info("Unpacking %s (%.1f GB) into %s, once...", archive, size / 1e9, folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,11 +15,16 @@ from .strings import shown
 
 #: A column's name: whose time, which, and in what unit; `start`, `start_time`, `segment_start_ms`, `duration[ms]`.
 _COLUMN = re.compile(
-    r"(?:(?:segment|audio|clip|utterance|utt)[ _-]?)?(start|begin|onset|offset|end|stop|duration|dur)"
-    r"(?:[ _-]?(?:time|position))?[ _-]?[(\[]?(s|secs?|seconds?|ms|msecs?|milliseconds?|samples?|frames?)?[)\]]?",
+    r"(?:(?:segment|seg|audio|clip|utterance|utt|speech|time|timestamp|t)[ _-]?)?"
+    r"(start|begin|onset|offset|tmin|xmin|end|stop|tmax|xmax|duration|dur)"
+    r"(?:[ _-]?(?:time|position|timestamp))?"
+    r"[ _-]?[(\[]?(s|secs?|seconds?|ms|msecs?|milliseconds?|samples?|frames?)?[)\]]?",
     re.IGNORECASE,
 )
-_ROLES = {"begin": "start", "onset": "start", "offset": "start", "stop": "end", "dur": "duration"}
+_ROLES = dict.fromkeys(("begin", "onset", "offset", "tmin", "xmin"), "start") | {"dur": "duration"}
+_ROLES |= dict.fromkeys(("stop", "tmax", "xmax"), "end")
+#: What the name of another column may hold that says where a row begins.
+_START_WORD = re.compile(r"(?<![a-z])(?:start|begin|onset|offset)(?![a-z])", re.IGNORECASE)
 _NUMBER = re.compile(r"([+-]?\d*[.,]?\d*(?:[eE][+-]?\d+)?)\s*(?:s|secs?|seconds?)?")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d*)?)")
 
@@ -70,7 +75,9 @@ def read_times(columns: Iterable[str], rows: Rows, origin: object) -> tuple[np.n
     Raises:
         UserError: a time cannot be read, or one is given without the one that it needs.
     """
+    columns = list(columns)
     found = _time_columns(columns, rows, origin)
+    _refuse_unknown(columns, rows, origin)
     start, end, duration = (found.get(role) for role in ("start", "end", "duration"))
     if end is not None and start is None:
         raise UserError(f"data.datasets: {origin} has a column {end[0]}, and none for the start: name it start.")
@@ -117,6 +124,22 @@ def _time_columns(columns: Iterable[str], rows: Rows, origin: object) -> dict[st
                 f"data.datasets: {origin} has both {found[role][0]} and {name}, which differ; leave one of them out."
             )
     return found
+
+
+def _refuse_unknown(columns: Iterable[str], rows: Rows, origin: object) -> None:
+    """Refuse a column of numbers that may say where rows begin, in words that are not known."""
+    for name in columns:
+        if _COLUMN.fullmatch(name.strip()) or not _START_WORD.search(name):
+            continue
+        try:
+            times = [parse_time(row.get(name)) for row in rows.values]
+        except ValueError:
+            continue
+        if any(time > 0 for time in times):
+            raise UserError(
+                f"data.datasets: {origin} has a column {shown(name)}, which may say where its rows begin: "
+                "name it start, in seconds, or leave it out."
+            )
 
 
 def _agree(rows: Rows, one: tuple[str, float], other: tuple[str, float], origin: object) -> bool:
