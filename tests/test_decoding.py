@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -119,6 +121,24 @@ def test_a_wav_file_that_goes_on_after_its_announced_end_is_read_to_its_end(riff
     assert header_seconds(bytes(data)) == 5.0
     tagged = whole + b"LIST" + (64_000).to_bytes(4, "little") + bytes(64_000)
     assert heard_seconds(tagged) == 5.0, "what follows is no sound"
+
+
+def test_eight_channels_are_read() -> None:
+    """Each in a plane of its own, of which there are more than PyAV can count."""
+    wave = tone(2.0, 48_000)
+    file = io.BytesIO()
+    with av.open(file, "w", format="ipod") as out:
+        stream = out.add_stream("aac", rate=48_000, layout="7.1")
+        for start in range(0, len(wave), 1024):
+            block = np.repeat(wave[start : start + 1024], 8).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(block, "flt", "7.1")
+            frame.sample_rate, frame.pts = 48_000, start
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    # In a process of its own: it would not be the first that ends here.
+    code = "import sys; from tiny_audio.audio import load_audio; print(len(load_audio(sys.stdin.buffer.read())))"
+    run = subprocess.run([sys.executable, "-c", code], input=file.getvalue(), capture_output=True, check=True)
+    assert int(run.stdout) / SAMPLE_RATE == pytest.approx(2.0, abs=DELAY)
 
 
 def test_gsm_of_telephones_in_wav_is_decoded() -> None:

@@ -41,6 +41,7 @@ PREROLL_SECONDS = 0.5  # decoded before the place that is wanted: codecs build o
 LONGEST_PACKET = 1.0  # seconds; one that is damaged may say anything
 GAPLESS_SECONDS = 0.25  # by which the packets of a file may exceed its sound: the encoder's delay and padding
 
+PLANES = 8  # FFmpeg keeps room for as many; where they are all in use, PyAV reads beyond them, and the process ends
 _MP3_HEAD_BYTES = 4_096  # of frames, of which the first may list the others
 #: Those whose files have no table of what is in them: FFmpeg guesses their length by the first packets.
 GUESSED = ("mp3", "flac", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3", "mpeg", "mpegts", "dts")
@@ -371,6 +372,8 @@ def _drained(fifo: av.AudioFifo) -> tuple[np.ndarray, int]:
     """All samples (S, C) of a queue, as float32, and their rate."""
     frame = fifo.read()
     assert frame is not None
+    if frame.format.is_planar and frame.layout.nb_channels >= PLANES:
+        (frame,) = av.AudioResampler(format=frame.format.packed).resample(frame)
     values = frame.to_ndarray()
     samples = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
     if samples.dtype == np.uint8:
