@@ -135,10 +135,13 @@ def test_what_is_not_looked_at_is_named_and_counted(transcriber, capsys):
     assert main(["infer", "checkpoint=final.pt", "audio=phone"]) == 0
     told = "ta infer: phone: 2 files not looked at, by name no recordings: phone/.hidden, phone/a/notes.txt"
     assert told in capsys.readouterr().err
+    write("phone/._talk.m4a", "")  # what macOS keeps about a file, on disks of others
+    Path("phone/linked").symlink_to(Path("phone/a").absolute())
     for number in range(10):
         write(f"phone/b{number}.json", "")
     assert main(["infer", "checkpoint=final.pt", "audio=phone"]) == 0
-    assert "12 files not looked at" in (err := capsys.readouterr().err)
+    assert len(transcriber[-1]["paths"]) == 5
+    assert "14 files not looked at" in (err := capsys.readouterr().err)
     assert "b9.json" not in err
 
 

@@ -19,7 +19,7 @@ import pytest
 from clips import tone
 from encoded import encode
 
-KINDS = ("wav", "flac", "mp3", "vorbis", "opus", "m4a", "aac", "webm")
+KINDS = ("wav", "flac", "mp3", "vorbis", "opus", "m4a", "aac", "webm", "wma", "ac3", "3gp", "mka")
 SMALL, LARGE = 50, 1_000  # files of a kind
 SECONDS, MEGABYTES = 10.0, 1_000.0  # that no file may take
 
@@ -79,7 +79,7 @@ def read_broken(folder: Path, kinds: Sequence[str], count: int) -> None:
     """Break a file of each kind in `count` ways, read them in one process, and judge what came of it."""
     folder.mkdir()
     for kind in kinds:
-        rng, rate, written = np.random.default_rng(KINDS.index(kind)), 48_000 if kind == "webm" else 16_000, 0
+        rng, rate, written = np.random.default_rng(KINDS.index(kind)), 48_000 if kind in ("webm", "ac3") else 16_000, 0
         whole, other = encode(kind, tone(1.5, rate), rate), encode(kind, tone(0.7, rate), rate)
         while written < count:
             for how, data in broken(whole, other, rng).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -121,29 +122,50 @@ def expand(named: Sequence[str]) -> list[str]:
             raise UserError(
                 f"there is no option {option}.{did_you_mean(option, OPTIONS)} `ta infer --help` lists them."
             )
-    from ..decoding import AUDIO_SUFFIXES, split_channel
+    from ..decoding import split_channel
 
     if missing := [path for path in named if not Path(split_channel(path)[0]).exists()]:
         raise UserError(f"there is no file {', '.join(missing)}.")
     paths: list[str] = []
     for path in named:
         if Path(path).is_dir():
-            files = sorted(file for file in Path(path).rglob("*") if not file.is_dir())
-            found = [str(file) for file in files if file.suffix.lower() in AUDIO_SUFFIXES]
+            found, others = look_through(path)
             if not found:
                 raise UserError(f"there are no recordings (wav, flac, mp3, m4a, ...) in the folder {path}.")
-            tell_passed_over(path, [str(file) for file in files if file.suffix.lower() not in AUDIO_SUFFIXES])
+            tell_passed_over(path, others)
             paths += found
         else:
             paths.append(path)
     return paths
 
 
-def tell_passed_over(folder: str, files: Sequence[str]) -> None:
-    """Name and count the files of a folder that are not looked at, since they are not named like recordings."""
-    if files:
-        named = ", ".join(files[:MAX_TOLD]) + (", ..." if len(files) > MAX_TOLD else "")
-        count = f"{len(files):,} file{'s' if len(files) > 1 else ''}"
+def look_through(folder: str) -> tuple[list[str], list[str]]:
+    """Return the recordings below a folder, by their names, and what else is there: files, and folders not entered."""
+    from ..decoding import AUDIO_SUFFIXES
+
+    files: list[Path] = []
+    others: list[str] = []  # folders that cannot be read, and links to others, which may lead round in a circle
+
+    def note(error: OSError) -> None:
+        others.append(str(error.filename))
+
+    for place, folders, names in os.walk(folder, onerror=note):
+        others += [str(path) for name in folders if (path := Path(place, name)).is_symlink()]
+        files += [Path(place, name) for name in names]
+    found, litter = [], "._"  # in which macOS keeps what it knows of a file
+    for file in sorted(files):
+        if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(litter):
+            found.append(str(file))
+        else:
+            others.append(str(file))
+    return found, others
+
+
+def tell_passed_over(folder: str, paths: Sequence[str]) -> None:
+    """Name and count what a folder holds that is not looked at."""
+    if paths:
+        named = ", ".join(paths[:MAX_TOLD]) + (", ..." if len(paths) > MAX_TOLD else "")
+        count = f"{len(paths):,} file{'s' if len(paths) > 1 else ''}"
         print(f"ta infer: {folder}: {count} not looked at, by name no recordings: {named}", file=sys.stderr)
 
 

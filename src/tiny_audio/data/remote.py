@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FetchError
+from ..errors import FetchError, UserError
 from ..files import locked
 from ..progress import Progress
 from .hub import PARALLEL_DOWNLOADS, RepoSplit, check_room
@@ -127,6 +127,12 @@ class RemoteStream:
         columns = list(dict.fromkeys(part.partition(".")[0] for part in parts))
         self.audio = find_column(columns, audio_column, AUDIO_COLUMNS, "audio_column", split.origin)
         self.text = find_column(columns, text_column, TEXT_COLUMNS, "text_column", split.origin)
+        if f"{self.audio}.bytes" not in parts:
+            raise UserError(
+                f"data.datasets: {split.origin} holds no encoded recordings in its column {self.audio} "
+                f"({', '.join(part for part in parts if part.partition('.')[0] == self.audio)}), and only those are "
+                "streamed; set data.streaming=false."
+            )
         path = f"{self.audio}.path"
         self._name = name_column(columns) or (path if path in parts else None)
         about = [column for column in columns if column in (*SPEAKER_COLUMNS, *DURATION_COLUMNS)]
