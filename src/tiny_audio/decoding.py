@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import mmap
 import os
@@ -151,6 +152,26 @@ def _find(source: Path | bytes, pattern: re.Pattern[bytes]) -> list[int]:
         return [match.start() for match in pattern.finditer(content)]
 
 
+class _File(io.FileIO):
+    """A file to FFmpeg, which looks for places that cannot be: PyAV would print what is raised there."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (OSError, ValueError):
+            return -errno.EINVAL
+
+
+class _Bytes(io.BytesIO):
+    """Likewise, of what was in a file."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (OSError, ValueError):
+            return -errno.EINVAL
+
+
 def _open(source: Path | bytes, size: int, whole: bool) -> Decoder:
     """Open one recording with the decoder that is best for it."""
     pcm, fault = None, None
@@ -166,7 +187,7 @@ def _open(source: Path | bytes, size: int, whole: bool) -> Decoder:
             pcm = SndfileDecoder(io.BytesIO(content), size)
         if pcm is not None and pcm.is_believable:
             return pcm
-    file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0)
+    file = _Bytes(source) if isinstance(source, bytes) else _File(source)
     try:
         packets = PacketDecoder(file, size)
     except (av.FFmpegError, AudioError, ValueError):
