@@ -25,17 +25,8 @@ MAX_CHANNELS = 64
 FREE_SECONDS, SECONDS_PER_BYTE = 7_200.0, 1 / 125
 FREE_VALUES, VALUES_PER_BYTE = 1 << 28, 512
 
-SAMPLE_BYTES = {
-    "PCM_S8": 1,
-    "PCM_U8": 1,
-    "PCM_16": 2,
-    "PCM_24": 3,
-    "PCM_32": 4,
-    "FLOAT": 4,
-    "DOUBLE": 8,
-    "ULAW": 1,
-    "ALAW": 1,
-}
+SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4}
+SAMPLE_BYTES |= {"FLOAT": 4, "DOUBLE": 8}
 STREAMED_WAV_BYTES = 0x7FF00000  # who writes wav to a pipe puts a placeholder above this for the length
 PREROLL_SECONDS = 0.5  # decoded before the place that is wanted: codecs build on what came before
 LONGEST_PACKET = 1.0  # seconds; one that is damaged may say anything
