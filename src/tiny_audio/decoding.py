@@ -35,6 +35,8 @@ _VORBIS = re.compile(rb"OggS.{24}\x01vorbis", re.DOTALL)
 _HEAD_BYTES = 64
 _OGG_START = re.compile(rb"OggS\x00[\x02\x03\x06\x07]", re.DOTALL)  # the first page of a stream
 _OGG_HEAD_BYTES = 400  # within which the streams of one recording begin together
+_MATROSKA = b"\x1a\x45\xdf\xa3"
+_MATROSKA_START = re.compile(_MATROSKA + rb".{1,60}\x42\x82", re.DOTALL)  # and in its head what kind of document it is
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22", re.DOTALL)
 
 
@@ -124,6 +126,8 @@ def _parts(source: Path | bytes, size: int, whole: bool) -> Sequence[Path | byte
         for place in _find(source, _OGG_START):
             if place - starts[-1] > _OGG_HEAD_BYTES:
                 starts.append(place)
+    elif head[:4] == _MATROSKA:
+        starts = _find(source, _MATROSKA_START) or [0]
     elif head[:4] == b"fLaC" and whole:  # all of the file has to be read for it
         starts = _find(source, _FLAC_START) or [0]
     if len(starts) == 1:
@@ -153,7 +157,7 @@ def _find(source: Path | bytes, pattern: re.Pattern[bytes]) -> list[int]:
 
 
 class _File(io.FileIO):
-    """A file to FFmpeg, which looks for places that cannot be: PyAV would print what is raised there."""
+    """A file to decoders that look for places that cannot be: their bindings print what is raised there."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         try:
@@ -178,13 +182,13 @@ def _open(source: Path | bytes, size: int, whole: bool) -> Decoder:
     head = _read(source, 0, _HEAD_BYTES)
     if _SNDFILE.match(head) or (whole and _VORBIS.match(head)):
         try:
-            pcm = SndfileDecoder(io.BytesIO(source) if isinstance(source, bytes) else str(source), size)
+            pcm = SndfileDecoder(_Bytes(source) if isinstance(source, bytes) else str(source), size)
         except soundfile.SoundFileError as error:
             fault = error
         if pcm is not None and pcm.goes_on:
             pcm.close()
             content = _without_length(_read(source, 0, size))
-            pcm = SndfileDecoder(io.BytesIO(content), size)
+            pcm = SndfileDecoder(_Bytes(content), size)
         if pcm is not None and pcm.is_believable:
             return pcm
     file = _Bytes(source) if isinstance(source, bytes) else _File(source)
