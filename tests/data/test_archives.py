@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,15 @@ def test_a_corrected_archive_is_unpacked_anew_and_an_old_one_is_found_again(
     assert archive.stat().st_size == size
     assert list(open_at(archive, tmp_path).texts) == ["two"]
     assert f"{before} holds an earlier state of the archive, and can be deleted" in caplog.text
+
+
+def test_runs_side_by_side_unpack_an_archive_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    archive = pack(tmp_path / "speech.tar", corpus(tmp_path / "x", "one"))
+    caplog.set_level("INFO")
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(lambda _: unpack([archive], tmp_path / "data"), range(4)))
+    assert len(folders) == 1
+    assert caplog.text.count("GB) into") == 1
 
 
 def test_shards_of_webdataset(tmp_path: Path) -> None:

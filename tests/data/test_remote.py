@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -26,9 +27,11 @@ from tiny_audio.data.entries import find_on_hub
 from tiny_audio.data.hub import download
 from tiny_audio.data.hub_requests import DEFAULT_PAUSE, Pause, pause_seconds
 from tiny_audio.data.loader import Batch, ClipDataset, train_loader
+from tiny_audio.data.no_speech import no_speech_source
 from tiny_audio.data.plan import POOL_BLOCKS, WINDOW_BATCHES, SamplingPlan
 from tiny_audio.data.sources import Source, open_sources
 from tiny_audio.data.subsets import seeded_order
+from tiny_audio.errors import UserError
 
 FILES, GROUPS, ROWS = 6, 5, 10  # a corpus of 300 clips
 ENTRY = DatasetConfig(path="me/long")
@@ -246,3 +249,24 @@ def test_rows_without_a_transcript_are_left_out_when_they_are_drawn(hub: HubStub
     names = {name for batch in found for name in batch.names}
     assert skipped == {(f"0-{row}", "empty_text") for row in range(GROUPS * ROWS)}
     assert names == {f"{file}-{row}" for file in range(1, FILES) for row in range(GROUPS * ROWS)}
+
+
+def test_clips_without_speech_beside_a_stream_fetch_one_row_group_for_its_lengths(hub: HubStub, tmp_path: Path) -> None:
+    with at_hub(hub.endpoint, tmp_path) as cache:
+        data, source = opened(cache, streaming=True)
+        bank = no_speech_source([source], replace(data, no_speech_share=0.1), 0)
+    assert len(bank)
+    assert len(list(tmp_path.rglob("*.text"))) == 1
+    assert not list(tmp_path.rglob("streams/**/*.arrow"))
+
+
+def test_samples_are_not_streamed(tmp_path: Path) -> None:
+    file = tmp_path / "hub/me/long/data/train.parquet"
+    file.parent.mkdir(parents=True)
+    rows = [{"audio": tone(0.5).tolist(), "sampling_rate": 16_000, "text": "one"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    with serving(tmp_path / "hub") as hub, at_hub(hub.endpoint, tmp_path / "here") as cache:
+        with pytest.raises(UserError, match="holds no encoded recordings in its column audio") as caught:
+            opened(cache, streaming=True)
+        assert "set data.streaming=false" in str(caught.value)
+        assert len(opened(cache)[1].read(0)) == 8_000
