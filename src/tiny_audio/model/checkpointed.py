@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -31,7 +31,9 @@ def describe_models(model: SpeechLLM, config: ModelConfig) -> dict[str, Any]:
         "decoder_revision": model.decoder.revision,
         "decoder_fingerprint": model.decoder.fingerprint,
         "prompt": config.prompt,
+        "prompt_ids": model.decoder.prompt.describe(),
         "projector_type": config.projector_type,
+        "projector_config": asdict(model.projector.config),
     }
 
 
@@ -62,7 +64,7 @@ def _stored_weights(model: SpeechLLM) -> dict[str, dict[str, Tensor]]:
 def load_weights(
     model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, path: str, only_projector: bool = False
 ) -> None:
-    """Put a checkpoint's weights into `model`.
+    """Put a checkpoint's weights into `model`, and let it read from now on the prompt that they were trained with.
 
     Args:
         model: whose weights are overwritten.
@@ -84,6 +86,7 @@ def load_weights(
                 f"checkpoint {path} holds a trained {TITLES[part]}; set {ENABLED_BY[part]} to go on with it."
             )
         _check_shapes(part, ours[part], weights, path)
+    adopt_prompt(model, saved, path)
     for part, weights in theirs.items():
         if part == "lora":
             load_lora(model.decoder.module, weights)
@@ -109,6 +112,22 @@ def check_models(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, p
             raise UserError(
                 f"checkpoint {path} was trained with {setting}={theirs[key]}, and this run has {ours[key]}."
             )
+
+
+def adopt_prompt(model: SpeechLLM, saved: dict[str, Any], path: str) -> None:
+    """Let the decoder read and write the tokens around the audio that a checkpoint was trained with.
+
+    What the template makes of the prompt may have changed since, if only by the date. A checkpoint of an older version
+    does not say, and is read with what the template writes today.
+
+    Raises:
+        UserError: those tokens are others in the decoder's tokenizer as it is now.
+    """
+    if not model.decoder.prompt.adopt(saved["models"].get("prompt_ids")):
+        raise UserError(
+            f"checkpoint {path} was trained with another tokenizer than model.decoder={model.decoder.name} has now; "
+            "name the folder or the revision of the decoder that has the tokenizer of the time."
+        )
 
 
 def _check_shapes(part: str, ours: dict[str, Tensor], theirs: dict[str, Tensor], path: str) -> None:
