@@ -55,7 +55,7 @@ class Prompt:
         self.prefix_ids, self.suffix_ids = self.encode(before), self.encode(after)
         self.end_ids = self._find_end(mark)
         self.pad_id = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self._rendered = self._ids()
+        self._rendered = self.ids
 
     @property
     def end_id(self) -> int:
@@ -75,9 +75,10 @@ class Prompt:
         return [str(self._tokenizer.decode([token])) for token in token_ids]
 
     def decode(self, token_ids: list[int]) -> str:
-        """Return generated tokens as text, without special tokens and the end of the turn."""
-        if token_ids[-1:] == self.end_ids[-1:]:  # not every tokenizer says that it is special
-            token_ids = token_ids[:-1]
+        """Return generated tokens as text, without special tokens and what ends the turn, all of it or its beginning."""
+        for token in reversed(self.end_ids):  # not every tokenizer says that they are special
+            if token_ids[-1:] == [token]:
+                token_ids = token_ids[:-1]
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
 
     def describe(self) -> dict[str, Any]:
@@ -86,7 +87,7 @@ class Prompt:
         A template may write something else tomorrow, such as the date.
         """
         size = len(self._tokenizer)
-        return {**self._ids(), "vocabulary_size": size, "vocabulary": self._fingerprint(size)}
+        return {**self.ids, "vocabulary_size": size, "vocabulary": self._fingerprint(size)}
 
     def adopt(self, stored: dict[str, Any] | None) -> bool:
         """Read from now on what `describe` returned in training; what the template writes, where nothing was stored.
@@ -100,7 +101,9 @@ class Prompt:
             setattr(self, name, (stored or self._rendered)[name])
         return True
 
-    def _ids(self) -> dict[str, Any]:
+    @property
+    def ids(self) -> dict[str, Any]:
+        """All that is read around the audio, by name."""
         return {name: getattr(self, name) for name in ("prefix_ids", "suffix_ids", "end_ids", "pad_id")}
 
     def _fingerprint(self, size: int) -> str:
@@ -119,7 +122,8 @@ class Prompt:
         Some templates write it at once, some only before the next turn (GLM-4), and some not at all: then it is the
         tokenizer's own end of a text.
         """
-        told = self._tokenizer.added_tokens_decoder.keys() | set(self._tokenizer.all_special_ids)
+        added = self._tokenizer.added_tokens_decoder.items()  # some tokenizers add runs of white space
+        told = {token for token, text in added if str(text).strip()} | set(self._tokenizer.all_special_ids)
         turns = [("user", self.instruction), ("assistant", mark), ("user", self.instruction)]
         for conversation in (turns[:2], turns):
             try:
@@ -148,7 +152,7 @@ class Prompt:
                 rendered = self._tokenizer.apply_chat_template(
                     messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
                 )
-            except (TemplateError, TypeError) as error:
+            except (TemplateError, TypeError, ValueError) as error:  # whatever it says to a content that it cannot read
                 reason = " ".join(str(error).split())
                 continue
             parts = re.split(mark, rendered, flags=re.IGNORECASE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from ..errors import UserError
 from .lora import load_lora, lora_weights
 from .sharded import whole
 from .speech_llm import SpeechLLM, build_speech_llm
+
+logger = logging.getLogger(__name__)
 
 # The parts of a checkpoint's weights: what people call them, and the settings they depend on.
 TITLES = {"projector": "projector", "lora": "LoRA", "decoder": "decoder"}
@@ -117,17 +120,21 @@ def check_models(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, p
 def adopt_prompt(model: SpeechLLM, saved: dict[str, Any], path: str) -> None:
     """Let the decoder read and write the tokens around the audio that a checkpoint was trained with.
 
-    What the template makes of the prompt may have changed since, if only by the date. A checkpoint of an older version
-    does not say, and is read with what the template writes today.
+    What the template makes of the prompt may have changed since, if only by the date: said in a line. A checkpoint of
+    an older version does not say, and is read with what the template writes today.
 
     Raises:
         UserError: those tokens are others in the decoder's tokenizer as it is now.
     """
-    if not model.decoder.prompt.adopt(saved["models"].get("prompt_ids")):
+    prompt = model.decoder.prompt
+    before = prompt.ids
+    if not prompt.adopt(saved["models"].get("prompt_ids")):
         raise UserError(
             f"checkpoint {path} was trained with another tokenizer than model.decoder={model.decoder.name} has now; "
             "name the folder or the revision of the decoder that has the tokenizer of the time."
         )
+    if prompt.ids != before:
+        logger.info("The prompt is that of %s; the decoder's chat template writes another one by now.", path)
 
 
 def _check_shapes(part: str, ours: dict[str, Tensor], theirs: dict[str, Tensor], path: str) -> None:

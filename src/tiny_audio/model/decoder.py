@@ -21,7 +21,7 @@ from .kernels import Kernel
 from .lora import set_lora_dropout
 from .packing import PACKED_ATTENTION, PackedLayout
 from .reading import Reading, find_reading, pad_left, write_after
-from .weights import fingerprint, hub_arguments, loading, quiet_transformers, resolve
+from .weights import fingerprint, hub_arguments, loading, quiet_transformers, require_all_weights, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -260,9 +260,17 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         config = AutoConfig.from_pretrained(source, **where)
         logger.info("Loading %s decoder (%s)...", config.model_type.capitalize(), name)
         prompt = load_prompt(name, revision, instruction)
-        module = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, attn_implementation="eager", **where
+        module, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config.get_text_config(),  # of a model that also sees (Gemma 3, Qwen3.5), what reads alone
+            key_mapping={r"^(model\.)?language_model\.(model\.)?": "model.", r"^model\.lm_head\.": "lm_head."},
+            dtype=dtype,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **where,
         )
+        require_all_weights(report)
+        module.config._commit_hash = getattr(config, "_commit_hash", None)
     with quiet_transformers(source):  # of what it lacks, it may warn at its first step
         return Decoder(module, prompt, name)
 

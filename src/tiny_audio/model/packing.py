@@ -3,8 +3,8 @@
 Linear layers and norms run on real positions alone. The attention itself is a kernel for rows of clips where there is
 one (`kernels`); elsewhere it is padded, inside the op alone. This is faster than a padded batch and makes a clip's
 result independent of its neighbours. It is an attention implementation of `transformers`, registered as `packed`: the
-stock modules are used as they are. Without a `packed_layout` argument (while decoding token by token) it is the stock
-`sdpa`.
+stock modules are used as they are. Without a `packed_layout` argument (of padded clips, and while decoding token by
+token) it is the stock `sdpa`.
 
 Dimensions: B clips, N positions of all clips together, L positions of the longest clip, H heads, E head width.
 """
@@ -111,10 +111,10 @@ def packed_attention(
     Raises:
         NotImplementedError: the module caps its scores, or biases them.
     """
+    if unknown := [name for name in UNKNOWN if kwargs.get(name) is not None]:
+        raise NotImplementedError(f"packed attention has no {unknown[0]}")  # sdpa would leave it out in silence
     if packed_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if unknown := [name for name in UNKNOWN if kwargs.get(name) is not None]:
-        raise NotImplementedError(f"packed attention has no {unknown[0]}")
     assert not kwargs.get("dropout"), "the models are frozen: their attention has no dropout"
     causal, scale, window = bool(module.is_causal), kwargs.get("scaling"), kwargs.get("sliding_window")
     if window is not None and packed_layout.longest <= window:

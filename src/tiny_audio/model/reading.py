@@ -68,10 +68,10 @@ def find_reading(module: Any, embeddings: Tensor) -> Reading:
         trial = _Trial(module, embeddings)
     except Exception as error:  # whatever a model says to embeddings in the place of tokens
         raise UserError(f"it does not read audio tokens: {first_line(error)}") from error
-    if not (reason := trial.problem(PACKED_ATTENTION)):
+    if not (reason := trial.problem(PACKED_ATTENTION, packed=True)):
         return Reading(PACKED_ATTENTION, True, trial.pads_left())
-    for attention in ("sdpa", "eager"):
-        if not (problem := trial.problem(attention)):
+    for attention in (PACKED_ATTENTION, "eager"):  # of padded clips, the first is torch's own operation, and faster
+        if not (problem := trial.problem(attention, packed=False)):
             return Reading(attention, False, trial.pads_left(), reason)
     raise UserError(f"it cannot read clips as if they were alone: {problem}")
 
@@ -92,9 +92,8 @@ class _Trial:
         # A window that stays as long as it is, whatever is set, cannot be tried.
         self.has_hidden_window = windowed and self._agrees(self._read(self.clips[:1], packed=False)[0], self.alone[0])
 
-    def problem(self, attention: str) -> str:
-        """Say why clips cannot be read with this attention, in a row where it is the packed one; empty: they can."""
-        packed = attention == PACKED_ATTENTION
+    def problem(self, attention: str, packed: bool) -> str:
+        """Say why clips cannot be read with this attention, in a row or as a padded batch; empty: they can."""
         if packed and self.has_hidden_window:
             return "its sliding window cannot be tried"
         first, second = self.clips
@@ -105,10 +104,10 @@ class _Trial:
                 read = self._read([first, *spoilt, second], packed)
         except Exception as error:  # whatever a model says to arguments that it does not know
             return first_line(error)
-        if not (read[0].isfinite().all() and read[-1].isfinite().all()):
-            return "they see each other"
-        same = self._agrees(read[0], self.alone[0]) and self._agrees(read[-1], self.alone[1])
-        return "" if same else "they are read otherwise than alone"
+        if self._agrees(read[0], self.alone[0]) and self._agrees(read[-1], self.alone[1]):
+            return ""
+        apart = read[0].isfinite().all() and read[-1].isfinite().all()
+        return "they are read otherwise than alone" if apart else "they see each other"
 
     def pads_left(self) -> bool:
         """Whether the shorter clip is written after as if it were alone, whatever stands in the padding before it.
@@ -156,7 +155,7 @@ class _Trial:
 
     def _agrees(self, ours: Tensor, alone: Tensor) -> bool:
         error = (ours - alone).norm(dim=-1) / alone.norm(dim=-1)
-        return bool((error < self.tolerance).float().mean() > 0.5)  # NaN is not
+        return bool(error.isfinite().all() and (error < self.tolerance).float().mean() > 0.5)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def loading(part: str, name: str) -> Iterator[None]:
     what = f"model.{part}={name}"
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         causes = _causes(error)
         if "trust_remote_code" in str(error):
             reason = "needs code that comes with it, which is never run; use a model whose class is in transformers."
@@ -94,6 +94,20 @@ def loading(part: str, name: str) -> Iterator[None]:
         else:
             reason = f"could not be loaded: {first_line(error)}"
         raise UserError(f"{what} {reason}") from error
+
+
+def require_all_weights(report: dict[str, Any]) -> None:
+    """Refuse a model that `from_pretrained` filled up with random weights, with a warning alone.
+
+    Args:
+        report: its `output_loading_info`.
+
+    Raises:
+        ValueError: a weight is missing, or of another shape.
+    """
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise ValueError(f"{len(missing)} weights are missing or of another shape, such as {missing[0]}")
 
 
 def fingerprint(module: nn.Module) -> str:
