@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from tiny_models import tokenizer
 
@@ -33,6 +33,11 @@ NEMOTRON = {
     "layers_block_type": ["mamba", "attention"], "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1,
     "ssm_state_size": 8, "chunk_size": 8,
 }  # fmt: skip
+LATENT = {
+    "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+    "v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+    "moe_intermediate_size": 16, "first_k_dense_replace": 1,
+}  # fmt: skip
 JAMBA = {
     "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1, "num_experts_per_tok": 1, "mamba_d_state": 8,
     "mamba_dt_rank": 4, "use_mamba_kernels": False,
@@ -56,6 +61,11 @@ class Kind:
     options: dict[str, Any]
     padded: str | None = None
     pads_left: bool = True
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the installed `transformers` has it."""
+        return self.model_type in CONFIG_MAPPING
 
 
 PACKED = {
@@ -82,6 +92,15 @@ MORE_PACKED = {
     "exaone4": Kind("exaone4", WINDOW),
     "starcoder2": Kind("starcoder2", WINDOW),
     "qwen3_moe": Kind("qwen3_moe", EXPERTS),
+    "mixtral": Kind("mixtral", {"num_local_experts": 4}),
+    "olmoe": Kind("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "deepseek_v3": Kind("deepseek_v3", LATENT),
+    "ministral3": Kind("ministral3", {}),
+    "cohere": Kind("cohere", {}),
+    "apertus": Kind("apertus", {}),
+    "seed_oss": Kind("seed_oss", {}),
+    "ernie4_5": Kind("ernie4_5", {}),
+    "hunyuan": Kind("hunyuan_v1_dense", {}),
     "gpt2": Kind("gpt2", {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 2048}),
     "gpt_neox": Kind("gpt_neox", {}),
     "opt": Kind("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}),
@@ -101,6 +120,13 @@ PADDED = {
 }
 MORE_PADDED = {
     "qwen3_next": Kind("qwen3_next", LINEAR | EXPERTS, SEE_EACH_OTHER),
+    "kimi_linear": Kind(
+        "kimi_linear", LATENT | EXPERTS | {"layer_types": ["linear_attention", "full_attention"]}, SEE_EACH_OTHER
+    ),
+    "nemotron": Kind("nemotron", {}, SEE_EACH_OTHER),
+    "falcon_mamba": Kind("falcon_mamba", {"state_size": 8}, "not enough values to unpack (expected 2, got 1)"),
+    "vaultgemma": Kind("vaultgemma", WINDOW | {"query_pre_attn_scalar": 8}, "packed attention has no softcap"),
+    "granite_swa": Kind("granite_swa", WINDOW, "packed attention has no s_aux"),
     "lfm3": Kind("lfm3", {}, "its sliding window cannot be tried"),
     "granitemoehybrid": Kind(
         "granitemoehybrid",
