@@ -16,7 +16,7 @@ SIZES = {
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 2048, "bos_token_id": 0, "eos_token_id": 2,
     "pad_token_id": 0,
 }  # fmt: skip
-WINDOW = {"sliding_window": 8}  # shorter than any clip
+WINDOW = {"sliding_window": 24}  # shorter than any clip; two layers of it reach the audio from behind the prompt
 SECOND_IS_FULL = {"layer_types": ["sliding_attention", "full_attention"]}
 EXPERTS = {
     "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,

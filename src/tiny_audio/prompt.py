@@ -75,7 +75,7 @@ class Prompt:
         return [str(self._tokenizer.decode([token])) for token in token_ids]
 
     def decode(self, token_ids: list[int]) -> str:
-        """Return generated tokens as text, without special tokens and what ends the turn, all of it or its beginning."""
+        """Return generated tokens as text, without special tokens and what ends the turn, whole or cut short."""
         for token in reversed(self.end_ids):  # not every tokenizer says that they are special
             if token_ids[-1:] == [token]:
                 token_ids = token_ids[:-1]

@@ -6,15 +6,21 @@ What is expected comes of the stock model with its plainest attention, one clip 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 import decoder_zoo
 from tiny_audio.errors import UserError
 from tiny_audio.model.decoder import load_decoder
+from tiny_audio.model.packing import PackedLayout, packed_attention
+from tiny_models import tokenizer
 
+DOCS = Path(__file__).parents[2] / "docs/models.md"
 LENGTHS = [40, 25, 31]  # all longer than the windows, the first two padded when they are written after
 MORE = decoder_zoo.MORE_PACKED | decoder_zoo.MORE_PADDED
 ALL = [
@@ -45,6 +51,8 @@ def draw(decoder):
 def test_it_is_read_as_the_table_in_the_docs_says(named):
     name, decoder = named
     kind = decoder_zoo.ZOO[name]
+    (row,) = (line for line in DOCS.read_text().splitlines() if line.startswith("|") and f"`{kind.model_type}`" in line)
+    assert ("| padded |" in row, "| packed |" in row) == (kind.padded is not None, kind.padded is None)
     assert decoder.reading.packed == (kind.padded is None)
     assert decoder.reading.reason == (kind.padded or "")
     assert decoder.reading.pads_left == kind.pads_left
@@ -89,6 +97,48 @@ def test_embeddings_are_what_the_model_itself_makes_of_tokens_and_their_size_is_
     )
     everything = decoder.embed(torch.arange(320)).square().mean().sqrt()
     assert decoder.embedding_rms == pytest.approx(float(everything), rel=1e-5)
+
+
+def test_scores_are_capped_as_the_model_caps_them(tmp_path):
+    """`sdpa` leaves that out in silence in some versions of transformers, and small scores hardly show it."""
+    decoder = load_decoder(str(decoder_zoo.save("gemma2", tmp_path)), None, "Transcribe.", torch.float32)
+    assert decoder.module.config._attn_implementation == decoder.reading.attention == "eager"
+    rows = [torch.randn(1, 4, 5, 8)] * 3
+    for attention in ({}, {"packed_layout": PackedLayout.of([5], torch.device("cpu"))}):
+        with pytest.raises(NotImplementedError, match="packed attention has no softcap"):
+            packed_attention(decoder.module, *rows, None, softcap=50.0, **attention)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "vision"),
+    [
+        ("gemma3", decoder_zoo.PACKED["gemma3"].options, {"image_size": 32, "patch_size": 8}),
+        ("qwen3_5", decoder_zoo.PADDED["qwen3_5"].options, {"depth": 1, "num_heads": 2, "out_hidden_size": 32}),
+    ],
+)
+def test_of_a_model_that_also_sees_the_language_model_is_read(kind, text, vision, tmp_path):
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(kind, text_config=decoder_zoo.SIZES | text, vision_config=small | vision)
+    torch.manual_seed(0)
+    whole = AutoModelForImageTextToText.from_config(config).eval()
+    whole.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    decoder = load_decoder(str(tmp_path), None, "Transcribe.", torch.float32)
+    assert not any("vision" in name or "visual" in name for name, _ in decoder.module.named_parameters())
+    tokens = torch.arange(3, 23)
+    with torch.no_grad():
+        ours = decoder.logits(decoder.embed(tokens), [12, 8], torch.arange(12))
+        torch.testing.assert_close(ours, whole(tokens[None, :12]).logits[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_weight_that_is_missing_is_an_error(tmp_path):
+    """`from_pretrained` only warns, and goes on with a random one."""
+    folder = decoder_zoo.save("llama", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"cannot be read: 1 weights are missing .* model.layers.1.mlp.up_proj.weight"):
+        load_decoder(str(folder), None, "Transcribe.", torch.float32)
 
 
 def test_the_size_of_scaled_embeddings_is_not_that_of_their_table(tmp_path):
