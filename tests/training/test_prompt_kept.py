@@ -21,7 +21,8 @@ TODAY = "the decoder's chat template writes another one by now."
 def typed(run_settings, tmp_path_factory, tiny_models) -> list[str]:
     folder = shutil.copytree(tiny_models.qwen3, tmp_path_factory.mktemp("decoder") / "qwen3")
     steps = ["training.max_steps=4", "training.save_steps=2", "training.eval_steps=4", "data.max_eval_samples=3"]
-    return ["train", *run_settings, f"model.decoder={folder}", *steps]
+    others = [setting for setting in run_settings if not setting.startswith("model.decoder=")]
+    return ["train", *others, f"model.decoder={folder}", *steps]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_a_checkpoint_of_an_older_version_is_read_with_the_template_of_today(run
 
 
 def test_another_tokenizer_is_one_line(run, typed, corpus, capsys):
-    moved = shutil.copytree(decoder_of(typed), "moved")
+    moved = Path(shutil.copytree(decoder_of(typed), "moved"))
     file = moved / "tokenizer.json"
     vocabulary = file.read_text()
     assert vocabulary.count('"<|im_end|>"') > 1
