@@ -26,6 +26,7 @@ def test_models_may_be_made_on_a_device_that_is_not_the_cpu(sizes, monkeypatch):
     monkeypatch.setattr(decoder, "fingerprint", lambda module: "none")
     monkeypatch.setattr("tiny_audio.model.encoder.fingerprint", lambda module: "none")
     frozen = build_frozen(sizes, torch.device("meta"), torch.bfloat16)
+    assert frozen[1].reading.packed
     assert len(compared) == 4
     assert len(written_after) == 2
     assert {one.device.type for pair in compared + written_after for one in pair} == {"meta"}

@@ -102,7 +102,7 @@ def test_embeddings_are_what_the_model_itself_makes_of_tokens_and_their_size_is_
 def test_scores_are_capped_as_the_model_caps_them(tmp_path):
     """`sdpa` leaves that out in silence in some versions of transformers, and small scores hardly show it."""
     decoder = load_decoder(str(decoder_zoo.save("gemma2", tmp_path)), None, "Transcribe.", torch.float32)
-    assert decoder.module.config._attn_implementation == decoder.reading.attention == "eager"
+    assert decoder.reading.attention == decoder.module.config._attn_implementation == "eager"
     rows = [torch.randn(1, 4, 5, 8)] * 3
     for attention in ({}, {"packed_layout": PackedLayout.of([5], torch.device("cpu"))}):
         with pytest.raises(NotImplementedError, match="packed attention has no softcap"):
@@ -131,6 +131,17 @@ def test_of_a_model_that_also_sees_the_language_model_is_read(kind, text, vision
         torch.testing.assert_close(ours, whole(tokens[None, :12]).logits[0], atol=1e-4, rtol=1e-4)
 
 
+def test_its_weights_may_lie_under_the_names_of_older_versions(tmp_path):
+    folder = decoder_zoo.save("llama", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    assert "lm_head.weight" in weights
+    older = {f"language_model.{name}": weight for name, weight in weights.items()}
+    save_file(older, folder / "model.safetensors", {"format": "pt"})
+    found = load_decoder(str(folder), None, "Transcribe.", torch.float32).module.state_dict()
+    for name, weight in weights.items():
+        assert torch.equal(found[name], weight), name
+
+
 def test_a_weight_that_is_missing_is_an_error(tmp_path):
     """`from_pretrained` only warns, and goes on with a random one."""
     folder = decoder_zoo.save("llama", tmp_path)
@@ -152,7 +163,8 @@ def test_the_size_of_scaled_embeddings_is_not_that_of_their_table(tmp_path):
 def test_a_line_is_said_of_a_decoder_that_is_not_read_packed_and_none_of_another(name, tmp_path, caplog):
     folder = decoder_zoo.save(name, tmp_path)
     with caplog.at_level(logging.INFO):
-        load_decoder(str(folder), None, "Transcribe.", torch.float32)
+        decoder = load_decoder(str(folder), None, "Transcribe.", torch.float32)
+        assert [decoder.reading, decoder.reading]
     said = [line for line in caplog.messages if not line.startswith("Loading")]
     padded = "Decoder: a {} model of this kind reads clips as padded batches, since it cannot read packed clips: {}."
     lengths = "; transcripts are written for clips of equal length at a time"
@@ -166,8 +178,9 @@ def test_a_line_is_said_of_a_decoder_that_is_not_read_packed_and_none_of_another
 def test_a_model_that_wants_tokens_besides_embeddings_is_refused_in_a_line(tmp_path):
     folder = decoder_zoo.save(*decoder_zoo.REFUSED, tmp_path)
     message = "a gemma4_text model of this kind cannot be used; it does not read audio tokens: It seems like"
+    decoder = load_decoder(str(folder), None, "Transcribe.", torch.float32)
     with pytest.raises(UserError, match=message) as caught:
-        load_decoder(str(folder), None, "Transcribe.", torch.float32)
+        decoder.reading  # noqa: B018
     assert "\n" not in str(caught.value)
 
 
@@ -181,8 +194,9 @@ def test_a_model_that_sees_the_future_is_refused(tmp_path, monkeypatch):
         return weights @ value, weights
 
     monkeypatch.setattr(GPTNeoSelfAttention, "_attn", attend)
+    decoder = load_decoder(str(folder), None, "Transcribe.", torch.float32)
     with pytest.raises(UserError, match="cannot read clips as if they were alone: they are read otherwise than alone"):
-        load_decoder(str(folder), None, "Transcribe.", torch.float32)
+        decoder.reading  # noqa: B018
 
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path):

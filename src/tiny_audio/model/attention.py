@@ -27,8 +27,7 @@ def choose_attention(model: SpeechLLM, name: str) -> str:
     Raises:
         ConfigError: the one that was asked for is not installed, or does not work on this device.
     """
-    if model.device.type != "cpu":
-        model.decoder.choose_reading()  # the device's own operations may do what those of the CPU do not
+    _ = model.decoder.reading  # found out now: a decoder that cannot be used is told before data are read
     kernels = available_kernels()
     if name not in ("auto", "sdpa", *kernels):
         raise ConfigError(f"hardware.attention={name} is not installed; hardware.attention=auto takes what there is.")

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..prompt import Prompt
 from .kernels import Kernel
 from .lora import set_lora_dropout
-from .packing import PACKED_ATTENTION, PackedLayout
+from .packing import PackedLayout
 from .reading import Reading, find_reading, pad_left, write_after
 from .weights import fingerprint, hub_arguments, loading, quiet_transformers, require_all_weights, resolve
 
@@ -65,11 +65,9 @@ class Decoder(nn.Module):
         decoder_dim: width of its embeddings.
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
         fingerprint: of the weights, wherever they came from.
-        reading: how it reads and writes several clips at once.
         kernel: of packed attention; None: padded inside the op.
     """
 
-    reading = Reading(PACKED_ATTENTION, packed=True, pads_left=True)
     kernel: Kernel | None = None
 
     def __init__(self, module: Any, prompt: Prompt, name: str) -> None:
@@ -83,26 +81,34 @@ class Decoder(nn.Module):
         self._own_ends = _as_list(module.generation_config.eos_token_id)
         # The model's own settings (sampling, repetition penalties) would be mixed into every call.
         module.generation_config = GenerationConfig(do_sample=False)
-        self.choose_reading()
-        self._bare_head = self._has_bare_head()
+        self._reading: Reading | None = None
+        self._tried_on: torch.device | None = None
 
-    def choose_reading(self) -> None:
-        """Find out how this model, where it lies now, reads and writes several clips at once.
+    @property
+    def reading(self) -> Reading:
+        """How it reads and writes several clips at once.
+
+        Found out when it is first asked for, where the model lies then: operations differ between devices, and a large
+        model would take a minute on the CPU.
 
         Raises:
             UserError: it cannot.
         """
-        kind = self.module.config.model_type
-        try:
-            text = torch.tensor(self.prompt.prefix_ids + self.prompt.suffix_ids, device=self.module.device)
-            found = find_reading(self.module, self.embed(text))
-        except UserError as error:
-            raise UserError(
-                f"model.decoder={self.name}: a {kind} model of this kind cannot be used; {error}"
-            ) from error
-        if found != self.reading:
-            logger.info("Decoder: a %s model of this kind reads clips %s.", kind, found)
-        self.reading = found
+        device, prompt = self.module.device, self.prompt
+        if self._reading is None or self._tried_on != device:
+            text = torch.tensor(prompt.prefix_ids + prompt.suffix_ids, device=device)
+            kind = self.module.config.model_type
+            try:
+                with quiet_transformers(self.name):  # of what it lacks, a model may warn at its first step
+                    self._reading = find_reading(self.module, self.embed(text))
+            except UserError as error:
+                raise UserError(
+                    f"model.decoder={self.name}: a {kind} model of this kind cannot be used; {error}"
+                ) from error
+            self._tried_on = device
+            if not (self._reading.packed and self._reading.pads_left):
+                logger.info("Decoder: a %s model of this kind reads clips %s.", kind, self._reading)
+        return self._reading
 
     @property
     def end_ids(self) -> set[int]:
@@ -163,7 +169,7 @@ class Decoder(nn.Module):
         """
         head = self.module.get_output_embeddings()
         # A gradient worked out ahead in fp16 would be lost to underflow before the loss scale comes to it.
-        apart = self._bare_head and type(head) is nn.Linear and not head.weight.requires_grad
+        apart = self.reading.bare_head and type(head) is nn.Linear and not head.weight.requires_grad
         if not apart or embeddings.dtype == torch.float16:
             return cross_entropy(self.logits(embeddings, lengths, positions).float(), targets, reduction="sum")
         return TargetLoss.apply(self._hidden(embeddings, lengths, positions), head, targets)
@@ -174,15 +180,6 @@ class Decoder(nn.Module):
         read = self.module.base_model(**layout.arguments(embeddings, self.reading.packed)).last_hidden_state
         rows = positions if self.reading.packed else layout.to_packed.index_select(0, positions)
         return read.flatten(0, 1).index_select(0, rows)
-
-    @torch.no_grad()
-    def _has_bare_head(self) -> bool:
-        """Whether logits are what the output embeddings make of hidden states, not scaled or capped afterwards."""
-        if self.module.base_model is self.module:
-            return False
-        row = torch.randn(4, self.decoder_dim, generator=torch.Generator().manual_seed(0))
-        where = row.to(self.module.device, self.module.dtype), [4], torch.arange(4, device=self.module.device)
-        return torch.equal(self.module.get_output_embeddings()(self._hidden(*where)), self.logits(*where))
 
     @torch.no_grad()
     def generate(self, clips: Sequence[Tensor], max_new_tokens: Sequence[int]) -> list[list[int]]:
@@ -252,7 +249,7 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         dtype: precision of the weights.
 
     Raises:
-        UserError: it cannot be fetched or read, has no chat template, or cannot read several clips at once.
+        UserError: it cannot be fetched or read, or has no chat template.
     """
     source = resolve("decoder", name)
     with loading("decoder", name), quiet_transformers(source):
@@ -260,7 +257,7 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         config = AutoConfig.from_pretrained(source, **where)
         logger.info("Loading %s decoder (%s)...", config.model_type.capitalize(), name)
         prompt = load_prompt(name, revision, instruction)
-        module, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             config=config.get_text_config(),  # of a model that also sees (Gemma 3, Qwen3.5), what reads alone
             key_mapping={r"^(model\.)?language_model\.(model\.)?": "model.", r"^model\.lm_head\.": "lm_head."},
@@ -269,10 +266,10 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
             output_loading_info=True,
             **where,
         )
+        module, report = loaded
         require_all_weights(report)
         module.config._commit_hash = getattr(config, "_commit_hash", None)
-    with quiet_transformers(source):  # of what it lacks, it may warn at its first step
-        return Decoder(module, prompt, name)
+    return Decoder(module, prompt, name)
 
 
 def _as_list(ids: int | list[int] | None) -> list[int]:

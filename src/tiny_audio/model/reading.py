@@ -40,12 +40,14 @@ class Reading:
         attention: the implementation of `transformers` that is used.
         packed: whether clips are read as one row; else as a batch, padded on the right.
         pads_left: whether clips of unequal length can be written after together; else only those of equal length.
+        bare_head: whether logits are what the output embeddings make of hidden states, not scaled or capped afterwards.
         reason: why clips are not packed.
     """
 
     attention: str
     packed: bool
     pads_left: bool
+    bare_head: bool
     reason: str = ""
 
     def __str__(self) -> str:
@@ -69,10 +71,10 @@ def find_reading(module: Any, embeddings: Tensor) -> Reading:
     except Exception as error:  # whatever a model says to embeddings in the place of tokens
         raise UserError(f"it does not read audio tokens: {first_line(error)}") from error
     if not (reason := trial.problem(PACKED_ATTENTION, packed=True)):
-        return Reading(PACKED_ATTENTION, True, trial.pads_left())
+        return Reading(PACKED_ATTENTION, True, trial.pads_left(), trial.has_bare_head())
     for attention in (PACKED_ATTENTION, "eager"):  # of padded clips, the first is torch's own operation, and faster
         if not (problem := trial.problem(attention, packed=False)):
-            return Reading(attention, False, trial.pads_left(), reason)
+            return Reading(attention, False, trial.pads_left(), trial.has_bare_head(), reason)
     raise UserError(f"it cannot read clips as if they were alone: {problem}")
 
 
@@ -126,6 +128,14 @@ class _Trial:
                     return False
                 raise UserError(f"it does not write after a clip: {first_line(error)}") from error
         return self._agrees(results[1], results[0])
+
+    def has_bare_head(self) -> bool:
+        """See `Reading`."""
+        if self.module.base_model is self.module:
+            return False
+        arguments = {"inputs_embeds": self.clips[1][None], "use_cache": False}
+        hidden = self.module.base_model(**arguments).last_hidden_state
+        return torch.equal(self.module.get_output_embeddings()(hidden), self.module(**arguments).logits)
 
     def _read(self, clips: Sequence[Tensor], packed: bool) -> tuple[Tensor, ...]:
         """Return the logits (N_i, V) of each clip."""
