@@ -152,6 +152,32 @@ def test_an_end_that_the_tokenizer_takes_for_text_is_not_read_out():
     assert prompt.decode(prompt.target_ids("one two")) == "one two"
 
 
+def test_white_space_that_is_a_token_of_its_own_ends_no_turn_and_is_not_read_out():
+    tokens = tokenizer(special=[*SPECIAL, "<end_of_turn>"])
+    tokens.add_tokens(["\n\n"])
+    tokens.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}\n\n<end_of_turn>\n{% endfor %}"
+    )
+    prompt = Prompt(tokens, INSTRUCTION)
+    assert tokens.decode(prompt.end_ids) == "\n\n<end_of_turn>"
+    written = prompt.target_ids("one two")
+    assert prompt.decode(written) == prompt.decode(written[:-1]) == "one two"
+
+
+def test_text_before_the_end_of_a_turn_is_not_read_out():
+    tokens = tokenizer()
+    tokens.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} seven<|im_end|>{% endfor %}"
+    prompt = Prompt(tokens, INSTRUCTION)
+    written = prompt.target_ids("one two")
+    assert tokens.decode(written) == "one two seven<|im_end|>"
+    assert prompt.decode(written) == prompt.decode(written[:-1]) == "one two"
+
+
+def test_several_templates_without_a_default_are_refused_in_a_line():
+    with pytest.raises(UserError, match=r"does not write the user's message: This model has multiple chat templates"):
+        read({"rag": "{{ messages }}", "tools": "{{ messages }}"})
+
+
 def test_an_instruction_may_hold_the_word_that_stands_for_the_audio():
     assert read(chat("{{ message['content'] }}"), "audio0audio Audio1Audio") == (
         PLAIN[0], PLAIN[1].replace(INSTRUCTION, "audio0audio Audio1Audio"), PLAIN[2]

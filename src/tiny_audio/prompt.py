@@ -95,8 +95,10 @@ class Prompt:
         Returns:
             Whether it could be done: not where those numbers stand for other tokens, in another tokenizer.
         """
-        if stored is not None and self._fingerprint(stored["vocabulary_size"]) != stored["vocabulary"]:
-            return False
+        if stored is not None:
+            size = stored["vocabulary_size"]
+            if size > len(self._tokens) or self._fingerprint(size) != stored["vocabulary"]:
+                return False
         for name in self._rendered:
             setattr(self, name, (stored or self._rendered)[name])
         return True
@@ -108,8 +110,7 @@ class Prompt:
 
     def _fingerprint(self, size: int) -> str:
         """Return a hash of the tokens of the ids below `size`: tokens that were added since then change nothing."""
-        tokens = self._tokens[:size] + [None] * (size - len(self._tokens))
-        return hashlib.sha256("\n".join(map(str, tokens)).encode(errors="replace")).hexdigest()[:16]
+        return hashlib.sha256("\n".join(map(str, self._tokens[:size])).encode(errors="replace")).hexdigest()[:16]
 
     @cached_property
     def _tokens(self) -> list[str | None]:

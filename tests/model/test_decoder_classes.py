@@ -210,3 +210,13 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
         load_decoder(str(folder), None, "Transcribe.", torch.float32)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_package_that_a_tokenizer_wants_is_named_in_a_line(tmp_path, monkeypatch):
+    def wants(*args, **kwargs):
+        raise ImportError("\nLlamaTokenizer requires the SentencePiece library but it was not found.\nMore lines.\n")
+
+    folder = decoder_zoo.save("llama", tmp_path)
+    monkeypatch.setattr("tiny_audio.model.decoder.AutoTokenizer.from_pretrained", wants)
+    with pytest.raises(UserError, match=r"cannot be read: LlamaTokenizer requires the SentencePiece .* found\.$"):
+        load_decoder(str(folder), None, "Transcribe.", torch.float32)

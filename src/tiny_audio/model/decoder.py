@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from ..errors import UserError
 from ..prompt import Prompt
 from .kernels import Kernel
-from .lora import set_lora_dropout
+from .lora import set_lora_dropout, without_dropout
 from .packing import PackedLayout
 from .reading import Reading, find_reading, pad_left, write_after
 from .weights import fingerprint, hub_arguments, loading, quiet_transformers, require_all_weights, resolve
@@ -99,7 +99,8 @@ class Decoder(nn.Module):
             text = torch.tensor(prompt.prefix_ids + prompt.suffix_ids, device=device)
             kind = self.module.config.model_type
             try:
-                with quiet_transformers(self.name):  # of what it lacks, a model may warn at its first step
+                # Of what it lacks, a model may warn at its first step.
+                with quiet_transformers(self.name), without_dropout(self.module):
                     self._reading = find_reading(self.module, self.embed(text))
             except UserError as error:
                 raise UserError(
