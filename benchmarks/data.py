@@ -43,7 +43,8 @@ from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import Batch, ClipDataset, open_loader, train_loader
 from tiny_audio.data.plan import SamplingPlan
 from tiny_audio.data.sources import open_sources
-from tiny_audio.pocket import DECODER_DIR, SPEECH_DIR
+from tiny_audio.model.decoder import load_prompt
+from tiny_audio.pocket import SPEECH_DIR
 from tiny_audio.prompt import Prompt
 
 RATE = 16_000
@@ -379,9 +380,8 @@ def main() -> None:
         parser.error(f"--formats: some of {parser.get_default('formats')} are wanted, got {args.formats}.")
     workers = tuple(int(n) for n in args.workers.split(","))
     torch.set_num_threads(1)
-    from transformers import AutoTokenizer
 
-    prompt = Prompt(AutoTokenizer.from_pretrained(DECODER_DIR), ModelConfig().prompt)
+    prompt = load_prompt("pocket", None, ModelConfig().prompt)
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
     )

@@ -2,17 +2,23 @@
 
 import copy
 import functools
+from dataclasses import asdict
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from tiny_audio.cli.compose import choices, compose, register, shipped_folder, to_overrides
 from tiny_audio.config import Config, DatasetConfig, build_config
 from tiny_audio.config_errors import setting_keys
 from tiny_audio.errors import ConfigError, UserError
+from tiny_audio.model.projectors import build_projector
 
 SHIPPED = {
-    "experiments": ["laptop", "laptop_lora", "mlp_fine_tune", "mlp_lora", "moe", "mosa", "qformer", "quickstart", "transcription"],
+    "experiments": [
+        *("laptop", "laptop_lora", "mlp_fine_tune", "mlp_lora", "moe", "mosa", "qformer", "quickstart"),
+        "transcription",
+    ],
     "data": ["common_voice", "custom", "librispeech", "librispeech_small", "loquacious", "multi_asr", "pocket"],
     "training": ["default", "fast", "high_quality"],
 }
@@ -156,7 +162,9 @@ def test_the_projectors_of_the_experiments_are_those_of_the_specification(experi
     kind, values = PROJECTORS[experiment]
     model = composed(f"experiment={experiment}").model
     assert model.projector_type == kind
-    assert {key: getattr(model.projector_config, key) for key in values} == values
+    with torch.device("meta"):
+        found = asdict(build_projector(kind, model.projector_config, 1280, 1024).config)  # its encoder and decoder
+    assert {key: found[key] for key in values} == values
 
 
 def test_the_rest_of_what_the_specification_says_of_the_experiments():

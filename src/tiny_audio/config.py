@@ -73,7 +73,7 @@ class ProjectorConfig:
 
     input_dim: int | None = None  # encoder width; a value that disagrees with the encoder is an error
     output_dim: int | None = None  # decoder width; likewise
-    hidden_dim: int = 2048
+    hidden_dim: int | None = None  # mlp: hidden width, qformer: feed-forward width; twice the decoder's
     frame_stack: int = 4  # encoder frames an audio token: 4 x 20 ms
     dropout: float = 0.1
     num_experts: int | None = None  # mosa: 4, moe: 8

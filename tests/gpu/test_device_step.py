@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import decoder_zoo
 from tiny_audio.benchmark.variants import Ours
 from tiny_audio.config import PROJECTORS, Config, HardwareConfig, ProjectorConfig
 from tiny_audio.data.synthetic import synthetic_batch
 from tiny_audio.model.attention import choose_attention
+from tiny_audio.model.decoder import load_decoder
 from tiny_audio.model.kernels import available_kernels
 from tiny_audio.model.projectors.moe import MoEProjector
 from tiny_audio.training.build import start_accelerator
@@ -43,6 +45,23 @@ def test_loss_and_gradients_are_those_of_the_cpu(kind, tiny_models, batch, devic
     assert found.auxiliary.item() == pytest.approx(expected.auxiliary.item(), rel=2e-2, abs=1e-6)
     for name, gradient in gradients.items():
         assert relative(others[name], gradient) < 0.03, name
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma3", "gemma2", "qwen3_5", "lfm2", "recurrent_gemma"])
+def test_decoders_of_other_classes_read_a_batch_as_they_read_each_clip(name, tiny_models, device, tmp_path):
+    """In bf16, as they run: with a window, with capped scores, with a state that is carried along."""
+    decoder = load_decoder(str(decoder_zoo.save(name, tmp_path)), None, "Transcribe.", torch.bfloat16).to(device)
+    assert decoder.reading.packed == (decoder_zoo.ZOO[name].padded is None)
+    model = build(tiny_models, "mlp", torch.bfloat16).to(device)
+    model.decoder = decoder
+    choose_attention(model, "auto")
+    torch.manual_seed(1)
+    clips = [(torch.randn(n, 32) * decoder.embedding_rms).to(device, torch.bfloat16) for n in (40, 25, 31)]
+    with torch.no_grad():
+        together = decoder.logits(torch.cat(clips), [40, 25, 31], torch.arange(96, device=device))
+        alone = [decoder.logits(clip, [len(clip)], torch.arange(len(clip), device=device)) for clip in clips]
+    assert relative(together.float(), torch.cat(alone).float().cpu()) < 0.05
+    assert len(decoder.generate(clips, [4, 4, 4])) == 3
 
 
 @pytest.mark.parametrize("name", ["auto", *available_kernels()])

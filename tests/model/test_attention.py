@@ -8,25 +8,33 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+import decoder_zoo
 from tiny_audio.errors import UserError
 from tiny_audio.model import attention, kernels
 from tiny_audio.model.attention import choose_attention
+from tiny_audio.model.decoder import Decoder
 from tiny_models import build
 
 
-def clip_by_clip(query, key, value, boundaries, longest, causal, scale):
+def clip_by_clip(query, key, value, boundaries, longest, causal, scale, window=None):
     """What every kernel must compute: rows (N, H, E), each clip alone."""
     assert longest == int(boundaries.diff().max())
     parts = []
     for start, end in zip(boundaries[:-1].tolist(), boundaries[1:].tolist(), strict=True):
         heads = (part[start:end].transpose(0, 1) for part in (query, key, value))
-        parts.append(scaled_dot_product_attention(*heads, is_causal=causal, scale=scale, enable_gqa=True))
+        ago = torch.arange(end - start)[:, None] - torch.arange(end - start)
+        seen = (ago >= (0 if causal else -longest)) & (ago < (window or longest))
+        parts.append(scaled_dot_product_attention(*heads, attn_mask=seen, scale=scale, enable_gqa=True))
     return torch.cat(parts, dim=1).transpose(0, 1)
 
 
-def neighbours_too(query, key, value, boundaries, longest, causal, scale):
+def neighbours_too(query, key, value, boundaries, longest, causal, scale, window=None):
     whole = boundaries[[0, -1]]
-    return clip_by_clip(query, key, value, whole, int(whole[-1]), causal, scale)
+    return clip_by_clip(query, key, value, whole, int(whole[-1]), causal, scale, window)
+
+
+def without_window(query, key, value, boundaries, longest, causal, scale, window=None):
+    return clip_by_clip(query, key, value, boundaries, longest, causal, scale)
 
 
 def broken(*arguments):
@@ -95,9 +103,25 @@ def test_auto_takes_the_first_that_works_and_else_the_padded_operation(tiny_mode
     assert model.encoder.kernel is model.decoder.kernel is None
 
 
+def test_a_kernel_is_tried_with_a_window_shorter_than_the_clips(tiny_models, monkeypatch):
+    """Mistral's own is 4096 positions; the trial's clips are shorter."""
+    model = build(tiny_models, "mlp")
+    model.decoder = windowed = Decoder(decoder_zoo.make("mistral"), model.decoder.prompt, "mistral")
+    windowed.module.config.sliding_window = 4096
+    for layer in windowed.module.model.layers:
+        layer.self_attn.sliding_window = 4096
+    use(monkeypatch, varlen=clip_by_clip)
+    assert choose_attention(model, "varlen") == "varlen"
+    assert windowed.module.model.layers[0].self_attn.sliding_window == windowed.module.config.sliding_window == 4096
+    use(monkeypatch, varlen=without_window)
+    with pytest.raises(UserError, match=r"hardware.attention=varlen does not work on cpu: its result differs"):
+        choose_attention(model, "varlen")
+
+
+@pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("shares_heads", [True, False])
-def test_torch_varlen_is_called_as_its_signature_says(monkeypatch, causal, shares_heads):
+def test_torch_varlen_is_called_as_its_signature_says(monkeypatch, causal, shares_heads, window):
     """The kernel itself needs a GPU; here its place is taken by a slow one that checks what it is given."""
     varlen = pytest.importorskip("torch.nn.attention.varlen")
     signature = inspect.signature(varlen.varlen_attn)
@@ -114,15 +138,16 @@ def test_torch_varlen_is_called_as_its_signature_says(monkeypatch, causal, share
         assert a["max_q"] == a["max_k"]
         same_heads = a["query"].shape[1] == a["key"].shape[1]
         assert same_heads or a.get("enable_gqa", False)
-        assert a["window_size"] in ((-1, 0), (-1, -1))
-        where = (a["cu_seq_q"], a["max_q"], a["window_size"] == (-1, 0), a["scale"])
+        left, right = a["window_size"]
+        assert right in (0, -1)
+        where = (a["cu_seq_q"], a["max_q"], right == 0, a["scale"], None if left == -1 else left + 1)
         return clip_by_clip(a["query"], a["key"], a["value"], *where)
 
     slow.__signature__ = signature
     monkeypatch.setattr(varlen, "varlen_attn", slow)
     kernel = kernels.available_kernels()["varlen"]
     query, key, value = torch.randn(9, 4, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)
-    given = (query, key, value, torch.tensor([0, 4, 9], dtype=torch.int32), 5, causal, 0.3)
+    given = (query, key, value, torch.tensor([0, 4, 9], dtype=torch.int32), 5, causal, 0.3, window)
     torch.testing.assert_close(kernel(*given), clip_by_clip(*given))
 
 

@@ -97,20 +97,6 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tiny_models, tmp_path):
         load_decoder(str(folder), None, "Transcribe.", torch.float32)
 
 
-def test_a_model_that_mixes_packed_clips_is_refused(tiny_models, tmp_path):
-    """StableLM does not hand the layout on to its attention, and would see neighbours and the future."""
-    from transformers import AutoTokenizer, StableLmConfig, StableLmForCausalLM
-
-    config = StableLmConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, bos_token_id=0, eos_token_id=2,
-    )  # fmt: skip
-    StableLmForCausalLM(config).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_models.qwen3).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="a stablelm model does not keep the clips of a batch apart"):
-        load_decoder(str(tmp_path), None, "Transcribe.", torch.float32)
-
-
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3, 100])
 def test_loss_a_few_rows_at_a_time_is_that_of_all_logits(decoder, monkeypatch, rows_at_once):
     torch.manual_seed(3)

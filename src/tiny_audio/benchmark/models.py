@@ -6,18 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, GlmAsrEncoder, GlmAsrEncoderConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import GlmAsrEncoder, GlmAsrEncoderConfig, Qwen3Config, Qwen3ForCausalLM
 
 from ..config import ModelConfig, ProjectorConfig
 from ..data.loader import Batch
 from ..data.synthetic import synthetic_batch
-from ..model.decoder import Decoder
+from ..model.decoder import Decoder, load_prompt
 from ..model.encoder import GlmAsrSpeechEncoder
 from ..model.flops import Widths
 from ..model.packing import PACKED_ATTENTION
 from ..model.projectors import build_projector
 from ..model.speech_llm import SpeechLLM
-from ..model.weights import resolve
 from ..prompt import Prompt
 from .settings import MAX_SECONDS
 
@@ -93,7 +92,7 @@ def build_frozen(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tupl
     with torch.device(device):
         tower = GlmAsrEncoder._from_config(audio, **options)
         language_model = Qwen3ForCausalLM._from_config(text, **options)
-    prompt = Prompt(AutoTokenizer.from_pretrained(resolve("decoder", "pocket")), ModelConfig().prompt)
+    prompt = load_prompt("pocket", None, ModelConfig().prompt)
     encoder = GlmAsrSpeechEncoder(tower, "random").to(device)
     return encoder, Decoder(language_model, prompt, "random").to(device)
 
@@ -122,5 +121,5 @@ def random_batch(batch_size: int, mean_seconds: float, prompt: Prompt, vocabular
     """Return noise and random target tokens as the loader would, the same at every call; from no source at all."""
     rng = np.random.default_rng(0)
     seconds = clip_lengths(batch_size, mean_seconds)
-    targets = [[*rng.integers(0, vocabulary, round(s * TOKENS_PER_SECOND)).tolist(), prompt.eos_id] for s in seconds]
+    targets = [[*rng.integers(0, vocabulary, round(s * TOKENS_PER_SECOND)).tolist(), prompt.end_id] for s in seconds]
     return synthetic_batch(seconds, targets, rng=rng)

@@ -12,16 +12,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import AutoTokenizer
 
 from ..config import Config, HardwareConfig, ModelConfig
 from ..data.loader import Batch
 from ..model.attention import choose_attention
+from ..model.decoder import load_prompt
 from ..model.device import FROZEN_DTYPES
 from ..model.flops import step_flops
 from ..model.speech_llm import SpeechLLM
-from ..model.weights import resolve
-from ..prompt import Prompt
 from ..training.build import start_accelerator, usable_workers
 from ..training.memory import PeakMemory, release_memory
 from .data import measure_data, open_data
@@ -51,7 +49,7 @@ def benchmark(settings: Settings, report: Report) -> dict[str, Any]:
     figures: dict[str, Any] = {"settings": asdict(settings)}
     corpus = None
     if settings.data is not None:  # now, not after minutes of other things: a mistake ends it here
-        prompt = Prompt(AutoTokenizer.from_pretrained(resolve("decoder", "pocket")), ModelConfig().prompt)
+        prompt = load_prompt("pocket", None, ModelConfig().prompt)
         corpus = open_data(settings.data, settings.batch_size, prompt)
     appetite = None
     if settings.step:

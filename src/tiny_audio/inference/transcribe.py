@@ -14,6 +14,7 @@ from ..audio import AudioError, is_silent, load_audio, pad_waveforms
 from ..decoding import split_channel
 from ..errors import UserError
 from ..lengths import SAMPLE_RATE
+from ..model.attention import choose_attention
 from ..model.checkpointed import rebuild
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..training.checkpoint import load_checkpoint
@@ -64,6 +65,7 @@ class Recogniser:
         where = choose_device(device)
         self._dtype = FROZEN_DTYPES[choose_precision("auto", where)]
         self.model = rebuild(load_checkpoint(checkpoint), str(checkpoint), self._dtype, encoder, decoder).to(where)
+        choose_attention(self.model, "auto")
 
     def transcribe(self, audio: str | Path | np.ndarray, max_new_tokens: int = 400) -> str:
         """Write down one recording, of any length.

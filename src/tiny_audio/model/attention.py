@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .kernels import Kernel, available_kernels
+from .reading import short_windows
 from .speech_llm import SpeechLLM
+from .weights import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ def choose_attention(model: SpeechLLM, name: str) -> str:
     Raises:
         ConfigError: the one that was asked for is not installed, or does not work on this device.
     """
+    _ = model.decoder.reading  # found out now: a decoder that cannot be used is told before data are read
     kernels = available_kernels()
     if name not in ("auto", "sdpa", *kernels):
         raise ConfigError(f"hardware.attention={name} is not installed; hardware.attention=auto takes what there is.")
@@ -57,7 +60,8 @@ def _probe(model: SpeechLLM, kernel: Kernel | None) -> list[Tensor]:
     frames, _ = model.encoder(waveforms.to(model.device), torch.tensor([6 * 1280, 2 * 1280]))
     row = torch.randn(12, model.decoder.decoder_dim, generator=generator).to(model.device, model.encoder.dtype)
     row.requires_grad_()
-    logits = model.decoder.logits(row, [7, 5], torch.arange(12, device=model.device)).float()
+    with short_windows(model.decoder.module, 4):  # shorter than the clips
+        logits = model.decoder.logits(row, [7, 5], torch.arange(12, device=model.device)).float()
     (gradient,) = torch.autograd.grad(logits.logsumexp(-1).sum(), row)
     return [frames.float(), logits.detach(), gradient.float()]
 
@@ -67,7 +71,7 @@ def _problem(model: SpeechLLM, kernel: Kernel, expected: list[Tensor]) -> str | 
     try:
         found = _probe(model, kernel)
     except Exception as error:  # whatever a kernel says of a device, a precision or a width that it does not know
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return first_line(error)
     errors = [float((ours - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, expected, strict=True)]
     if all(error < TOLERANCE for error in errors):  # NaN is not
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import logging
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from ..errors import UserError
 from .lora import load_lora, lora_weights
 from .sharded import whole
 from .speech_llm import SpeechLLM, build_speech_llm
+
+logger = logging.getLogger(__name__)
 
 # The parts of a checkpoint's weights: what people call them, and the settings they depend on.
 TITLES = {"projector": "projector", "ctc": "CTC head", "lora": "LoRA", "decoder": "decoder"}
@@ -36,7 +39,9 @@ def describe_models(model: SpeechLLM, config: ModelConfig) -> dict[str, Any]:
         "decoder_revision": model.decoder.revision,
         "decoder_fingerprint": model.decoder.fingerprint,
         "prompt": config.prompt,
+        "prompt_ids": model.decoder.prompt.describe(),
         "projector_type": config.projector_type,
+        "projector_config": asdict(model.projector.config),
     }
 
 
@@ -69,7 +74,7 @@ def _stored_weights(model: SpeechLLM) -> dict[str, dict[str, Tensor]]:
 def load_weights(
     model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, path: str, only_projector: bool = False
 ) -> None:
-    """Put a checkpoint's weights into `model`.
+    """Put a checkpoint's weights into `model`, and let it read from now on the prompt that they were trained with.
 
     Args:
         model: whose weights are overwritten.
@@ -97,6 +102,7 @@ def load_weights(
         _check_shapes(part, ours[part], weights, path)
         if broken := next((name for name, weight in weights.items() if not bool(weight.isfinite().all())), None):
             raise UserError(f"checkpoint {path} holds numbers that are not finite ({part} {broken}); take another.")
+    adopt_prompt(model, saved, path)
     for part, weights in theirs.items():
         if part == "lora":
             load_lora(model.decoder.module, weights)
@@ -123,6 +129,26 @@ def check_models(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, p
             raise UserError(
                 f"checkpoint {path} was trained with {setting}={theirs[key]}, and this run has {ours[key]}."
             )
+
+
+def adopt_prompt(model: SpeechLLM, saved: dict[str, Any], path: str) -> None:
+    """Let the decoder read and write the tokens around the audio that a checkpoint was trained with.
+
+    What the template makes of the prompt may have changed since, if only by the date: said in a line. A checkpoint of
+    an older version does not say, and is read with what the template writes today.
+
+    Raises:
+        UserError: those tokens are others in the decoder's tokenizer as it is now.
+    """
+    prompt = model.decoder.prompt
+    before = prompt.ids
+    if not prompt.adopt(saved["models"].get("prompt_ids")):
+        raise UserError(
+            f"checkpoint {path} was trained with another tokenizer than model.decoder={model.decoder.name} has now; "
+            "name the folder or the revision of the decoder that has the tokenizer of the time."
+        )
+    if prompt.ids != before:
+        logger.info("The prompt is that of %s; the decoder's chat template writes another one by now.", path)
 
 
 def _check_shapes(part: str, ours: dict[str, Tensor], theirs: dict[str, Tensor], path: str) -> None:

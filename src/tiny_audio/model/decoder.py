@@ -6,21 +6,22 @@ Dimensions: N positions of all clips together, K target positions, V vocabulary,
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from ..errors import UserError
 from ..prompt import Prompt
 from .kernels import Kernel
-from .lora import set_lora_dropout
-from .packing import PACKED_ATTENTION, PackedLayout, unused_mask
-from .weights import fingerprint, hub_arguments, loading, quiet_transformers, resolve
+from .lora import set_lora_dropout, without_dropout
+from .packing import PackedLayout
+from .reading import Reading, find_reading, pad_left, write_after
+from .weights import fingerprint, hub_arguments, loading, quiet_transformers, require_all_weights, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +78,43 @@ class Decoder(nn.Module):
         self.revision: str | None = getattr(module.config, "_commit_hash", None)
         self.fingerprint = fingerprint(module)
         self.decoder_dim = int(module.get_input_embeddings().weight.shape[1])
-        self._bare_head = self._has_bare_head()
-        self.end_ids = {prompt.eos_id, *_as_list(module.generation_config.eos_token_id)}
+        self._own_ends = _as_list(module.generation_config.eos_token_id)
         # The model's own settings (sampling, repetition penalties) would be mixed into every call.
-        module.generation_config = GenerationConfig(
-            do_sample=False, eos_token_id=sorted(self.end_ids), pad_token_id=prompt.pad_id
-        )
+        module.generation_config = GenerationConfig(do_sample=False)
+        self._reading: Reading | None = None
+        self._tried_on: torch.device | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """How it reads and writes several clips at once.
+
+        Found out when it is first asked for, where the model lies then: operations differ between devices, and a large
+        model would take a minute on the CPU.
+
+        Raises:
+            UserError: it cannot.
+        """
+        device, prompt = self.module.device, self.prompt
+        if self._reading is None or self._tried_on != device:
+            text = torch.tensor(prompt.prefix_ids + prompt.suffix_ids, device=device)
+            kind = self.module.config.model_type
+            try:
+                # Of what it lacks, a model may warn at its first step.
+                with quiet_transformers(self.name), without_dropout(self.module):
+                    self._reading = find_reading(self.module, self.embed(text))
+            except UserError as error:
+                raise UserError(
+                    f"model.decoder={self.name}: a {kind} model of this kind cannot be used; {error}"
+                ) from error
+            self._tried_on = device
+            if not (self._reading.packed and self._reading.pads_left):
+                logger.info("Decoder: a %s model of this kind reads clips %s.", kind, self._reading)
+        return self._reading
+
+    @property
+    def end_ids(self) -> set[int]:
+        """Tokens that end what is written: the turn's end that is taught, and those the model itself names."""
+        return {self.prompt.end_id, *self._own_ends}
 
     def train(self, mode: bool = True) -> Decoder:
         """Stay in evaluation mode, whatever `mode`, but for the dropout of adapters: the decoder is frozen."""
@@ -93,19 +125,23 @@ class Decoder(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """Its transformer layers, all alike."""
-        return [block for block in self.module.modules() if type(block).__name__ in self.module._no_split_modules]
+        kinds = self.module._no_split_modules or ()
+        return [block for block in self.module.modules() if type(block).__name__ in kinds]
 
     @property
+    @torch.no_grad()
     def embedding_rms(self) -> float:
-        """Root mean square of the token embeddings: the scale that an audio token should have."""
-        return float(self.module.get_input_embeddings().weight.detach().float().square().mean().sqrt())
+        """Root mean square of what `embed` makes of all tokens: the scale that an audio token should have."""
+        tokens = torch.arange(self.module.get_input_embeddings().weight.shape[0], device=self.module.device)
+        squares = [self.embed(some).float().square().mean(-1) for some in tokens.split(1 << 14)]
+        return float(torch.cat(squares).mean().sqrt())
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """Embed (N,) token ids into (N, W)."""
+        """Embed (N,) token ids into (N, W), as the model reads them: some scale what is in their table (Gemma)."""
         return self.module.get_input_embeddings()(token_ids)
 
     def logits(self, embeddings: Tensor, lengths: list[int], positions: Tensor) -> Tensor:
-        """Read packed clips, and write logits where they are wanted only.
+        """Read clips, and write logits where they are wanted only.
 
         At a vocabulary of 150,000 the head of all positions would cost more memory than the rest of the step.
 
@@ -117,7 +153,10 @@ class Decoder(nn.Module):
         Returns:
             (K, V) logits.
         """
-        logits: Tensor = self._read(self.module, embeddings, lengths, logits_to_keep=positions).logits[0]
+        layout = PackedLayout.of(lengths, embeddings.device, self.kernel)
+        rows = positions if self.reading.packed else layout.to_packed.index_select(0, positions)
+        with reading_only(self.module.get_output_embeddings(), rows):
+            logits: Tensor = self.module(**layout.arguments(embeddings, self.reading.packed)).logits[0]
         return logits
 
     def loss(self, embeddings: Tensor, lengths: list[int], positions: Tensor, targets: Tensor) -> Tensor:
@@ -131,43 +170,17 @@ class Decoder(nn.Module):
         """
         head = self.module.get_output_embeddings()
         # A gradient worked out ahead in fp16 would be lost to underflow before the loss scale comes to it.
-        apart = self._bare_head and type(head) is nn.Linear and not head.weight.requires_grad
+        apart = self.reading.bare_head and type(head) is nn.Linear and not head.weight.requires_grad
         if not apart or embeddings.dtype == torch.float16:
             return cross_entropy(self.logits(embeddings, lengths, positions).float(), targets, reduction="sum")
-        hidden = self._read(self.module.base_model, embeddings, lengths).last_hidden_state[0]
-        return TargetLoss.apply(hidden.index_select(0, positions), head, targets)
+        return TargetLoss.apply(self._hidden(embeddings, lengths, positions), head, targets)
 
-    def _read(self, module: Any, embeddings: Tensor, lengths: list[int], **options: Any) -> Any:
+    def _hidden(self, embeddings: Tensor, lengths: list[int], positions: Tensor) -> Tensor:
+        """Return the last hidden states (K, W) at some positions."""
         layout = PackedLayout.of(lengths, embeddings.device, self.kernel)
-        return module(
-            inputs_embeds=embeddings[None],
-            position_ids=layout.position_ids,
-            attention_mask=unused_mask(embeddings.device),
-            packed_layout=layout,
-            use_cache=False,
-            **options,
-        )
-
-    @torch.no_grad()
-    def _has_bare_head(self) -> bool:
-        """Whether logits are what the output embeddings make of hidden states, not scaled or capped afterwards."""
-        row = torch.randn(4, self.decoder_dim, generator=torch.Generator().manual_seed(0))
-        row = row.to(self.module.device, self.module.dtype)
-        hidden = self._read(self.module.base_model, row, [4]).last_hidden_state[0]
-        return torch.equal(self.module.get_output_embeddings()(hidden), self.logits(row, [4], torch.arange(4)))
-
-    @torch.no_grad()
-    def keeps_clips_apart(self) -> bool:
-        """Whether packed clips are read as if they were alone.
-
-        Not every model hands the layout on to its attention, and some mix neighbours by convolution or recurrence.
-        Whatever changes in one clip, the logits of another, and those before it, must stay the same to the bit.
-        """
-        generator = torch.Generator().manual_seed(0)
-        row = torch.randn(16, self.decoder_dim, generator=generator).to(self.module.device, self.module.dtype)
-        changed = torch.cat([row[:3], row[12:], row[7:12]])  # another end of the first clip
-        untouched = torch.tensor([0, 1, 2, 7, 8, 9, 10, 11])
-        return torch.equal(self.logits(row[:12], [7, 5], untouched), self.logits(changed, [7, 5], untouched))
+        read = self.module.base_model(**layout.arguments(embeddings, self.reading.packed)).last_hidden_state
+        rows = positions if self.reading.packed else layout.to_packed.index_select(0, positions)
+        return read.flatten(0, 1).index_select(0, rows)
 
     @torch.no_grad()
     def generate(self, clips: Sequence[Tensor], max_new_tokens: Sequence[int]) -> list[list[int]]:
@@ -181,15 +194,35 @@ class Decoder(nn.Module):
         Returns:
             The new tokens of each clip, up to and without the end of the turn.
         """
-        reverse = pad_sequence([clip.flip(0) for clip in clips], batch_first=True)
-        mask = pad_sequence([torch.ones(len(clip), dtype=torch.long) for clip in clips], batch_first=True)
-        with torch.compiler.set_stance("force_eager"):  # a growing cache would be compiled anew at each token
-            written = self.module.generate(
-                inputs_embeds=reverse.flip(1),  # padded on the left
-                attention_mask=mask.flip(1).to(reverse.device),
-                max_new_tokens=max(max_new_tokens),
-            ).tolist()
-        return [_until(row[:limit], self.end_ids) for row, limit in zip(written, max_new_tokens, strict=True)]
+        groups = [list(range(len(clips)))]
+        if not self.reading.pads_left:
+            groups = [[i for i, clip in enumerate(clips) if len(clip) == n] for n in sorted({len(c) for c in clips})]
+        ends: dict[str, Any] = {"eos_token_id": sorted(self.end_ids), "pad_token_id": self.prompt.pad_id}
+        written: dict[int, list[int]] = {}
+        for group in groups:
+            longest = max(max_new_tokens[i] for i in group)
+            embeddings, mask = pad_left([clips[i] for i in group])
+            with torch.compiler.set_stance("force_eager"):  # a growing cache would be compiled anew at each token
+                rows = write_after(self.module, embeddings, mask, max_new_tokens=longest, **ends)
+            written |= zip(group, rows[:, mask.shape[1] :].tolist(), strict=True)
+        return [_until(written[i][:limit], self.end_ids) for i, limit in enumerate(max_new_tokens)]
+
+
+@contextmanager
+def reading_only(head: nn.Module, rows: Tensor) -> Iterator[None]:
+    """Let a model's head see some rows (K,) of the hidden states (B, L, W) alone, as (1, K, W).
+
+    Whatever the model does before and after its head, it does to those.
+    """
+
+    def select(layer: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:
+        return arguments[0].flatten(0, 1).index_select(0, rows)[None]
+
+    hook = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def load_prompt(name: str, revision: str | None, instruction: str) -> Prompt:
@@ -217,7 +250,7 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         dtype: precision of the weights.
 
     Raises:
-        UserError: it cannot be fetched or read, has no chat template, or cannot read packed clips.
+        UserError: it cannot be fetched or read, or has no chat template.
     """
     source = resolve("decoder", name)
     with loading("decoder", name), quiet_transformers(source):
@@ -225,16 +258,19 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         config = AutoConfig.from_pretrained(source, **where)
         logger.info("Loading %s decoder (%s)...", config.model_type.capitalize(), name)
         prompt = load_prompt(name, revision, instruction)
-        module = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, attn_implementation=PACKED_ATTENTION, **where
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config.get_text_config(),  # of a model that also sees (Gemma 3, Qwen3.5), what reads alone
+            key_mapping={r"^(model\.)?language_model\.(model\.)?": "model.", r"^model\.lm_head\.": "lm_head."},
+            dtype=dtype,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **where,
         )
-    decoder = Decoder(module, prompt, name)
-    if not decoder.keeps_clips_apart():
-        raise UserError(
-            f"model.decoder={name}: a {config.model_type} model does not keep the clips of a batch apart, so it "
-            "cannot be used; Qwen2, Qwen3, Llama, Mistral and Gemma 3 models do."
-        )
-    return decoder
+        module, report = loaded
+        require_all_weights(report)
+        module.config._commit_hash = getattr(config, "_commit_hash", None)
+    return Decoder(module, prompt, name)
 
 
 def _as_list(ids: int | list[int] | None) -> list[int]:

@@ -21,7 +21,7 @@ from ..lengths import ALIGNMENT_SAMPLES, HOP_LENGTH, num_encoder_frames, num_mel
 from .device import upload
 from .kernels import Kernel
 from .packing import PACKED_ATTENTION, PackedLayout
-from .weights import fingerprint, hub_arguments, loading, quiet_transformers, resolve
+from .weights import fingerprint, hub_arguments, loading, quiet_transformers, require_all_weights, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +230,5 @@ def _load_part(
             output_loading_info=True,
             **hub_arguments(source, revision),
         )
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if missing:
-        raise ValueError(f"{len(missing)} weights of the encoder are missing or of another shape, such as {missing[0]}")
+    require_all_weights(report)
     return module

@@ -152,7 +152,7 @@ def projector_flops(projector: Projector, lengths: list[int]) -> float:
     frames, others = 0, 0
     match projector:
         case MLPProjector():
-            frames, others = tokens * stacked * config.hidden_dim, tokens * config.hidden_dim * width
+            frames, others = tokens * stacked * projector.hidden_dim, tokens * config.hidden_dim * width
         case MOSAProjector(num_experts=experts):
             units = experts * config.expert_dim
             frames, others = tokens * stacked * (units + experts), tokens * (units + experts) * width
@@ -162,7 +162,7 @@ def projector_flops(projector: Projector, lengths: list[int]) -> float:
         case QFormerProjector():
             windows = sum(-(-n // config.window_frames) for n in lengths)
             queries, keys = windows * config.num_queries, windows * config.window_frames
-            linear = queries * (6 * width**2 + 2 * width * config.hidden_dim)  # self: 4, cross: query and output
+            linear = queries * (6 * width**2 + 2 * width * projector.hidden_dim)  # self: 4, cross: query and output
             attention = 2 * queries * (config.num_queries + config.window_frames) * width
             frames = config.num_layers * keys * projector.encoder_dim * 2 * width
             others = config.num_layers * (linear + attention) + tokens * width**2

@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor
 
 #: query (N, H, E), key and value (N, G, E), boundaries (B + 1,) int32, positions of the longest clip, whether a
-#: position sees only what stands before it, and the factor of the products (None: 1 / sqrt(E)) -> (N, H, E)
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool, float | None], Tensor]
+#: position sees only what stands before it, the factor of the products (None: 1 / sqrt(E)), and how many positions
+#: back a position sees, itself included (None: all) -> (N, H, E)
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool, float | None, int | None], Tensor]
 
 
 def available_kernels() -> dict[str, Kernel]:
@@ -49,6 +50,7 @@ def _torch_varlen() -> Kernel | None:
         longest: int,
         causal: bool,
         scale: float | None,
+        window: int | None,
     ) -> Tensor:
         options: dict[str, Any] = {}
         if (groups := query.shape[1] // key.shape[1]) > 1:
@@ -56,17 +58,28 @@ def _torch_varlen() -> Kernel | None:
                 options["enable_gqa"] = True
             else:
                 key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-        window = (-1, 0) if causal else (-1, -1)
-        where = (boundaries, boundaries, longest, longest)
-        return varlen_attn(query, key, value, *where, scale=scale, window_size=window, **options)  # type: ignore[return-value]
+        where, seen = (boundaries, boundaries, longest, longest), _seen(causal, window)
+        return varlen_attn(query, key, value, *where, scale=scale, window_size=seen, **options)  # type: ignore[return-value]
 
     return attend
 
 
 def _flash_attn(
-    query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, longest: int, causal: bool, scale: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    boundaries: Tensor,
+    longest: int,
+    causal: bool,
+    scale: float | None,
+    window: int | None,
 ) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
-    where = (boundaries, boundaries, longest, longest)
-    return flash_attn_varlen_func(query, key, value, *where, softmax_scale=scale, causal=causal)
+    where, seen = (boundaries, boundaries, longest, longest), _seen(causal, window)
+    return flash_attn_varlen_func(query, key, value, *where, softmax_scale=scale, causal=causal, window_size=seen)
+
+
+def _seen(causal: bool, window: int | None) -> tuple[int, int]:
+    """Return how far a position sees to the left and to the right, as both kernels want it; -1: as far as it goes."""
+    return -1 if window is None else window - 1, 0 if causal else -1

@@ -6,6 +6,9 @@ fp32 and train under autocast; what they stand on stays frozen, in its own preci
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from peft import LoraConfig as PeftConfig
 from peft import inject_adapter_in_model
@@ -50,6 +53,19 @@ def set_lora_dropout(module: nn.Module, active: bool) -> None:
     for layer in module.modules():
         if isinstance(layer, LoraLayer):
             layer.lora_dropout.train(active)
+
+
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """Switch off for a while what dropout there is."""
+    active = [layer for layer in module.modules() if layer.training]
+    for layer in active:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in active:
+            layer.training = True
 
 
 @torch.no_grad()

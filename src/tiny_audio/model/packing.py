@@ -3,8 +3,8 @@
 Linear layers and norms run on real positions alone. The attention itself is a kernel for rows of clips where there is
 one (`kernels`); elsewhere it is padded, inside the op alone. This is faster than a padded batch and makes a clip's
 result independent of its neighbours. It is an attention implementation of `transformers`, registered as `packed`: the
-stock modules are used as they are. Without a `packed_layout` argument (while decoding token by token) it is the stock
-`sdpa`.
+stock modules are used as they are. Without a `packed_layout` argument (of padded clips, and while decoding token by
+token) it is the stock `sdpa`.
 
 Dimensions: B clips, N positions of all clips together, L positions of the longest clip, H heads, E head width.
 """
@@ -25,6 +25,7 @@ from .device import upload as to_device
 from .kernels import Kernel
 
 PACKED_ATTENTION = "packed"
+UNKNOWN = ("softcap", "s_aux", "position_bias")  # what attention functions may be given, and this one cannot do
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,19 @@ class PackedLayout:
             kernel=kernel,
         )
 
+    def arguments(self, embeddings: Tensor, packed: bool) -> dict[str, Any]:
+        """Return what a causal language model is called with, to read embeddings (N, W).
+
+        Its hidden states come as (1, N, W) or, where it reads clips of a padded batch, as (B, L, W).
+        """
+        if packed:
+            own = {"position_ids": self.position_ids, "packed_layout": self}
+            rows, mask = embeddings[None], unused_mask(embeddings.device)
+            return {"inputs_embeds": rows, "attention_mask": mask, "use_cache": False, **own}
+        # No mask: what is causal sees none of the padding after it, and has faster kernels where nothing is masked.
+        rows = embeddings.index_select(0, self.to_padded).view(self.num_clips, self.longest, -1)
+        return {"inputs_embeds": rows, "use_cache": False}
+
     def pad(self, packed: Tensor) -> Tensor:
         """Bring (1, H, N, E) into (B, H, L, E)."""
         heads, width = packed.shape[1], packed.shape[3]
@@ -97,25 +111,33 @@ def packed_attention(
     """Attend within each clip: query, key, value (1, H, N, E) to (1, N, H, E).
 
     A causal module needs no mask: padding stands after every real position. A bidirectional one masks it.
+
+    Raises:
+        NotImplementedError: the module caps its scores, or biases them.
     """
+    if unknown := [name for name in UNKNOWN if kwargs.get(name) is not None]:
+        raise NotImplementedError(f"packed attention has no {unknown[0]}")  # sdpa would leave it out in silence
     if packed_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    assert not kwargs.get("softcap"), "packed attention has no logit softcapping"
-    window = kwargs.get("sliding_window")
-    assert window is None or packed_layout.longest <= window, "packed attention has no sliding window"
     assert not kwargs.get("dropout"), "the models are frozen: their attention has no dropout"
-    causal, scale = bool(module.is_causal), kwargs.get("scaling")
+    causal, scale, window = bool(module.is_causal), kwargs.get("scaling"), kwargs.get("sliding_window")
+    if window is not None and packed_layout.longest <= window:
+        window = None
     if packed_layout.kernel is not None:
         rows = [part[0].transpose(0, 1) for part in in_one_precision(query, key, value)]  # (N, H, E)
         where = (packed_layout.boundaries, packed_layout.longest)
-        attended = packed_layout.kernel(rows[0], rows[1], rows[2], *where, causal, scale)
+        attended = packed_layout.kernel(rows[0], rows[1], rows[2], *where, causal, scale, window)
         return attended[None], None
+    mask = None if causal else packed_layout.key_mask
+    if window is not None:
+        assert causal, "a bidirectional encoder has no sliding window"
+        mask = window_mask(packed_layout.longest, window, query.device)
     attended = scaled_dot_product_attention(
         packed_layout.pad(query),
         packed_layout.pad(key),
         packed_layout.pad(value),
-        attn_mask=None if causal else packed_layout.key_mask,
-        is_causal=causal,
+        attn_mask=mask,
+        is_causal=mask is None,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
@@ -127,6 +149,13 @@ def in_one_precision(*parts: Tensor) -> list[Tensor]:
     kind = parts[0].device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parts[0].dtype
     return [part.to(dtype) for part in parts]
+
+
+def window_mask(length: int, window: int, device: torch.device) -> Tensor:
+    """Return (length, length) bool: each position sees itself and what stands less than `window` before it."""
+    place = torch.arange(length, device=device)
+    before = place[:, None] - place
+    return (before >= 0) & (before < window)
 
 
 def unused_mask(device: torch.device) -> Tensor:

@@ -190,7 +190,7 @@ class SpeechLLM(nn.Module):
         if len(batch):
             return *self.encode(batch), batch.target_ids
         frames = torch.zeros(128, self.encoder.encoder_dim, device=self.device)
-        return frames, [len(frames)], [torch.tensor([self.decoder.prompt.eos_id])]
+        return frames, [len(frames)], [torch.tensor([self.decoder.prompt.end_id])]
 
     def _loss_of(self, batch: Batch, frames: Tensor, lengths: list[int], targets: Sequence[Tensor]) -> Loss:
         weight = self.ctc_weight if self.training else 0.0

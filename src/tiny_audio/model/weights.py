@@ -64,9 +64,9 @@ def hub_reachable() -> bool:
 
 
 def hub_arguments(name: str, revision: str | None) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained` that say where to look."""
-    local = Path(name).is_dir()
-    return {} if local else {"revision": revision, "local_files_only": not hub_reachable()}
+    """Return the arguments of `from_pretrained` that say where to look, and that no code of the model's is run."""
+    where = {} if Path(name).is_dir() else {"revision": revision, "local_files_only": not hub_reachable()}
+    return {"trust_remote_code": False, **where}
 
 
 @contextmanager
@@ -75,10 +75,12 @@ def loading(part: str, name: str) -> Iterator[None]:
     what = f"model.{part}={name}"
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         causes = _causes(error)
-        if Path(name).is_dir() or name == "pocket":
-            reason = f"cannot be read: {_first_line(error)}"
+        if "trust_remote_code" in str(error):
+            reason = "needs code that comes with it, which is never run; use a model whose class is in transformers."
+        elif Path(name).is_dir() or name == "pocket":
+            reason = f"cannot be read: {first_line(error)}"
         elif any(isinstance(cause, GatedRepoError) for cause in causes):
             reason = f"is gated: accept its terms at {ENDPOINT}/{name} and log in with `hf auth login`."
         elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
@@ -90,8 +92,22 @@ def loading(part: str, name: str) -> Iterator[None]:
                 "Give a local folder, or try experiment=quickstart, which needs no download."
             )
         else:
-            reason = f"could not be loaded: {_first_line(error)}"
+            reason = f"could not be loaded: {first_line(error)}"
         raise UserError(f"{what} {reason}") from error
+
+
+def require_all_weights(report: dict[str, Any]) -> None:
+    """Refuse a model that `from_pretrained` filled up with random weights, with a warning alone.
+
+    Args:
+        report: its `output_loading_info`.
+
+    Raises:
+        ValueError: a weight is missing, or of another shape.
+    """
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise ValueError(f"{len(missing)} weights are missing or of another shape, such as {missing[0]}")
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -133,5 +149,6 @@ def _causes(error: BaseException | None) -> list[BaseException]:
     return chain
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that says something, or what kind of error it is."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

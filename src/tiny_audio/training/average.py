@@ -55,7 +55,7 @@ def average(folder: CheckpointFolder, count: int, output: Path | None = None) ->
 def _add(total: dict[str, dict[str, Tensor]], first: dict[str, Any], other: dict[str, Any], path: Path) -> None:
     """Add another checkpoint's weights to the sums."""
     ours, theirs = kind(first), kind(other)
-    if differing := [key for key in ours if ours[key] != theirs[key]]:
+    if differing := [key for key in ours if ours[key] != theirs[key] and None not in (ours[key], theirs[key])]:
         raise UserError(f"{path} belongs to other models than the best one ({', '.join(differing)}): no average.")
     for part, weights in total.items():
         for name, weight in weights.items():

@@ -78,12 +78,15 @@ def load_checkpoint(path: str | Path, verify: bool = True) -> dict[str, Any]:
 def kind(saved: dict[str, Any]) -> dict[str, Any]:
     """Return what two checkpoints agree on where the weights of one fit between the models of the other.
 
-    Models are told by their weights, so they may have moved; where a run started and what it froze do not matter.
+    Models are told by their weights, so they may have moved; where a run started and what it froze do not matter. What
+    is None, a checkpoint of an older version does not say.
     """
     models, settings = saved["models"], asdict(build_config({"model": saved["config"]["model"]}).model)
+    settings["projector_config"] = models.get("projector_config") or settings["projector_config"]
     chosen = ("encoder_fingerprint", "decoder_fingerprint", "feature_convention", "prompt")
     shaped = ("projector_type", "projector_config", "use_lora", "lora_config", "freeze_decoder")
-    return {key: models[key] for key in chosen} | {key: settings[key] for key in shaped}
+    found = {key: models[key] for key in chosen} | {key: settings[key] for key in shaped}
+    return found | {"prompt_ids": models.get("prompt_ids")}
 
 
 def find_checkpoints(path: str | Path) -> CheckpointFolder:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,9 @@ class Projector(nn.Module, ABC):
     Attributes:
         title: what people call it.
         num_experts: E; 0 where there are none.
+        config: as chosen, with the `hidden_dim` that it comes to.
+        hidden_dim: where none is chosen, twice the decoder's width, as in GLM-ASR's own projector: what a native
+            checkpoint can hold.
     """
 
     title: str
@@ -56,7 +59,8 @@ class Projector(nn.Module, ABC):
 
     def __init__(self, config: ProjectorConfig, encoder_dim: int, decoder_dim: int) -> None:
         super().__init__()
-        self.config = config
+        self.hidden_dim = config.hidden_dim or 2 * decoder_dim
+        self.config = replace(config, hidden_dim=self.hidden_dim)
         self.encoder_dim = encoder_dim
         self.decoder_dim = decoder_dim
 

@@ -25,8 +25,8 @@ class MLPProjector(Projector):
 
     def __init__(self, config: ProjectorConfig, encoder_dim: int, decoder_dim: int) -> None:
         super().__init__(config, encoder_dim, decoder_dim)
-        self.linear_1 = nn.Linear(encoder_dim * config.frame_stack, config.hidden_dim)
-        self.linear_2 = nn.Linear(config.hidden_dim, decoder_dim)
+        self.linear_1 = nn.Linear(encoder_dim * config.frame_stack, self.hidden_dim)
+        self.linear_2 = nn.Linear(self.hidden_dim, decoder_dim)
 
     def num_tokens(self, num_frames: int) -> int:
         """See `Projector.num_tokens`."""

@@ -44,7 +44,9 @@ class QFormerProjector(Projector):
                 f"{decoder_dim}, into an even width for each head."
             )
         self.queries = nn.Parameter(torch.randn(config.num_queries, decoder_dim))
-        self.layers = nn.ModuleList(QFormerLayer(config, encoder_dim, decoder_dim) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            QFormerLayer(config, encoder_dim, decoder_dim, self.hidden_dim) for _ in range(config.num_layers)
+        )
         self.norm = nn.LayerNorm(decoder_dim)
         self.linear = nn.Linear(decoder_dim, decoder_dim)
 
@@ -85,7 +87,7 @@ class QFormerProjector(Projector):
 class QFormerLayer(nn.Module):
     """Self-attention among a window's queries, attention to its frames, feed-forward; each adds to what it read."""
 
-    def __init__(self, config: ProjectorConfig, encoder_dim: int, width: int) -> None:
+    def __init__(self, config: ProjectorConfig, encoder_dim: int, width: int, hidden_dim: int) -> None:
         super().__init__()
         self.dropout = config.dropout
         self.self_norm = nn.LayerNorm(width)
@@ -93,8 +95,8 @@ class QFormerLayer(nn.Module):
         self.cross_norm = nn.LayerNorm(width)
         self.cross_attention = RotaryAttention(width, encoder_dim, config.num_heads)
         self.feed_forward_norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, config.hidden_dim)
-        self.down = nn.Linear(config.hidden_dim, width)
+        self.up = nn.Linear(width, hidden_dim)
+        self.down = nn.Linear(hidden_dim, width)
 
     def forward(
         self,

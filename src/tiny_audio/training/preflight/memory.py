@@ -164,7 +164,7 @@ def evaluation_trial(
                 float(model.loss(frames, lengths, batch.target_ids).cross_entropy)
                 longest = model.projector.num_tokens(max(lengths))
                 limit = transcript_limit(longest, training.max_new_tokens)
-                read = torch.full((max(0, limit - WRITTEN_TOKENS),), model.decoder.prompt.eos_id)
+                read = torch.full((max(0, limit - WRITTEN_TOKENS),), model.decoder.prompt.end_id)
                 embeddings, sequences, _ = model.embed(frames, lengths, [read] * len(lengths))
                 model.decoder.generate(embeddings.split(sequences.lengths), [min(limit, WRITTEN_TOKENS)] * len(lengths))
         finally:

@@ -26,7 +26,7 @@ def step_appetite(model: SpeechLLM, plan: SamplingPlan, accelerator: Accelerator
     """
     batches = [[float(plan.durations[draw.source][draw.row]) for draw in plan.batch(n)] for n in range(BATCHES)]
     seconds = sorted(batches, key=sum)[BATCHES // 2]
-    batch = noise(model, seconds, [[model.decoder.prompt.eos_id] * round(4 * s + 1) for s in seconds])
+    batch = noise(model, seconds, [[model.decoder.prompt.end_id] * round(4 * s + 1) for s in seconds])
     for timed in (False, True):  # the first pass chooses kernels and fills caches
         started = time.perf_counter()
         for _ in range(TIMED_PASSES if timed else 1):

@@ -1,0 +1,213 @@
+"""How a language model can read several clips at once, and write after several: tried out on the model itself.
+
+Names of architectures tell too little: a window, a convolution or a recurrence comes with a new version of a known
+one. Each way is tried on two short clips, and taken where it gives what the model makes of each clip alone, with the
+plainest attention that it has.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..errors import UserError
+from .packing import PACKED_ATTENTION, PackedLayout
+from .weights import first_line
+
+logger = logging.getLogger(__name__)
+
+LENGTHS = [19, 12]  # positions of the clips
+NOISE = 0.05  # on the embeddings of text: those of audio are no token's, and a model might look for one
+WINDOW = 4  # positions of a sliding window while it is tried: shorter than the clips, as the real one may be
+# Relative, at most positions: in bf16 a large model may round a single one to something else altogether, where a wrong
+# window or place changes them all, by 0.2 and more. Rounding is 1e-6 in fp32, and 0.03 in bf16 and fp16.
+TOLERANCE = {torch.float32: 0.01}
+COARSE_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was found out.
+
+    Attributes:
+        attention: the implementation of `transformers` that is used.
+        packed: whether clips are read as one row; else as a batch, padded on the right.
+        pads_left: whether clips of unequal length can be written after together; else only those of equal length.
+        bare_head: whether logits are what the output embeddings make of hidden states, not scaled or capped afterwards.
+        reason: why clips are not packed.
+    """
+
+    attention: str
+    packed: bool
+    pads_left: bool
+    bare_head: bool
+    reason: str = ""
+
+    def __str__(self) -> str:
+        packed = "packed" if self.packed else f"as padded batches, since it cannot read packed clips: {self.reason}"
+        return packed + ("" if self.pads_left else "; transcripts are written for clips of equal length at a time")
+
+
+@torch.no_grad()
+def find_reading(module: Any, embeddings: Tensor) -> Reading:
+    """Try a frozen causal language model, and leave it with the attention that suits it.
+
+    Args:
+        module: of `transformers`, in evaluation mode.
+        embeddings: (N, W) of some text; what is read again and again, if there is too little.
+
+    Raises:
+        UserError: a clip of a padded batch, too, is read otherwise than alone; or the model takes no embeddings.
+    """
+    try:
+        trial = _Trial(module, embeddings)
+    except Exception as error:  # whatever a model says to embeddings in the place of tokens
+        raise UserError(f"it does not read audio tokens: {first_line(error)}") from error
+    if not (reason := trial.problem(PACKED_ATTENTION, packed=True)):
+        return Reading(PACKED_ATTENTION, True, trial.pads_left(), trial.has_bare_head())
+    for attention in (PACKED_ATTENTION, "eager"):  # of padded clips, the first is torch's own operation, and faster
+        if not (problem := trial.problem(attention, packed=False)):
+            return Reading(attention, False, trial.pads_left(), trial.has_bare_head(), reason)
+    raise UserError(f"it cannot read clips as if they were alone: {problem}")
+
+
+class _Trial:
+    """Two clips, and what the model makes of each alone."""
+
+    def __init__(self, module: Any, embeddings: Tensor) -> None:
+        self.module = module
+        self.tolerance = TOLERANCE.get(module.dtype, COARSE_TOLERANCE)
+        places = torch.arange(sum(LENGTHS), device=embeddings.device) % len(embeddings)
+        text = embeddings.index_select(0, places)
+        noise = torch.randn(text.shape, generator=torch.Generator().manual_seed(0)).to(text)
+        self.clips = list((text * (1 + NOISE * noise)).split(LENGTHS))
+        module.set_attn_implementation("eager")
+        with short_windows(module, WINDOW) as windowed:
+            self.alone = [self._read([clip], packed=False)[0] for clip in self.clips]
+        # A window that stays as long as it is, whatever is set, cannot be tried.
+        self.has_hidden_window = windowed and self._agrees(self._read(self.clips[:1], packed=False)[0], self.alone[0])
+
+    def problem(self, attention: str, packed: bool) -> str:
+        """Say why clips cannot be read with this attention, in a row or as a padded batch; empty: they can."""
+        if packed and self.has_hidden_window:
+            return "its sliding window cannot be tried"
+        first, second = self.clips
+        spoilt = [torch.full_like(first[:7], torch.nan)] * packed  # whoever sees it is spoilt, too
+        try:
+            self.module.set_attn_implementation(attention)
+            with short_windows(self.module, WINDOW):
+                read = self._read([first, *spoilt, second], packed)
+        except Exception as error:  # whatever a model says to arguments that it does not know
+            return first_line(error)
+        if self._agrees(read[0], self.alone[0]) and self._agrees(read[-1], self.alone[1]):
+            return ""
+        apart = read[0].isfinite().all() and read[-1].isfinite().all()
+        return "they are read otherwise than alone" if apart else "they see each other"
+
+    def pads_left(self) -> bool:
+        """Whether the shorter clip is written after as if it were alone, whatever stands in the padding before it.
+
+        Raises:
+            UserError: nothing can be written even after one clip.
+        """
+        results = []
+        for clips in (self.clips[1:], self.clips):
+            try:
+                with short_windows(self.module, WINDOW):
+                    results.append(self._write(clips))
+            except Exception as error:  # whatever a model says to padding, or to being asked to generate
+                if clips is self.clips:
+                    logger.debug("Padding on the left: %s", first_line(error))
+                    return False
+                raise UserError(f"it does not write after a clip: {first_line(error)}") from error
+        return self._agrees(results[1], results[0])
+
+    def has_bare_head(self) -> bool:
+        """See `Reading`."""
+        if self.module.base_model is self.module:
+            return False
+        arguments = {"inputs_embeds": self.clips[1][None], "use_cache": False}
+        hidden = self.module.base_model(**arguments).last_hidden_state
+        return torch.equal(self.module.get_output_embeddings()(hidden), self.module(**arguments).logits)
+
+    def _read(self, clips: Sequence[Tensor], packed: bool) -> tuple[Tensor, ...]:
+        """Return the logits (N_i, V) of each clip."""
+        lengths = [len(clip) for clip in clips]
+        layout = PackedLayout.of(lengths, clips[0].device)
+        logits: Tensor = self.module(**layout.arguments(torch.cat(list(clips)), packed)).logits
+        row = logits[0] if packed else logits.flatten(0, 1).index_select(0, layout.to_packed)
+        return row.float().split(lengths)
+
+    def _write(self, clips: Sequence[Tensor]) -> Tensor:
+        """Return the logits (3, V) of the first tokens after the last clip; the choice among them is forced."""
+        embeddings, mask = pad_left(clips)
+        embeddings = torch.where(mask[:, :, None] > 0, embeddings, self.clips[0][:1])
+        written = write_after(
+            self.module,
+            embeddings,
+            mask,
+            max_new_tokens=3,
+            pad_token_id=0,
+            logits_processor=[
+                lambda ids, scores: scores.index_fill(1, scores.new_ones(1, dtype=torch.long), torch.inf)
+            ],
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        return torch.stack([step[-1] for step in written.logits]).float()
+
+    def _agrees(self, ours: Tensor, alone: Tensor) -> bool:
+        error = (ours - alone).norm(dim=-1) / alone.norm(dim=-1)
+        return bool(error.isfinite().all() and (error < self.tolerance).float().mean() > 0.5)
+
+
+@contextmanager
+def short_windows(module: Any, size: int) -> Iterator[bool]:
+    """Let the model's sliding windows be `size` positions, and say whether it has any."""
+    holders = [module.config, module.config.get_text_config(), *module.modules()]
+    windows = [(holder, holder.sliding_window) for holder in holders if isinstance(_window(holder), int)]
+    try:
+        for holder, _ in windows:
+            holder.sliding_window = size
+        yield bool(windows)
+    finally:
+        for holder, window in reversed(windows):  # the configuration may stand there twice
+            holder.sliding_window = window
+
+
+def _window(holder: Any) -> Any:
+    return getattr(holder, "sliding_window", None)
+
+
+def pad_left(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return embeddings (N_i, W) as a batch (B, L, W) with zeros before the shorter ones, and its mask (B, L) int64."""
+    reverse = pad_sequence([clip.flip(0) for clip in clips], batch_first=True)
+    mask = pad_sequence([torch.ones(len(clip), dtype=torch.long) for clip in clips], batch_first=True)
+    return reverse.flip(1), mask.flip(1).to(reverse.device)
+
+
+def write_after(module: Any, embeddings: Tensor, mask: Tensor, **options: Any) -> Any:
+    """Let `module.generate` write after embeddings (B, L, W), with these options; see `pad_left`.
+
+    It gets tokens, which stand for nothing, and their embeddings are replaced: some classes generate only after tokens.
+    What it returns begins with those L tokens.
+    """
+
+    def replace(layer: Any, arguments: Any, output: Tensor) -> Tensor:
+        hook.remove()  # what is written comes next
+        assert output.shape == embeddings.shape
+        return embeddings
+
+    hook = module.get_input_embeddings().register_forward_hook(replace)
+    tokens = torch.full_like(mask, int(options["pad_token_id"] == 0))  # no padding
+    try:
+        return module.generate(tokens, attention_mask=mask, **options)
+    finally:
+        hook.remove()

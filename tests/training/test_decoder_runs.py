@@ -1,0 +1,64 @@
+"""A run with a decoder of each class, as it is typed; and what it leaves, evaluated and used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import decoder_zoo
+from tiny_audio.cli import main
+from tiny_audio.inference import Recogniser
+from tiny_audio.training.checkpoint import load_checkpoint
+
+MORE = decoder_zoo.MORE_PACKED | decoder_zoo.MORE_PADDED
+KINDS = [
+    *decoder_zoo.PACKED,
+    *decoder_zoo.PADDED,
+    *(pytest.param(name, marks=pytest.mark.slow) for name, kind in MORE.items() if kind.is_known),
+]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_run_trains_goes_on_to_the_bit_evaluates_and_transcribes(
+    name, run_settings, corpus, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    steps = ["training.max_steps=6", "training.save_steps=3", "training.eval_steps=6", "training.batch_size=4"]
+    decoder = [f"model.decoder={decoder_zoo.save(name, tmp_path / 'decoder')}", "data.max_eval_samples=3"]
+
+    def train(output: str) -> tuple[Path, dict]:
+        assert main(["train", *run_settings, *decoder, *steps, f"paths.output_dir={output}"]) == 0
+        folder = Path(output, "transcription/checkpoints")
+        return folder, load_checkpoint(folder / "final.pt")
+
+    folder, whole = train("whole")
+    reason = decoder_zoo.ZOO[name].padded
+    said = capsys.readouterr().err
+    assert ("padded batches" in said) == (reason is not None)
+    assert (reason or "") in said
+    half = load_checkpoint(folder / "checkpoint-step-3.pt")["weights"]["projector"]
+    assert not any(torch.equal(half[key], weight) for key, weight in whole["weights"]["projector"].items())
+    assert whole["state"]["nonfinite_steps"] == 0
+
+    Path("parted/transcription/checkpoints").mkdir(parents=True)
+    shutil.copy(folder / "checkpoint-step-3.pt", "parted/transcription/checkpoints")
+    _, parted = train("parted")
+    assert "Resuming from step 3..." in capsys.readouterr().err
+    for key, weight in whole["weights"]["projector"].items():
+        assert torch.equal(parted["weights"]["projector"][key], weight), key
+    for state in (whole["state"], parted["state"]):
+        state.pop("train_seconds")
+    assert parted["state"] == whole["state"]
+
+    assert main(["eval", "--device=cpu", f"checkpoint={folder}/final.pt", "output=rows.json"]) == 0
+    (row,) = json.loads(Path("rows.json").read_text())
+    assert row["wer"] == whole["state"]["history"][-1]["wer"]
+    assert row["loss"] == pytest.approx(whole["state"]["history"][-1]["loss"], rel=1e-5)
+
+    rows = [json.loads(line) for line in Path("whole/transcription/transcripts.jsonl").read_text().splitlines()]
+    (written,) = (row["hypothesis"] for row in rows if row["name"] == "dev0.flac")
+    assert Recogniser(folder / "final.pt", "cpu").transcribe(corpus / "dev0.flac", max_new_tokens=20) == written
