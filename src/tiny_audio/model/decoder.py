@@ -20,7 +20,7 @@ from ..prompt import Prompt
 from .kernels import Kernel
 from .lora import set_lora_dropout
 from .packing import PACKED_ATTENTION, PackedLayout, unused_mask
-from .weights import fingerprint, hub_arguments, loading, quiet_transformers, resolve
+from .weights import fingerprint, hub_arguments, loading, quiet_transformers, require_finite, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +228,7 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         module = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=dtype, attn_implementation=PACKED_ATTENTION, **where
         )
+    require_finite("decoder", name, module)
     decoder = Decoder(module, prompt, name)
     if not decoder.keeps_clips_apart():
         raise UserError(
