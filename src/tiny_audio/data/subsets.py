@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..files import write_whole
+
 if TYPE_CHECKING:
     from .sources import Source
 
@@ -95,6 +97,4 @@ def write_evaluation_clips(sources: Sequence[Source], folder: Path) -> None:
             for source in sources
             for name, text in zip(source.names, source.texts, strict=True)
         )
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
