@@ -12,7 +12,17 @@ from tiny_audio.config_errors import setting_keys
 from tiny_audio.errors import ConfigError, UserError
 
 SHIPPED = {
-    "experiments": ["laptop", "laptop_lora", "mlp_fine_tune", "mlp_lora", "moe", "mosa", "qformer", "quickstart", "transcription"],
+    "experiments": [
+        "laptop",
+        "laptop_lora",
+        "mlp_fine_tune",
+        "mlp_lora",
+        "moe",
+        "mosa",
+        "qformer",
+        "quickstart",
+        "transcription",
+    ],
     "data": ["common_voice", "custom", "librispeech", "librispeech_small", "loquacious", "multi_asr", "pocket"],
     "training": ["default", "fast", "high_quality"],
 }

@@ -1,4 +1,4 @@
-"""The CTC warm-up as a part of a run: what it learns, what it says, and that it goes on as if it had not been stopped."""
+"""The CTC warm-up as a part of a run: what it learns, what it says, and that it goes on as if it was never stopped."""
 
 from __future__ import annotations
 

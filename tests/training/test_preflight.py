@@ -64,12 +64,12 @@ def out_of_memory_above(monkeypatch, limit: int, key: str = "both") -> list[tupl
     """Let the model run out of memory with more clips than `limit`; return a list of (training, clips) tried."""
     loss, tried = SpeechLLM.loss, []
 
-    def limited(self, frames, lengths, targets):
+    def limited(self, frames, lengths, *more):
         grad = torch.is_grad_enabled()
         tried.append((grad, len(lengths)))
         if len(lengths) > limit and key in ("both", "training" if grad else "evaluation"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
-        return loss(self, frames, lengths, targets)
+        return loss(self, frames, lengths, *more)
 
     monkeypatch.setattr(SpeechLLM, "loss", limited)
     return tried
@@ -343,10 +343,10 @@ def limit_clips(count: int) -> None:
     """Have the second process run out of memory with more clips than these."""
     loss = SpeechLLM.loss
 
-    def limited(self, frames, lengths, targets):
+    def limited(self, frames, lengths, *more):
         if os.environ["RANK"] == "1" and len(lengths) > count:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return loss(self, frames, lengths, targets)
+        return loss(self, frames, lengths, *more)
 
     SpeechLLM.loss, package.MIN_STEPS = limited, 1
 
