@@ -82,10 +82,7 @@ def errors(text: str) -> list[str]:
 # No trace
 
 
-@pytest.mark.parametrize(
-    "more", [["model.projector_type=moe"], ["model.use_lora=true", "hardware.mixed_precision=bf16"]]
-)
-def test_a_run_with_preflight_is_the_run_without(run_settings, more, tmp_path, monkeypatch, capsys, long_enough):
+def test_a_run_with_preflight_is_the_run_without(run_settings, tmp_path, monkeypatch, capsys, long_enough):
     """Every figure and every weight, to the last bit, from the start and on resuming."""
     attempt, attempted = memory.attempt, []
 
@@ -101,7 +98,8 @@ def test_a_run_with_preflight_is_the_run_without(run_settings, more, tmp_path, m
         monkeypatch.chdir(tmp_path / name)
         for steps in (2, 4):
             typed = [f"training.preflight={name}", f"training.max_steps={steps}", "training.eval_steps=2"]
-            assert main([*settings(run_settings, *more), *typed]) == 0
+            adapters = ["model.use_lora=true", "hardware.mixed_precision=bf16"]
+            assert main([*settings(run_settings, *adapters), *typed]) == 0
         saved = load_checkpoint("outputs/transcription/checkpoints/final.pt")
         found[name] = metrics(Path()), saved["weights"], saved["rng"]["torch"], saved["optimizer"]["state"]
         if name == "true":
@@ -307,6 +305,7 @@ def limit_address_space() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited by the kernel")
 def test_memory_that_really_runs_out(run_settings, tmp_path):
     """A process with little address space: the allocator's own error, and what is suggested then runs."""
