@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import multiprocessing
+import os
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 MAX_STEPS = 24
 CTC_STEPS = 12  # of the warm-up before them
@@ -59,17 +66,109 @@ def steps_logged(folder: Path) -> int:
     return path.read_text().count('"train/loss"') if path.is_file() else 0
 
 
-def start_ta(arguments: list[str], folder: Path, **kwargs: object) -> subprocess.Popen[str]:
-    """Start `ta` in a process group of its own, its output in `log.txt`."""
-    command = [sys.executable, "-c", "from tiny_audio.cli import main; raise SystemExit(main())", *arguments]
-    with (folder / "log.txt").open("a") as log:
-        return subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, text=True, start_new_session=True, **kwargs
-        )
+# Starting Python and importing torch takes ten seconds of a core. A server that has done so forks a process in a
+# moment: a real one, which can be killed, signalled and limited, and knows nothing of the tests' process.
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(["tiny_audio.training.run", "tiny_audio.cli.train", "hydra", "runs"])
 
 
-def run_ta(arguments: list[str], folder: Path, **kwargs: object) -> tuple[int, str]:
-    """Run `ta` to its end; return the exit status and what it printed."""
+class Started:
+    """A process, with what the tests use of `subprocess.Popen`."""
+
+    def __init__(self, target: Callable[..., Any], *arguments: Any) -> None:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `ta` sets it before torch is imported
+        self._process = FRESH.Process(target=target, args=arguments)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def become_ta(arguments: list[str], folder: Path, environment: dict[str, str], change: Callable[[], None]) -> NoReturn:
+    """Run `ta` in this process, which a test started, in a process group of its own; its output goes to `log.txt`."""
+    os.setsid()
+    os.chdir(folder)
+    os.environ.update(environment)
+    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    from tiny_audio.cli import main
+
+    sys.argv = ["ta", *(argument.replace("RANK", environment.get("RANK", "RANK")) for argument in arguments)]
+    try:
+        change()
+        raise SystemExit(main())
+    finally:
+        atexit._run_exitfuncs()  # which a forked process leaves out
+
+
+def nothing() -> None:
+    """The change of a process in which nothing is changed."""
+
+
+def start_ta(arguments: list[str], folder: Path, change: Callable[[], None] = nothing, **environment: str) -> Started:
+    """Start `ta` in a process of its own; what it prints is added to `log.txt`.
+
+    Args:
+        arguments: of `ta`.
+        folder: where it is typed.
+        change: a function of a module that the process calls first.
+        environment: what is different in its environment; what is read on import has been read already.
+    """
+    return Started(become_ta, arguments, folder, environment, change)
+
+
+def run_ta(
+    arguments: list[str], folder: Path, env: dict[str, str] | None = None, change: Callable[[], None] = nothing
+) -> tuple[int, str]:
+    """Run `ta` to its end; return the exit status and what it printed. With `env` in an interpreter of its own."""
     (folder / "log.txt").unlink(missing_ok=True)
-    status = start_ta(arguments, folder, **kwargs).wait(timeout=300)
-    return status, (folder / "log.txt").read_text()
+    if env is None:
+        return start_ta(arguments, folder, change).wait(timeout=300), (folder / "log.txt").read_text()
+    command = [sys.executable, "-c", "from tiny_audio.cli import main; raise SystemExit(main())", *arguments]
+    with (folder / "log.txt").open("w") as log:
+        done = subprocess.run(command, cwd=folder, stdout=log, stderr=log, env=env, timeout=300)
+    return done.returncode, (folder / "log.txt").read_text()
+
+
+def start_together(
+    arguments: list[str], folder: Path, change: Callable[[], None] = nothing, count: int = 2
+) -> list[Started]:
+    """Start the processes of one run, as torchrun does. `RANK` in an argument is the number of the process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    own = [common | {"MASTER_PORT": str(port), "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)]
+    return [start_ta(arguments, folder, change, **environment) for environment in own]
+
+
+def run_together(
+    arguments: list[str], folder: Path, change: Callable[[], None] = nothing, count: int = 2
+) -> tuple[list[int], str]:
+    """Run the processes of one run to their ends; return their exit statuses and what they printed."""
+    folder.mkdir(exist_ok=True)
+    (folder / "log.txt").unlink(missing_ok=True)
+    processes = start_together(arguments, folder, change, count)
+    try:
+        return [process.wait(timeout=200) for process in processes], (folder / "log.txt").read_text()
+    finally:
+        for process in processes:
+            process.kill()

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from tiny_audio import __version__
 from tiny_audio.cli import COMMANDS, main
+from tiny_audio.cli.jobs import jobs_name
 from tiny_audio.config import Config
 from tiny_audio.config_errors import setting_keys
 from tiny_audio.errors import UserError
@@ -30,13 +32,15 @@ def started(monkeypatch):
 
     class Started(list):
         fail: BaseException | None = None
+        values: Sequence[float | None] = ()  # what they come to
 
     runs = Started()
 
-    def train(config: Config) -> None:
+    def train(config: Config) -> float | None:
         runs.append(config)
         if runs.fail is not None:
             raise runs.fail
+        return runs.values[len(runs) - 1] if runs.values else None
 
     module = types.ModuleType("tiny_audio.training.run")
     module.train = train  # type: ignore[attr-defined]
@@ -155,8 +159,8 @@ def test_help_of_train_lists_the_choices(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["experiment=mosaa"], "experiment=mosaa does not exist. Did you mean mosa? There are mlp_fine_tune, "
-         "mlp_lora, moe, mosa, qformer, quickstart, transcription."),
+        (["experiment=mosaa"], "experiment=mosaa does not exist. Did you mean mosa? There are laptop, "
+         "laptop_lora, mlp_fine_tune, mlp_lora, moe, mosa, qformer, quickstart, transcription."),
         (["--cfg", "job", "training.batch_size=0"], "training.batch_size must be at least 1, got 0."),
         (["data=custom"],
          "data=custom needs your recordings for training and for evaluation, each a manifest (.jsonl, .csv), "
@@ -225,17 +229,61 @@ def test_a_sweep_runs_every_combination_in_a_folder_of_its_own(started, capsys):
     assert "[INFO] Job 1: experiment=mosa training=high_quality, in s/1\n" in capsys.readouterr().err
 
 
-def test_a_sweep_over_a_value(started):
-    assert main(["train", "-m", "training.learning_rate=1e-4,5e-4", "hydra.sweep.dir=s"]) == 0
-    assert [(c.training.learning_rate, c.paths.output_dir) for c in started] == [(1e-4, "s/0"), (5e-4, "s/1")]
-
-
 def test_a_failed_job_of_a_sweep_does_not_stop_the_others(started, capsys):
     started.fail = UserError("no.")
     assert main(["train", "-m", "training.seed=1,2"]) == 2
     assert len(started) == 2
-    assert started[0].paths.output_dir.startswith("outputs/multirun/")
-    assert capsys.readouterr().err.endswith("ta train: error: no.\n")
+    shown = capsys.readouterr()
+    assert shown.err.endswith("ta train: error: no.\n")
+    table = [line.split() for line in shown.out.splitlines()]
+    assert table[1:3] == [["0", "failed", "training.seed=1", "(no.)"], ["1", "failed", "training.seed=2", "(no.)"]]
+    assert shown.out.splitlines()[3].startswith("2 failed; in outputs/multirun/seed-")
+
+
+def test_a_sweep_ends_with_a_table_of_its_jobs_best_first(started, capsys):
+    started.values = [0.5, 0.25]
+    assert main(["train", "-m", "experiment=mosa", "training.learning_rate=1e-4,3e-4"]) == 0
+    heading, *rows, counts = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["job", "wer", "settings"]
+    assert [row.split() for row in rows] == [
+        ["1", "25.0%", "trained", "training.learning_rate=0.0003"],
+        ["0", "50.0%", "trained", "training.learning_rate=0.0001"],
+    ]
+    assert counts.startswith("2 trained; in outputs/multirun/learning_rate-")
+
+
+def test_after_ctrl_c_the_same_sweep_goes_on_in_the_same_folders(started, capsys):
+    """It used to begin anew in a folder with another date, having said that it would go on."""
+    typed = ["train", "-m", "training.seed=1,2"]
+    started.fail = KeyboardInterrupt()
+    assert main(typed) == 130
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["0", "not", "finished", "training.seed=1"]
+    assert lines[2].startswith("1 not finished, 1 not begun; in outputs/multirun/seed-")
+    assert lines[3] == "The same command goes on with those that were not trained to the end."
+    started.fail = None
+    assert main(typed) == 0
+    assert started[1].paths.output_dir == started[0].paths.output_dir
+    assert started[2].paths.output_dir != started[1].paths.output_dir
+    assert jobs_name(["training.seed=2,1"]) != jobs_name(["training.seed=1,2"]), "job 0 is another one"
+
+
+def test_the_configurations_of_a_sweep_are_printed_and_nothing_is_trained(started, capsys):
+    assert main(["train", "-m", "--cfg", "job", "training.seed=1,2", "experiment=glob(mos*)"]) == 0
+    assert not started
+    printed = capsys.readouterr().out
+    found = [(page["training"]["seed"], page["experiment"]) for page in yaml.safe_load_all(printed)]
+    assert found == [(1, "mosa"), (2, "mosa")]
+    assert "# job 1: training.seed=2 experiment=mosa\n" in printed
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_disk_under_what_is_printed_is_one_line():
+    command = [sys.executable, "-m", "tiny_audio.cli", "train", "--cfg", "job"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    message = "ta train: error: the disk is full; make room, and type the command again.\n"
+    assert (done.returncode, done.stderr) == (2, message)
 
 
 def test_runs_of_a_wandb_sweep_do_not_share_a_folder(started, monkeypatch):

@@ -16,7 +16,14 @@ from tiny_audio.model.projectors import build_projector
 
 SHIPPED = {
     "experiments": [
-        *("laptop", "laptop_lora", "mlp_fine_tune", "mlp_lora", "moe", "mosa", "qformer", "quickstart"),
+        "laptop",
+        "laptop_lora",
+        "mlp_fine_tune",
+        "mlp_lora",
+        "moe",
+        "mosa",
+        "qformer",
+        "quickstart",
         "transcription",
     ],
     "data": ["common_voice", "custom", "librispeech", "librispeech_small", "loquacious", "multi_asr", "pocket"],

@@ -57,6 +57,7 @@ def test_a_mistake_in_one_job_is_one_line_and_stops_no_other(run_settings, tmp_p
         log.splitlines()[0] == "[INFO] The jobs are on their way; what each prints is in .submitit/, beside its folder."
     )
     assert log.splitlines()[-1] == "ta train: error: checkpoint nowhere.pt does not exist."
+    assert "1 failed, 1 trained; in jobs\n" in log
     assert "Traceback" not in log
     assert not rows(tmp_path / "jobs/0")
     assert [row["step"] for row in rows(tmp_path / "jobs/1")] == [1, 2]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -35,7 +35,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: such as a full disk; `path` is as it was, and nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")  # containers share numbers of processes
     try:
         yield temporary
         _sync(temporary, os.O_RDWR)

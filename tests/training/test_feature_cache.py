@@ -6,8 +6,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from clips import write, write_bad_files, write_manifest
+from runs import run_together
 from tiny_audio.cli import main
 from tiny_audio.config import Config, DataConfig, DatasetConfig, PathsConfig, TrainingConfig
 from tiny_audio.data.loader import Batch, ClipDataset, eval_loader
@@ -282,14 +281,11 @@ def test_a_run_from_the_cache_is_the_run_without(run_settings, tmp_path, monkeyp
 
 def test_two_processes_encode_a_share_each(run_settings, tmp_path, monkeypatch, capsys):
     arguments = ["train", *run_settings, "data.cache_features=true", "training.batch_size=4", "training.max_steps=2"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517", "-m"]
-    run = subprocess.run(
-        [*launch, "tiny_audio.cli.__main__", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=200
-    )
-    assert run.returncode == 0, run.stderr
+    statuses, log = run_together(arguments, tmp_path)
+    assert statuses == [0, 0], log
     assert len(list((tmp_path / "cache/features").glob("*/*.safetensors"))) == 2
     # The evaluation set, two steps of two batches of four, and those of the clips that the size is set by.
-    (both,) = map(int, re.findall(r"Encoder outputs: (\d+) clips in cache", run.stderr))
+    (both,) = map(int, re.findall(r"Encoder outputs: (\d+) clips in cache", log))
     assert 10 + 16 <= both <= 10 + 16 + CLIPS
     monkeypatch.chdir(tmp_path)
     assert main([*arguments, "paths.output_dir=alone"]) == 0

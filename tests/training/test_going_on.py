@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tiny_audio.cli import main
+from tiny_audio.errors import UserError
 from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training import loop
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from tiny_audio.training.interrupt import StopRequest
+from tiny_audio.training.ranking import goes_by
 
 FOLDER = CheckpointFolder(Path("outputs/transcription/checkpoints"))
 
@@ -102,22 +105,26 @@ def test_a_long_run_on_a_subset_is_no_quick_test(run_settings, tmp_path, monkeyp
     assert FOLDER.steps() == [2, 3]
 
 
-def test_a_new_projector_is_the_same_whatever_the_batch_size_is(run_settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_new_projector_is_the_same_whatever_the_batch_size_is(run_settings, tmp_path, monkeypatch, cached):
     """One clip sixteen times and sixteen at once are the same step: they have to begin from the same weights."""
     monkeypatch.chdir(tmp_path)
     from tiny_audio.training import run
 
-    found, initialise = [], run.initialise_weights
+    found = []
 
-    def watched(config, model, *more):
-        initialise(config, model, *more)
+    def initialise(config, model, *more):
+        initialise_weights(config, model, *more)
         found.append({name: weight.clone() for name, weight in model.projector.state_dict().items()})
+        raise UserError("seen.")
 
-    monkeypatch.setattr(run, "initialise_weights", watched)
-    own = ["data.eval_datasets=[]", "training.preflight=false", "training.max_steps=1"]
+    initialise_weights = run.initialise_weights
+    monkeypatch.setattr(run, "initialise_weights", initialise)
+    own = ["data.eval_datasets=[]", "training.preflight=false", f"data.cache_features={str(cached).lower()}"]
     for size, accumulated in ((1, 16), (16, 1), (4, 4)):
         sizes = [f"training.batch_size={size}", f"training.gradient_accumulation_steps={accumulated}"]
-        assert main(["train", *run_settings, *own, *sizes, f"paths.output_dir=of-{size}"]) == 0
+        assert main(["train", *run_settings, *own, *sizes]) == 2
+    assert len(found) == 3
     for other in found[1:]:
         for name, weight in found[0].items():
             assert torch.equal(other[name], weight), name
@@ -145,18 +152,21 @@ def test_changing_the_metric_ranks_the_same_history_anew_everywhere(train, capsy
         )
         lines = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in lines if "kept: best" in line] == [FOLDER.file(best).name]
+        assert goes_by(FOLDER)["metric_for_best"] == metric, "what `ta eval` ranks by"
+
+
+def without_finite_loss(forward):
+    def nan(self, batch):
+        loss = forward(self, batch)
+        return loss._replace(cross_entropy=loss.cross_entropy * float("nan"))
+
+    return nan
 
 
 def test_a_run_in_which_nothing_is_learned_stops_and_says_why(run_settings, tmp_path, monkeypatch, capsys):
     """It used to end with "Training completed!" and weights as they began."""
     monkeypatch.chdir(tmp_path)
-    forward = SpeechLLM.forward
-
-    def nan(self, batch):
-        loss = forward(self, batch)
-        return loss._replace(cross_entropy=loss.cross_entropy * float("nan"))
-
-    monkeypatch.setattr(SpeechLLM, "forward", nan)
+    monkeypatch.setattr(SpeechLLM, "forward", without_finite_loss(SpeechLLM.forward))
     assert main(["train", *run_settings, "training.preflight=false"]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("ta train: error: nothing is learned: the gradients of the last 4 steps were not finite")
@@ -166,7 +176,19 @@ def test_a_run_in_which_nothing_is_learned_stops_and_says_why(run_settings, tmp_
     assert "of the last 6 steps were not finite" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_weights_that_are_not_numbers_are_told(train, capsys):
+def test_nothing_learned_in_several_parts_is_nothing_learned(run_settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(SpeechLLM, "forward", without_finite_loss(SpeechLLM.forward))
+    typed = ["train", *run_settings, "data.eval_datasets=[]", "training.preflight=false", "training.save_steps=1"]
+    assert main([*typed, "training.max_steps=2"]) == 2
+    assert FOLDER.steps() == [1], "it stops before it saves its last step"
+    assert main([*typed, "training.max_steps=3"]) == 2
+    log = capsys.readouterr().err
+    assert "nothing is learned: the gradients of the last 2 steps" in log.splitlines()[-1]
+    assert "Training completed!" not in log
+
+
+def test_weights_that_are_not_numbers_are_told(train, corpus, capsys):
     """They used to transcribe to nothing, with exit status 0."""
     content = load_checkpoint(FOLDER.file(2))
     del content["format"], content["version"]
@@ -175,6 +197,26 @@ def test_weights_that_are_not_numbers_are_told(train, capsys):
     assert train("model.checkpoint=nan.pt", "paths.output_dir=other") == 2
     message = "checkpoint nan.pt holds numbers that are not finite (projector linear_2.bias); take another."
     assert capsys.readouterr().err.splitlines()[-1] == f"ta train: error: {message}"
+    assert main(["infer", "checkpoint=nan.pt", "device=cpu", f"audio={corpus}/dev0.flac"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-1] == f"ta infer: error: {message}"
+    assert not shown.out
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_frozen_weights_that_are_not_numbers_are_told(tiny_models, run_settings, tmp_path, monkeypatch, capsys, part):
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree({"encoder": tiny_models.glm_asr, "decoder": tiny_models.qwen3}[part], tmp_path / "nan")
+    for file in folder.glob("*.safetensors"):
+        weights = load_file(file)
+        for name in weights:
+            if name.endswith("layers.1.self_attn.k_proj.weight"):
+                weights[name][1, 2] = float("nan")
+        save_file(weights, file, {"format": "pt"})
+    assert main(["train", *run_settings, f"model.{part}={folder}"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"ta train: error: model.{part}={folder} holds numbers that are not finite (")
+    assert "layers.1.self_attn.k_proj.weight" in message
 
 
 def test_a_bit_that_flipped_in_a_weight_is_found(train, capsys):
@@ -204,6 +246,25 @@ def test_on_a_full_disk_old_checkpoints_make_room_but_never_the_newest_nor_the_b
     assert main(["train", *run_settings, *own]) == 0
     assert FOLDER.steps() == [4, 5, 6]
     assert capsys.readouterr().err.count("The disk is full: ") == 3
+
+
+def test_a_last_checkpoint_that_cannot_get_its_name_is_one_line(train, monkeypatch, capsys):
+    """On a mount without links a copy is made, for which there may be no room."""
+
+    def full(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    def unknown(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", unknown)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert train("training.max_steps=3") == 2
+    message = f"{FOLDER.path}/final.pt cannot be written (No space left on device); {FOLDER.file(3)} holds the same."
+    assert capsys.readouterr().err.splitlines()[-1] == f"ta train: error: {message}"
+    assert FOLDER.steps() == [2, 3]
+    assert not list(FOLDER.path.glob(".*"))
 
 
 def test_a_run_says_what_it_was_made_with_and_keeps_what_it_said(finished):

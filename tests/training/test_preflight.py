@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
-import shutil
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from clips import write, write_manifest
-from runs import metrics, settings
+from runs import metrics, run_ta, run_together, settings
 from tiny_audio.cli import main
 from tiny_audio.config import Config, DataConfig, DatasetConfig, ModelConfig, ProjectorConfig, TrainingConfig
 from tiny_audio.data.loader import ClipDataset
@@ -27,10 +26,9 @@ from tiny_audio.errors import UserError
 from tiny_audio.model.speech_llm import SpeechLLM, build_speech_llm
 from tiny_audio.training import preflight as package
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
-from tiny_audio.training.preflight import disk, memory, preflight, readable
-from tiny_audio.training.preflight.disk import check_disk, checkpoint_bytes, count_saves
+from tiny_audio.training.preflight import memory, preflight, readable
 from tiny_audio.training.preflight.memory import Trial, describe_clips, judge, longest_clips, suggest
-from tiny_audio.training.preflight.readable import Sample, audio_per_second, check_readable, spread
+from tiny_audio.training.preflight.readable import Sample, audio_per_second
 from tiny_audio.training.preflight.speed import check_speed, step_appetite
 
 CPU = torch.device("cpu")
@@ -66,12 +64,12 @@ def out_of_memory_above(monkeypatch, limit: int, key: str = "both") -> list[tupl
     """Let the model run out of memory with more clips than `limit`; return a list of (training, clips) tried."""
     loss, tried = SpeechLLM.loss, []
 
-    def limited(self, frames, lengths, targets):
+    def limited(self, frames, lengths, *more):
         grad = torch.is_grad_enabled()
         tried.append((grad, len(lengths)))
         if len(lengths) > limit and key in ("both", "training" if grad else "evaluation"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
-        return loss(self, frames, lengths, targets)
+        return loss(self, frames, lengths, *more)
 
     monkeypatch.setattr(SpeechLLM, "loss", limited)
     return tried
@@ -84,10 +82,7 @@ def errors(text: str) -> list[str]:
 # No trace
 
 
-@pytest.mark.parametrize(
-    "more", [["model.projector_type=moe"], ["model.use_lora=true", "hardware.mixed_precision=bf16"]]
-)
-def test_a_run_with_preflight_is_the_run_without(run_settings, more, tmp_path, monkeypatch, capsys, long_enough):
+def test_a_run_with_preflight_is_the_run_without(run_settings, tmp_path, monkeypatch, capsys, long_enough):
     """Every figure and every weight, to the last bit, from the start and on resuming."""
     attempt, attempted = memory.attempt, []
 
@@ -101,9 +96,10 @@ def test_a_run_with_preflight_is_the_run_without(run_settings, more, tmp_path, m
     for name in ("true", "false"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        for steps in (6, 12):
-            typed = [f"training.preflight={name}", f"training.max_steps={steps}", "training.save_steps=6"]
-            assert main([*settings(run_settings, *more), *typed]) == 0
+        for steps in (2, 4):
+            typed = [f"training.preflight={name}", f"training.max_steps={steps}", "training.eval_steps=2"]
+            adapters = ["model.use_lora=true", "hardware.mixed_precision=bf16"]
+            assert main([*settings(run_settings, *adapters), *typed]) == 0
         saved = load_checkpoint("outputs/transcription/checkpoints/final.pt")
         found[name] = metrics(Path()), saved["weights"], saved["rng"]["torch"], saved["optimizer"]["state"]
         if name == "true":
@@ -117,7 +113,7 @@ def test_a_run_with_preflight_is_the_run_without(run_settings, more, tmp_path, m
     assert attempted == []
     assert "Preflight" not in capsys.readouterr().err
     assert found["true"][0] == found["false"][0]
-    assert len(found["true"][0]) > 24
+    assert len(found["true"][0]) > 4 * 4
     for ours, theirs in zip(found["true"][1:], found["false"][1:], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
@@ -298,6 +294,18 @@ def test_on_a_cpu_a_batch_that_would_take_long_is_not_tried(monkeypatch):
     assert note.startswith("the longest batch (16 clips of 30 s) should fit: about ")
 
 
+def limit_address_space() -> None:
+    import resource
+
+    import psutil
+
+    memory.CPU_SECONDS = 1000
+    torch.set_num_threads(1)
+    limit = psutil.Process().memory_info().vms + 900 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited by the kernel")
 def test_memory_that_really_runs_out(run_settings, tmp_path):
     """A process with little address space: the allocator's own error, and what is suggested then runs."""
@@ -306,27 +314,15 @@ def test_memory_that_really_runs_out(run_settings, tmp_path):
     for row in rows:
         (tmp_path / row["audio"]).symlink_to(tmp_path / "one.flac")
     write(tmp_path / "one.flac", 20.0)
-    (tmp_path / "limited.py").write_text(
-        "import resource, sys, psutil, torch\n"
-        "import tiny_audio.training.run\n"
-        "from tiny_audio.cli import main\n"
-        "from tiny_audio.training.preflight import memory\n"
-        "memory.CPU_SECONDS = 1000\n"
-        "torch.set_num_threads(1)\n"
-        "limit = psutil.Process().memory_info().vms + int(sys.argv[1]) * 2**20\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
-        "raise SystemExit(main(sys.argv[2:]))\n"
-    )
 
-    def train(*more: str) -> subprocess.CompletedProcess[str]:
+    def train(*more: str) -> tuple[int, str]:
         typed = ["train", *run_settings, f"data.datasets=[{{path: {tmp_path}/long.jsonl}}]", "data.eval_datasets=[]"]
-        command = [sys.executable, "limited.py", "900", *typed, *more]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        return run_ta([*typed, *more], tmp_path, change=limit_address_space)
 
-    run = train("training.batch_size=96", "training.max_steps=100")
-    (error,) = errors(run.stderr)
-    assert run.returncode == 2
-    assert "Traceback" not in run.stderr
+    status, log = train("training.batch_size=96", "training.max_steps=100")
+    (error,) = errors(log)
+    assert status == 2
+    assert "Traceback" not in log
     found = re.search(
         r"error: training.batch_size=96 does not fit: the longest batch \(96 clips of 20 s\) needs more than this "
         r"process may have; training.batch_size=(\d+) training.gradient_accumulation_steps=(\d+) fits, with",
@@ -335,208 +331,38 @@ def test_memory_that_really_runs_out(run_settings, tmp_path):
     assert found, error
     assert 1 < int(found[1]) < 96
     typed = [f"training.batch_size={found[1]}", f"training.gradient_accumulation_steps={found[2]}"]
-    run = train(*typed, "training.max_steps=1")
-    assert run.returncode == 0, run.stderr
-    run = train("training.batch_size=96", "training.max_steps=1", "paths.output_dir=unwarned")
-    assert run.returncode == 2, "it would not have fitted"
-    assert "ta train: error: the memory of the device is too small. Halve training.batch_size" in run.stderr
+    status, log = train(*typed, "training.max_steps=1")
+    assert status == 0, log
+    status, log = train("training.batch_size=96", "training.max_steps=1", "paths.output_dir=unwarned")
+    assert status == 2, "it would not have fitted"
+    assert "ta train: error: the memory of the device is too small. Halve training.batch_size" in log
+
+
+def limit_clips(count: int) -> None:
+    """Have the second process run out of memory with more clips than these."""
+    loss = SpeechLLM.loss
+
+    def limited(self, frames, lengths, *more):
+        if os.environ["RANK"] == "1" and len(lengths) > count:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loss(self, frames, lengths, *more)
+
+    SpeechLLM.loss, package.MIN_STEPS = limited, 1
 
 
 def test_of_two_processes_one_that_runs_out_of_memory_ends_both_with_its_line(run_settings, tmp_path):
     """Without a collective that the other would wait in."""
-    (tmp_path / "program.py").write_text(
-        "import os, sys, torch\n"
-        "from tiny_audio.cli import main\n"
-        "from tiny_audio.model.speech_llm import SpeechLLM\n"
-        "loss, limit = SpeechLLM.loss, int(sys.argv[1])\n"
-        "def limited(self, frames, lengths, targets):\n"
-        "    if os.environ['RANK'] == '1' and len(lengths) > limit:\n"
-        "        raise torch.OutOfMemoryError('CUDA out of memory.')\n"
-        "    return loss(self, frames, lengths, targets)\n"
-        "SpeechLLM.loss = limited\n"
-        "import tiny_audio.training.preflight as package\n"
-        "package.MIN_STEPS = 1\n"
-        "status = main(sys.argv[2:])\n"
-        "open(f'status{os.environ[\"RANK\"]}', 'w').write(str(status))\n"
-    )
-
-    def train(limit: int, *more: str) -> str:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29523"]
-        command = [*launch, "program.py", str(limit), "train", *run_settings, *more]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200).stderr
-
-    log = train(5, "data.eval_datasets=[]")
+    settings = ["train", *run_settings]
+    statuses, log = run_together([*settings, "data.eval_datasets=[]"], tmp_path, partial(limit_clips, 5))
+    assert statuses == [2, 2], log
     said = re.findall(r"ta train: error: (.*?batch\.)", log)  # two processes may write into one line
     assert len(said) == 2, log
     assert said[0] == said[1]
     assert "training.batch_size=4 training.gradient_accumulation_steps=2 fits" in said[0]
-    assert [(tmp_path / f"status{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
 
-    log = train(1000, "training.max_steps=2")
-    assert [(tmp_path / f"status{rank}").read_text() for rank in (0, 1)] == ["0", "0"], log
+    statuses, log = run_together([*settings, "training.max_steps=2"], tmp_path, partial(limit_clips, 1000))
+    assert statuses == [0, 0], log
     assert log.count("Preflight: the longest batch") == 1
-
-
-# Disk
-
-
-def most_files_at_once(folder: Path, training: TrainingConfig, step: int, evaluates: bool, there: list[int]) -> int:
-    """Save and prune as a run does in which every evaluation up to some step is the best yet; count files at a save."""
-    most = 0
-    for improves_until in range(step, training.max_steps + 1):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        checkpoints = CheckpointFolder(folder)
-        for saved in there:
-            checkpoints.file(saved).touch()
-        best = there[0] if there and evaluates else None
-        for now in range(step + 1, training.max_steps + 1):
-            evaluated = evaluates and (now % training.eval_steps == 0 or now == training.max_steps)
-            improved = evaluated and (now <= improves_until or best is None)
-            if improved or now % training.save_steps == 0 or now == training.max_steps:
-                checkpoints.file(now).touch()
-                most = max(most, len(checkpoints.steps()) - len(there))
-                best = now if improved else best
-                keep = 1 if training.save_best_only else training.save_total_limit
-                checkpoints.prune(keep, newest=now, best=best)
-    return most
-
-
-@pytest.mark.parametrize("limit", [1, 2, 5])
-@pytest.mark.parametrize("evaluates", [True, False])
-@pytest.mark.parametrize(("step", "there"), [(0, []), (10, [8, 10]), (10, [2, 4, 6, 8, 10])])
-def test_the_room_is_that_of_the_checkpoints_to_come(limit, evaluates, step, there, tmp_path, monkeypatch):
-    """Against a folder in which checkpoints really come and go."""
-    for max_steps, save_steps, eval_steps in ((12, 2, 3), (40, 2, 3), (40, 20, 1), (41, 30, 30)):
-        training = TrainingConfig(
-            max_steps=max_steps, save_steps=save_steps, eval_steps=eval_steps, save_total_limit=limit
-        )
-        most = max(1, most_files_at_once(tmp_path / "folder", training, step, evaluates, there))
-        for number in there:
-            (tmp_path / "folder" / f"checkpoint-step-{number}.pt").touch()
-        folder = CheckpointFolder(tmp_path / "now")
-        shutil.rmtree(folder.path, ignore_errors=True)
-        folder.path.mkdir()
-        for number in there:
-            folder.file(number).touch()
-
-        def check(free: int, training=training, folder=folder):
-            monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-            return check_disk(folder, training, step, evaluates, size=100)
-
-        assert check((most + 1) * 100).notes, "what it really takes, or the best checkpoint besides, is enough"
-        tight = check((most - 1) * 100)
-        assert tight.warnings or tight.errors, "a checkpoint less is not"
-
-
-def test_too_small_a_disk_is_an_error_and_a_tight_one_a_warning(tmp_path, monkeypatch):
-    training, folder = TrainingConfig(), CheckpointFolder(tmp_path)
-
-    def check(free: float, **changed: object):
-        monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=int(free)))
-        return check_disk(folder, TrainingConfig(**changed), 0, True, 151_000_000)
-
-    (error,) = check(300e6).errors
-    assert error == (
-        f"paths.output_dir: {tmp_path} has 300 MB free, too little for 2 checkpoints of 151 MB, since a new one is "
-        "written before an old one is deleted; make room, or set paths.output_dir to a larger disk."
-    )
-    (warning,) = check(1e9).warnings
-    assert warning == (
-        f"paths.output_dir: {tmp_path} has 1 GB free, and up to 7 checkpoints of 151 MB (1.06 GB) will come there; "
-        "make room, or lower training.save_total_limit=5."
-    )
-    assert check(1.1e9).notes == ["7 checkpoints of 151 MB fit on the disk (1.1 GB free)"]
-    assert check(1.1e9, save_total_limit=None).warnings, "all ten, and the best"
-    assert check(11 * 151e6, save_total_limit=None).notes
-    assert check(310e6, save_best_only=True).warnings[0].endswith("make room.")
-    assert check(160e6, max_steps=1).notes, "a run that saves once"
-    monkeypatch.setattr(disk.os, "link", lambda *names: (_ for _ in ()).throw(PermissionError()))
-    assert check(1.1e9).warnings, "final.pt is a copy there"
-    assert list(tmp_path.iterdir()) == []
-    assert count_saves(training, 0, False) == 10
-
-
-@pytest.mark.parametrize("more", [[], ["model.use_lora=true"], ["model.freeze_decoder=false"]])
-def test_the_size_of_a_checkpoint_is_known_before_it_is_written(run_settings, more, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(package, "checkpoint_bytes", lambda model: seen.append(checkpoint_bytes(model)) or seen[0])
-    wide = "model.projector_config.hidden_dim=1024"
-    assert main(["train", *run_settings, *more, wide, "training.max_steps=1", "data.eval_datasets=[]"]) == 0
-    real = (tmp_path / "outputs/transcription/checkpoints/final.pt").stat().st_size
-    assert 0.97 * real < seen[0] < 1.1 * real
-
-
-# Recordings
-
-
-def test_a_folder_that_moved_ends_the_run_at_once(run_settings, corpus, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for split in ("train", "dev"):
-        shutil.copy(corpus / f"{split}.jsonl", tmp_path)  # without the recordings
-    typed = [*run_settings, f"data.datasets=[{{path: {tmp_path}/train.jsonl}}]"]
-    assert main(["train", *typed]) == 2
-    (error,) = errors(capsys.readouterr().err)
-    name = error.split("; ")[1].split(":")[0]
-    assert error == (
-        f"ta train: error: data.datasets: train.jsonl: none of the 50 clips sampled can be used; {name}: missing, "
-        f"there is no file {tmp_path}/{name}. Was the folder moved, or is its disk not mounted?"
-    )
-    assert main(["train", *run_settings, f"data.eval_datasets=[{{path: {tmp_path}/dev.jsonl}}]"]) == 2
-    (error,) = errors(capsys.readouterr().err)
-    assert "data.eval_datasets: dev.jsonl: none of the 10 clips sampled can be used; dev" in error
-    assert main(["train", *typed, "training.preflight=false", "training.max_steps=1"]) == 0
-
-
-def test_some_unreadable_clips_are_a_warning_that_says_how_it_will_end(
-    run_settings, corpus, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
-    for i, row in enumerate(rows):
-        row["audio"] = str(corpus / row["audio"]) if i % 2 else "gone.flac"
-    write_manifest(tmp_path / "half.jsonl", rows)
-    typed = [*run_settings, f"data.datasets=[{{path: {tmp_path}/half.jsonl}}]", "training.max_steps=1"]
-    assert main(["train", *typed]) == 0
-    log = capsys.readouterr().err
-    found = re.search(
-        r"\[WARN\] data.datasets: (\d+) of (\d+) clips sampled of half.jsonl cannot be used \((\d+) missing\), such as "
-        r"gone.flac: there is no file .*gone.flac; such clips are skipped.",
-        log,
-    )
-    assert found, log
-    assert found[1] == found[3]
-    assert 40 < int(found[2]) <= 58
-    assert 0.3 < int(found[1]) / int(found[2]) < 0.7
-    assert re.search(r"\[WARN\] data: about \d+% of the clips drawn cannot be used, and the run stops above", log)
-    assert main(["train", *typed, "data.max_skipped_share=0.6", "paths.output_dir=other"]) == 0
-    assert "the run stops above" not in capsys.readouterr().err
-
-
-def test_a_share_is_only_told_where_the_sample_is_clear():
-    def sample(bad: int, count: int = 50, size: int = 10**6) -> Sample:
-        skip = SimpleNamespace(reason="missing", name="a", detail="b")
-        return Sample("s", size, count, [skip] * bad, 1.0, 1.0)
-
-    def stops(samples: list[Sample], shares: list[float]) -> bool:
-        return any("the run stops above" in line for line in check_readable(samples, [], shares, 0.2).warnings)
-
-    assert not stops([sample(0)], [1.0])
-    assert not stops([sample(12)], [1.0]), "24 of 100, give or take 12"
-    assert stops([sample(17)], [1.0])
-    assert stops([sample(12, size=50)], [1.0]), "all clips were tried"
-    assert not stops([sample(25), sample(0)], [0.3, 0.7]), "weights count"
-    assert stops([sample(25), sample(0)], [0.7, 0.3])
-
-
-@pytest.mark.parametrize("size", [1, 7, 8, 9, 50, 10_000])
-def test_a_sample_is_spread_over_the_source(size):
-    rows = spread(size, 8, np.random.default_rng(0))
-    assert len(set(rows)) == len(rows) == min(size, 8)
-    assert rows == sorted(rows)
-    assert 0 <= rows[0] < size / len(rows) + 1
-    assert size - size / len(rows) - 1 <= rows[-1] < size
 
 
 # Speed

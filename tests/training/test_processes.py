@@ -4,87 +4,80 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
+from runs import run_together, start_together
 from tiny_audio.cli import main
 from tiny_audio.config import Config, TrainingConfig
 from tiny_audio.errors import UserError
 from tiny_audio.training.build import share_out_batch
 from tiny_audio.training.loop import Trainer
 
-# A process of a run whose first process takes `SLOW` seconds to download the models: longer than training may wait.
-PROGRAM = """
-import os, sys, time
-from pathlib import Path
-from tiny_audio.cli import main
-from tiny_audio.training import build
-
-load = build.build_speech_llm
-
-def download(*arguments):
-    Path("downloading-" + os.environ["RANK"]).touch()
-    if os.environ["RANK"] == "0":
-        time.sleep(float(os.environ.get("SLOW", "0")))
-    return load(*arguments)
-
-build.build_speech_llm = download
-raise SystemExit(main([argument.replace("RANK", os.environ["RANK"]) for argument in sys.argv[1:]]))
-"""
-SECONDS = 1.5
+SLOW = 3.0  # seconds that the first process takes to download the models: longer than training may wait
 
 
-def start_two(folder: Path, arguments: list[str], **environment: str) -> subprocess.Popen[str]:
-    (folder / "program.py").write_text(PROGRAM)
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "program.py", "train"]
-    with (folder / "log.txt").open("w") as log:
-        return subprocess.Popen(
-            [sys.executable, *launch, *arguments],
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-            text=True,
-            env={**os.environ, **environment},
-        )
+def download_slowly() -> None:
+    from tiny_audio.training import build
+
+    load = build.build_speech_llm
+
+    def download(*arguments):
+        if os.environ["RANK"] == "0":
+            time.sleep(SLOW)
+        return load(*arguments)
+
+    build.build_speech_llm = download
 
 
 def test_processes_with_separate_output_folders_are_refused_in_one_line(run_settings, tmp_path):
     """As two machines without a shared folder: the one would go on from its checkpoint, the other begin afresh."""
-    assert start_two(tmp_path, [*run_settings, f"paths.output_dir={tmp_path}/outRANK"]).wait(timeout=200) != 0
-    log = (tmp_path / "log.txt").read_text()
+    statuses, log = run_together(["train", *run_settings, f"paths.output_dir={tmp_path}/outRANK"], tmp_path)
+    assert statuses == [2, 2], log
     assert f"ta train: error: the processes of this run do not see the same folder {tmp_path}/out0/transcription" in log
     assert "paths.output_dir has to be one folder for all of them." in log
-    assert "Traceback" not in log.partition("torch/distributed")[0]
+    assert "Traceback" not in log
     assert not list(tmp_path.glob("out*/transcription/checkpoints/*"))
 
 
+def test_processes_that_were_started_differently_are_refused(run_settings, tmp_path):
+    statuses, log = run_together(["train", *run_settings, "training.learning_rate=1e-RANK"], tmp_path)
+    assert statuses == [2, 2], log
+    assert "the processes of this run do not see the same training settings and precision: start all of them" in log
+
+
 def test_a_download_may_take_longer_than_a_step_may_be_waited_for(run_settings, tmp_path):
-    timeout = f"hardware.training_timeout_minutes={SECONDS / 60}"
-    run = start_two(tmp_path, [*run_settings, timeout, "training.preflight=false"], SLOW=str(2 * SECONDS))
-    assert run.wait(timeout=200) == 0, (tmp_path / "log.txt").read_text()
-    log = (tmp_path / "log.txt").read_text()
+    timeout = f"hardware.training_timeout_minutes={SLOW / 2 / 60}"
+    settings = [*run_settings, timeout, "training.preflight=false"]
+    statuses, log = run_together(["train", *settings], tmp_path, download_slowly)
+    assert statuses == [0, 0], log
     assert "[INFO] Clips a step: 16 (2 processes x batch of 8 x 1 accumulated)" in log
     assert "Training completed!" in log
 
 
-def test_when_one_is_killed_during_a_download_the_others_do_not_wait_for_ever(run_settings, tmp_path):
-    """They wait for hours for one that works, and end at once with one that is gone; nothing was trained."""
-    run = start_two(tmp_path, run_settings, SLOW="600")
+def test_when_one_is_killed_during_a_download_the_other_does_not_wait_for_ever(run_settings, tmp_path):
+    """It waits for hours for one that works, and ends at once with one that is gone; nothing was trained."""
+    first, second = start_together(["train", *run_settings], tmp_path, download_for_ever)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "downloading-0").is_file() and run.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    workers = psutil.Process(run.pid).children()
-    assert len(workers) == 2
-    assert not (tmp_path / "downloading-1").exists(), "the second waits until the first is done"
-    next(worker for worker in workers if worker.environ()["RANK"] == "0").send_signal(signal.SIGKILL)
-    assert run.wait(timeout=60) != 0
+    while not (tmp_path / "downloading").is_file() and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert second.poll() is None, "the second waits until the first is done"
+    first.kill()
+    assert second.wait(timeout=60) != 0
     assert not list(tmp_path.glob("outputs/transcription/checkpoints/*.pt"))
+
+
+def download_for_ever() -> None:
+    from tiny_audio.training import build
+
+    def download(*arguments):
+        assert os.environ["RANK"] == "0", "the others wait"
+        Path("downloading").touch()
+        time.sleep(600)
+
+    build.build_speech_llm = download
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
@@ -105,7 +98,8 @@ def test_settings_of_accelerates_launcher_do_not_change_what_a_run_computes(
         monkeypatch.chdir(tmp_path / name)
         for key, value in environment.items():
             monkeypatch.setenv(f"ACCELERATE_{key}", value)
-        assert main(["train", *run_settings, "data.eval_datasets=[]", "training.preflight=false"]) == 0
+        own = ["data.eval_datasets=[]", "training.preflight=false", "training.max_steps=2"]
+        assert main(["train", *run_settings, *own]) == 0
         found.append(logged(tmp_path / name))
     assert found[0] == found[1]
     log = capsys.readouterr().err

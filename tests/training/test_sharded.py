@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 
-from runs import metrics, run_ta
+from runs import metrics, nothing, run_ta, run_together
 from tiny_audio.cli import main
 from tiny_audio.config import HardwareConfig
 from tiny_audio.errors import ConfigError
+from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training.checkpoint import load_checkpoint
+from tiny_audio.training.loop import Trainer
 
 STEPS = 6
 
@@ -52,11 +54,10 @@ def arguments(run_settings: list[str], kind: str, broken: Path, *more: str) -> l
     return ["train", *run_settings, *own, *KINDS[kind], *more]
 
 
-def run_sharded(program: list[str], folder: Path) -> str:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    done = subprocess.run([*launch, *program], cwd=folder, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+def run_sharded(arguments: list[str], folder: Path, change: Callable[[], None] = nothing) -> str:
+    statuses, log = run_together(arguments, folder, change)
+    assert statuses == [0, 0], log
+    return log
 
 
 def content(folder: Path, name: str = "final.pt") -> dict:
@@ -83,7 +84,7 @@ def test_two_that_share_make_the_steps_of_one_and_go_on_from_each_other(run_sett
     one.mkdir()
     two.mkdir()
     single = arguments(run_settings, kind, broken, "training.gradient_accumulation_steps=2")
-    sharded = ["-m", "tiny_audio.cli", *arguments(run_settings, kind, broken, "hardware.fsdp=true")]
+    sharded = arguments(run_settings, kind, broken, "hardware.fsdp=true")
     assert run_ta(single, one)[0] == 0, (one / "log.txt").read_text()
     run_sharded(sharded, two)
     tolerance = 2e-3 if kind == "adapters" else 1e-4
@@ -97,10 +98,12 @@ def test_two_that_share_make_the_steps_of_one_and_go_on_from_each_other(run_sett
     for kept in (one, two):
         (kept / "outputs/transcription/checkpoints/final.pt").unlink()
         (kept / f"outputs/transcription/checkpoints/checkpoint-step-{STEPS}.pt").unlink()
-    whole, other = content(two, step), content(one, step)
-    torch.save(other, two / "outputs/transcription/checkpoints" / step)
-    torch.save(whole, one / "outputs/transcription/checkpoints" / step)
-    assert run_ta(single, one)[0] == 0
+    ours, theirs = (kept / "outputs/transcription/checkpoints" / step for kept in (one, two))
+    ours.rename(tmp_path / step)
+    theirs.rename(ours)
+    (tmp_path / step).rename(theirs)
+    status, log = run_ta(single, one)
+    assert status == 0, log
     assert f"Resuming from step {STEPS - 2}..." in run_sharded(sharded, two)
     for folder in (one, two):
         again = metrics(folder)
@@ -113,7 +116,7 @@ def test_two_that_share_make_the_steps_of_one_and_go_on_from_each_other(run_sett
 @pytest.mark.slow
 def test_a_sharded_run_that_stopped_goes_on_exactly(run_settings, broken, tmp_path):
     """Dropout of projector and adapters included."""
-    program = ["-m", "tiny_audio.cli", *arguments(run_settings, "adapters", broken, "hardware.fsdp=true")]
+    program = arguments(run_settings, "adapters", broken, "hardware.fsdp=true")
     program += ["model.projector_config.dropout=0.1", "model.lora_config.lora_dropout=0.1"]
     run_sharded(program, tmp_path)
     expected, last = metrics(tmp_path), content(tmp_path)
@@ -126,49 +129,42 @@ def test_a_sharded_run_that_stopped_goes_on_exactly(run_settings, broken, tmp_pa
             assert torch.equal(content(tmp_path)["weights"][part][name], weight), name
 
 
-WATCHED = """
-import json, os, sys
-import torch
-from tiny_audio.cli import main
-from tiny_audio.model.speech_llm import SpeechLLM
-from tiny_audio.training.loop import Trainer
+def spoil_and_watch() -> None:
+    """Have the second process meet two losses that are not finite; write down what steps changed and who holds what."""
+    forward, step, same = SpeechLLM.forward, Trainer.train_step, []
 
-forward, step, same, held = SpeechLLM.forward, Trainer.train_step, [], {}
+    def sometimes_nan(self, batch):
+        loss = forward(self, batch)
+        bad = len(same) in (1, 2) and os.environ["RANK"] == "1"  # one of them alone
+        return loss._replace(cross_entropy=loss.cross_entropy * (float("nan") if bad else 1.0))
 
-def sometimes_nan(self, batch):
-    loss = forward(self, batch)
-    bad = len(same) in (1, 2) and os.environ["RANK"] == "1"  # one of them alone
-    return loss._replace(cross_entropy=loss.cross_entropy * (float("nan") if bad else 1.0))
+    def own(weight):
+        return weight.to_local() if hasattr(weight, "to_local") else weight
 
-def everything(trainer):
-    state = trainer.optimizer.state_dict()["state"]
-    kept = [value for moments in state.values() for value in moments.values()]
-    return [getattr(value, "to_local", lambda: value)().detach().clone() for value in (*trainer.weights, *kept)]
+    def everything(trainer):
+        state = trainer.optimizer.state_dict()["state"]
+        kept = [value for moments in state.values() for value in moments.values()]
+        return [own(value).detach().clone() for value in (*trainer.weights, *kept)]
 
-def compared(self, given):
-    before = everything(self)
-    result = step(self, given)
-    after = everything(self)
-    same.append(len(before) == len(after) and all(map(torch.equal, before, after)))
-    for part in ("encoder", "projector", "decoder"):
-        weights = list(getattr(self.speech_llm, part).parameters())
-        local = sum(getattr(weight, "to_local", lambda: weight)().numel() for weight in weights)
-        held[part] = [local, sum(weight.numel() for weight in weights)]
-    return result
+    def compared(self, given):
+        before = everything(self)
+        result = step(self, given)
+        after = everything(self)
+        same.append(len(before) == len(after) and all(map(torch.equal, before, after)))
+        held = {}
+        for part in ("encoder", "projector", "decoder"):
+            weights = list(getattr(self.speech_llm, part).parameters())
+            held[part] = [sum(own(w).numel() for w in weights), sum(w.numel() for w in weights)]
+        Path(f"seen{os.environ['RANK']}.json").write_text(json.dumps([same, held]))
+        return result
 
-SpeechLLM.forward, Trainer.train_step = sometimes_nan, compared
-status = main(["train", *sys.argv[1:]])
-with open(f"seen{os.environ['RANK']}.json", "w") as file:
-    json.dump([same, held], file)
-sys.exit(status)
-"""
+    SpeechLLM.forward, Trainer.train_step = sometimes_nan, compared
 
 
 def test_each_holds_its_share_and_a_step_that_is_not_finite_is_left_out_by_all(run_settings, broken, tmp_path):
     """Though only one of the processes met it. The encoder, frozen and small beside a large decoder, stays whole."""
-    (tmp_path / "watched.py").write_text(WATCHED)
-    typed = arguments(run_settings, "adapters", broken, "hardware.fsdp=true", "data.eval_datasets=[]")[1:]
-    log = run_sharded(["watched.py", *typed], tmp_path)
+    typed = arguments(run_settings, "adapters", broken, "hardware.fsdp=true", "data.eval_datasets=[]")
+    log = run_sharded(typed, tmp_path, spoil_and_watch)
     assert log.count("1 steps up to step") == 2
     seen = [json.loads((tmp_path / f"seen{rank}.json").read_text()) for rank in (0, 1)]
     for same, _ in seen:

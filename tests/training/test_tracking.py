@@ -7,18 +7,20 @@ import logging
 import math
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-from runs import run_ta
+from runs import Started, run_ta, start_ta
 from tiny_audio.cli import main
 from tiny_audio.config import Config, LoggingConfig, PathsConfig
 from tiny_audio.custom_metrics import CustomMetrics, log_metric
@@ -80,10 +82,9 @@ def stopped_and_resumed(run_settings, tmp_path_factory) -> Path:
     arguments += ["training.eval_steps=3", "training.max_new_tokens=5"]
     metrics = folder / "outputs/transcription/metrics.jsonl"
 
-    def start(max_steps: int) -> subprocess.Popen[str]:
-        command = [sys.executable, str(program), *arguments, f"training.max_steps={max_steps}"]
-        with (folder / "log.txt").open("a") as log:
-            return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, text=True)
+    def start(max_steps: int) -> Started:
+        run = partial(runpy.run_path, str(program), run_name="__main__")
+        return start_ta([*arguments, f"training.max_steps={max_steps}"], folder, run)
 
     first = start(2000)
     deadline = time.monotonic() + 240
@@ -231,10 +232,15 @@ def test_other_processes_and_no_transcripts_write_nothing(tmp_path):
 # W&B without a login, without a server
 
 
+def log_out() -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        del os.environ[name]
+    os.environ["HOME"] = str(Path.cwd())  # where a login would be kept
+
+
 def test_logged_out_the_run_is_kept_offline(run_settings, tmp_path):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     arguments = ["train", *run_settings, "logging.use_wandb=true", "training.max_steps=1", "training.max_new_tokens=2"]
-    status, log = run_ta(arguments, tmp_path, env={**environment, "HOME": str(tmp_path)})
+    status, log = run_ta(arguments, tmp_path, change=log_out)
     assert status == 0, log
     assert log.count("WandB: not logged in (`wandb login`); the run is kept offline in") == 1
     assert "[INFO] WandB run initialized: offline, " in log

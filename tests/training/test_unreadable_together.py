@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +10,7 @@ import pytest
 import soundfile
 
 from clips import write_manifest
-from runs import metrics
-
-PROGRAM = """
-import os, sys
-from tiny_audio.cli import main
-
-raise SystemExit(main([argument.replace("RANK", os.environ.get("RANK", "0")) for argument in sys.argv[1:]]))
-"""
-
-
-def launch(folder: Path, processes: int, port: int, *arguments: str) -> tuple[int, str]:
-    """Train; `RANK` in an argument is the number of the process."""
-    folder.mkdir()
-    (folder / "program.py").write_text(PROGRAM)
-    torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-    command = [sys.executable, *(torchrun if processes > 1 else []), "program.py", "train", *arguments]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
-    return run.returncode, run.stderr
+from runs import metrics, run_ta, run_together
 
 
 @pytest.fixture
@@ -55,9 +36,10 @@ def test_batches_of_which_nothing_is_left_hang_nobody(run_settings, spoilt, tmp_
         "training.eval_steps=20",
         "data.num_workers=1",
     ]
-    status, log = launch(tmp_path / "two", 2, 29521, *common)
-    assert status == 0, log
-    status, log = launch(tmp_path / "one", 1, 0, *common, "training.gradient_accumulation_steps=2")
+    statuses, log = run_together(["train", *common], tmp_path / "two")
+    assert statuses == [0, 0], log
+    (tmp_path / "one").mkdir()
+    status, log = run_ta(["train", *common, "training.gradient_accumulation_steps=2"], tmp_path / "one")
     assert status == 0, log
     two, one = metrics(tmp_path / "two"), metrics(tmp_path / "one")
     assert two.keys() == one.keys()
@@ -70,8 +52,8 @@ def test_batches_of_which_nothing_is_left_hang_nobody(run_settings, spoilt, tmp_
 
 def test_too_many_of_them_end_both(run_settings, spoilt, tmp_path):
     common = [*run_settings, f"data.datasets=[{{path: {spoilt}}}]", "training.max_steps=200", "training.batch_size=8"]
-    status, log = launch(tmp_path / "two", 2, 29522, *common)
-    assert status != 0
+    statuses, log = run_together(["train", *common], tmp_path)
+    assert statuses == [2, 2], log
     assert "drawn clips had to be skipped" in log
     assert "than data.max_skipped_share=0.2 allows" in log
 
@@ -81,7 +63,7 @@ def test_processes_that_see_other_files_do_not_start(run_settings, corpus, tmp_p
     for rank in range(2):
         (tmp_path / f"train{rank}.jsonl").write_text("".join(lines[rank:]))
     data = f"data.datasets=[{{path: {tmp_path}/trainRANK.jsonl}}]"
-    status, log = launch(tmp_path / "two", 2, 29523, *run_settings, data)
-    assert status != 0
+    statuses, log = run_together(["train", *run_settings, data], tmp_path)
+    assert statuses == [2, 2], log
     assert "the processes of this run do not see the same training clips" in log
     assert "Starting training" not in log

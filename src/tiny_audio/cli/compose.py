@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -100,21 +101,35 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> tuple[Conf
 
 def sweep_values(overrides: Sequence[str]) -> Iterator[list[str]]:
     """Yield overrides in which every value of every sweep occurs, for checking a sweep before it starts."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import ValueType
-
-    fixed, sweeps = [], []
-    with one_line_errors():
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
-            if not override.is_sweep_override():
-                fixed.append(str(override.input_line))
-            elif override.is_discrete_sweep() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
-                key = override.get_key_element()
-                sweeps.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+    fixed, sweeps = _split_sweeps(overrides)
     first = [sweep[0] for sweep in sweeps]
     yield fixed + first
     for i, sweep in enumerate(sweeps):
         yield from (fixed + first[:i] + [value] + first[i + 1 :] for value in sweep[1:])
+
+
+def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of each job of a sweep, in the order in which Hydra counts them."""
+    fixed, sweeps = _split_sweeps(overrides)
+    return [fixed + list(job) for job in itertools.product(*sweeps)]
+
+
+def _split_sweeps(overrides: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Tell the overrides that all jobs have from those with several values, as `KEY=VALUE` for each of the values."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    fixed, sweeps = [], []
+    with one_line_errors(), hydra.initialize_config_dir(str(shipped_folder()), version_base="1.3"):
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what `glob(*)` stands for
+        for override in parser.parse_overrides(list(overrides)):
+            if not override.is_sweep_override():
+                fixed.append(str(override.input_line))
+            elif override.is_discrete_sweep():
+                key = override.get_key_element()
+                sweeps.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+    return fixed, sweeps
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from ..errors import UserError
 
 LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}  # the others as they are: INFO, ERROR, DEBUG
 USAGE_ERROR = 2  # what argparse exits with, too
+FULL = (errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED = 128 + 2  # killed by SIGINT, as shells report it
 
 
@@ -46,7 +48,9 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: list[str])
     """
     configure_logging()
     try:
-        return command(argv)
+        status = command(argv)
+        sys.stdout.flush()  # a disk that is full is told here, not by the interpreter on exit
+        return status
     except UserError as error:
         if debugging():
             raise
@@ -58,5 +62,17 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: list[str])
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `ta train --cfg job | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains on exit
+        _discard_output()
         return 1
+    except OSError as error:
+        if error.errno not in FULL or debugging():
+            raise
+        _discard_output()
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"{name}: error: the disk is full{where}; make room, and type the command again.", file=sys.stderr)
+        return USAGE_ERROR
+
+
+def _discard_output() -> None:
+    """Have nothing more written to standard output, or the interpreter complains on exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,10 +23,12 @@ from .compose import (
     register,
     shadowed,
     shipped_folder,
+    sweep_jobs,
     sweep_values,
     to_overrides,
 )
 from .console import configure_logging, debugging
+from .jobs import FAILED, TRAINED, UNFINISHED, Job, as_typed, forget_jobs, jobs_name, print_jobs
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -108,9 +110,8 @@ def run(argv: list[str]) -> int:
         logger.warning("%s is not read: Tiny Audio has a file of that name; rename yours.", file)
     register(own)
     overrides = to_overrides(args.settings, own)
-    if args.multirun:
-        check_sweep(overrides, args.config_name)
-        return hand_to_hydra(["--multirun", "--config-name", args.config_name, *overrides])
+    if args.multirun and args.cfg in (None, "job"):
+        return run_jobs(args, overrides)
     if flags := hydra_flags(args):
         return hand_to_hydra([*flags, "--config-name", args.config_name, *overrides])
     config, hydra = compose(overrides, args.config_name)
@@ -152,8 +153,32 @@ def check(config: Config) -> None:
             known_corpus(entry)
 
 
-def check_sweep(overrides: Sequence[str], config_name: str) -> None:
+def run_jobs(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Run a job for each combination of the values, or print their configurations; say what came of them."""
+    if args.cfg:
+        for number, job in enumerate(sweep_jobs(overrides)):
+            config = compose(job, args.config_name)[0]
+            check(config)
+            text = to_yaml(config, args.package)
+            print(f"{'---' + chr(10) if number else ''}# job {number}: {' '.join(as_typed(job))}\n{text}", end="")
+        return 0
+    chosen = any(token.startswith("hydra.sweep.dir=") for token in overrides)
+    folder = check_sweep(overrides, args.config_name) / ("" if chosen else jobs_name(args.settings))
+    forget_jobs(folder)
+    where = str(folder).replace("'", "\\'")
+    try:
+        return hand_to_hydra(
+            ["--multirun", "--config-name", args.config_name, *overrides, f"hydra.sweep.dir='{where}'"]
+        )
+    finally:
+        print_jobs(folder, len(sweep_jobs(overrides)), sys.stdout)
+
+
+def check_sweep(overrides: Sequence[str], config_name: str) -> Path:
     """Refuse a sweep in which any value is wrong, before its first job has run for a day.
+
+    Returns:
+        `hydra.sweep.dir`.
 
     Raises:
         UserError: which value.
@@ -166,6 +191,7 @@ def check_sweep(overrides: Sequence[str], config_name: str) -> None:
         raise UserError("hydra/launcher=submitit_slurm: there is no Slurm here, no srun on the PATH.")
     if launcher.startswith("submitit"):
         logger.info("The jobs are on their way; what each prints is in .submitit/, beside its folder.")
+    return Path(hydra.sweep.dir)
 
 
 def to_yaml(config: Config, key: str | None = None) -> str:
@@ -249,11 +275,15 @@ def job(settings: DictConfig) -> float | None:
     configure_logging()
     config, hydra = build_config(settings), HydraConfig.get()
     config.paths.output_dir = str(Path(hydra.sweep.dir, str(hydra.sweep.subdir)))
-    shown = [token for token in hydra.overrides.task if not token.startswith("+typed_")]
-    typed = " ".join(shown).replace("experiments=", "experiment=")
-    logger.info("Job %s: %s, in %s", hydra.job.num, typed, config.paths.output_dir)
+    folder, typed, training = Path(config.paths.output_dir), as_typed(hydra.overrides.task), config.training
+    logger.info("Job %s: %s, in %s", hydra.job.num, " ".join(typed), folder)
+    note = Job(int(hydra.job.num), typed, training.metric_for_best, training.greater_is_better)
+    note.write(folder, UNFINISHED)
     try:
-        return start(config)
+        best = start(config)
     except Exception as error:  # the other jobs still run; Hydra raises the first of these at the end
         logger.error("Job %s: %s", hydra.job.num, error, exc_info=not isinstance(error, UserError))
+        note.write(folder, FAILED, error=str(error))
         raise
+    note.write(folder, TRAINED, best)
+    return best

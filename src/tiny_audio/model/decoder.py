@@ -21,7 +21,15 @@ from .kernels import Kernel
 from .lora import set_lora_dropout, without_dropout
 from .packing import PackedLayout
 from .reading import Reading, find_reading, pad_left, write_after
-from .weights import fingerprint, hub_arguments, loading, quiet_transformers, require_all_weights, resolve
+from .weights import (
+    fingerprint,
+    hub_arguments,
+    loading,
+    quiet_transformers,
+    require_all_weights,
+    require_finite,
+    resolve,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -270,6 +278,7 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         module, report = loaded
         require_all_weights(report)
         module.config._commit_hash = getattr(config, "_commit_hash", None)
+    require_finite("decoder", name, module)
     return Decoder(module, prompt, name)
 
 

@@ -21,7 +21,15 @@ from ..lengths import ALIGNMENT_SAMPLES, HOP_LENGTH, num_encoder_frames, num_mel
 from .device import upload
 from .kernels import Kernel
 from .packing import PACKED_ATTENTION, PackedLayout
-from .weights import fingerprint, hub_arguments, loading, quiet_transformers, require_all_weights, resolve
+from .weights import (
+    fingerprint,
+    hub_arguments,
+    loading,
+    quiet_transformers,
+    require_all_weights,
+    require_finite,
+    resolve,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +218,7 @@ def load_encoder(name: str, revision: str | None, dtype: torch.dtype) -> SpeechE
                 "known are GLM-ASR (glmasr, glmasr_encoder) and Whisper."
             )
         encoder.revision = getattr(config, "_commit_hash", None)
+    require_finite("encoder", name, module)
     return encoder
 
 

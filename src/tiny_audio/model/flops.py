@@ -152,7 +152,7 @@ def projector_flops(projector: Projector, lengths: list[int]) -> float:
     frames, others = 0, 0
     match projector:
         case MLPProjector():
-            frames, others = tokens * stacked * projector.hidden_dim, tokens * config.hidden_dim * width
+            frames, others = tokens * stacked * projector.hidden_dim, tokens * projector.hidden_dim * width
         case MOSAProjector(num_experts=experts):
             units = experts * config.expert_dim
             frames, others = tokens * stacked * (units + experts), tokens * (units + experts) * width

@@ -123,6 +123,20 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def require_finite(part: str, name: str, module: nn.Module) -> None:
+    """Refuse weights that are not numbers: they would be read, and nothing written down.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    for weight_name, weight in module.named_parameters():
+        if not weight.numel() or weight.element_size() == 1:  # packed: quantised weights
+            continue
+        ends = torch.stack(weight.detach().aminmax())  # NaN where there is one; much faster than asking each number
+        if not bool(ends.isfinite().all()):
+            raise UserError(f"model.{part}={name} holds numbers that are not finite ({weight_name}); take another.")
+
+
 @contextmanager
 def quiet_transformers(source: str) -> Iterator[None]:
     """Keep the loading report (weights that were left out on purpose) off the console, and progress bars too.

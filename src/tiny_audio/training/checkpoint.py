@@ -23,7 +23,7 @@ import yaml
 
 from ..config import build_config
 from ..errors import UserError
-from ..files import sweep_temporaries, write_whole
+from ..files import sweep_temporaries, write_whole, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ def load_checkpoint(path: str | Path, verify: bool = True) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} is damaged or not a checkpoint.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this toolkit.")
-    if (version := content["version"]) != VERSION:
-        advice = "update it" if version > VERSION else "use the one that wrote it"
+    if (version := content.get("version")) != VERSION:
+        advice = "update it" if isinstance(version, int) and version > VERSION else "use the one that wrote it"
         raise UserError(
             f"checkpoint {path} has format version {version}; this version of the toolkit reads {VERSION}: {advice}."
         )
@@ -186,14 +186,17 @@ class CheckpointFolder:
         sweep_temporaries(self.path)
 
     def finish(self, step: int) -> Path:
-        """Give the checkpoint of the last step its fixed name, without a second copy where the disk allows it."""
-        final, temporary = self.path / FINAL_FILE, self.path / f".{FINAL_FILE}.tmp"
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(self.file(step), temporary)
-        except OSError:
-            shutil.copyfile(self.file(step), temporary)
-        temporary.replace(final)
+        """Give the checkpoint of the last step its fixed name, without a second copy where the mount has links.
+
+        Raises:
+            OSError: such as a full disk, where a copy is needed.
+        """
+        final = self.path / FINAL_FILE
+        with written_whole(final) as temporary:
+            try:
+                os.link(self.file(step), temporary)
+            except OSError:
+                shutil.copyfile(self.file(step), temporary)
         return final
 
     def write_state(self, state: dict[str, Any]) -> None:

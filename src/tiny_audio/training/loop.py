@@ -126,7 +126,7 @@ class Trainer:
             self.profiler.close()
             finished = self._last and not self._evaluation_due()
             if not finished:
-                self.save()
+                self.save(leaving=True)
             return finished
 
     def next_input(self) -> StepInput:
@@ -208,7 +208,7 @@ class Trainer:
         if shown:
             self.console.step(self.state.step, shown)
         if self.state.step and (self._last or improved or self.state.step % self.training.save_steps == 0):
-            self.save()
+            self.save(leaving=self._last)
 
     def log(self, grad_norm: torch.Tensor) -> dict[str, str]:
         """Log the figures since the last time; return those that the console shows."""
@@ -253,16 +253,16 @@ class Trainer:
         return {"loss": f"{loss:.3f}", "lr": format_rate(lr)}
 
     def check_progress(self) -> None:
-        """End a run that does not learn any more.
+        """End a run that does not learn.
 
         Raises:
-            UserError: all steps were left out, of the whole run or of the last `GIVE_UP_STEPS` and more.
+            UserError: the last `GIVE_UP_STEPS` and more were left out, or the run has ended and all of its steps were.
         """
-        step = self.state.step
-        if self.state.nonfinite_steps - self._left_out_before < step - self._learned_at:
-            self._learned_at, self._left_out_before = step, self.state.nonfinite_steps
+        step, left_out = self.state.step, self.state.nonfinite_steps
+        if left_out - self._left_out_before < step - self._learned_at:  # a step was taken since then
+            self._learned_at, self._left_out_before = step, left_out
         in_vain = step - self._learned_at
-        if in_vain >= GIVE_UP_STEPS or (self._last and in_vain == step > 0):
+        if in_vain >= GIVE_UP_STEPS or (self._last and left_out >= step > 0):
             raise UserError(
                 f"nothing is learned: the gradients of the last {in_vain} steps were not finite (NaN or infinite). "
                 "Lower training.learning_rate, or set hardware.mixed_precision=bf16 or no; where the very first loss "
@@ -305,11 +305,14 @@ class Trainer:
         names = {"loss": "eval_loss"}
         return {names.get(key, key): format_metric(key, value) for key, value in found.items()}, improved
 
-    def save(self) -> None:
+    def save(self, leaving: bool = False) -> None:
         """Write a checkpoint of this step; a full disk costs this checkpoint, not the run and not the earlier ones.
 
+        Args:
+            leaving: no step follows.
+
         Raises:
-            UserError: it was the checkpoint that a stopping or finished run ends with.
+            UserError: on all processes, where it could not be written and no step follows.
         """
         state = self.state
         now = time.monotonic()
@@ -318,6 +321,7 @@ class Trainer:
         state.sums, state.custom = self.read_sums(), self.custom.state()
         if self.accelerator.is_main_process or is_sharded(self.weights[0]):
             content = self.checkpoint()
+        unsaved = ""
         if self.accelerator.is_main_process:
             try:
                 self.write(content)
@@ -327,7 +331,11 @@ class Trainer:
                 skipped = self.skips.counts.total()
                 self.folder.write_state(summarise(self.config, state, self.folder, self.description, skipped))
             except OSError as error:
-                self._report_unsaved(error)
+                unsaved = self._describe_unsaved(error)
+        if unsaved := self.processes.from_first(unsaved):
+            if leaving:
+                raise UserError(unsaved)
+            logger.error("%s Training goes on; make room before the next save.", unsaved[0].upper() + unsaved[1:])
 
     def write(self, content: dict[str, Any]) -> None:
         """Write the checkpoint; on a full disk older ones make room, but never the newest of them nor the best."""
@@ -360,10 +368,7 @@ class Trainer:
             "state": state.to_dict(),
         }
 
-    def _report_unsaved(self, error: OSError) -> None:
+    def _describe_unsaved(self, error: OSError) -> str:
         steps = self.folder.steps()
         kept = f"The newest checkpoint is {self.folder.file(steps[-1])}." if steps else "There is no checkpoint yet."
-        text = f"step {self.state.step} could not be saved in {self.folder.path} ({error.strerror or error}). {kept}"
-        if self.stop() or self._last:
-            raise UserError(text)
-        logger.error("%s Training goes on; make room before the next save.", text[0].upper() + text[1:])
+        return f"step {self.state.step} could not be saved in {self.folder.path} ({error.strerror or error}). {kept}"

@@ -115,6 +115,15 @@ def starts_afresh(
     )
 
 
+def set_aside(saved: dict[str, Any], path: str, folder: CheckpointFolder, processes: Processes) -> None:
+    """Move the checkpoints of a quick test out of the way, and say so."""
+    limit, steps = saved["config"]["data"]["max_samples"], saved["state"]["step"]
+    logger.info("%s is of a quick test (data.max_samples=%s, %d steps): starting afresh.", path, limit, steps)
+    with processes.first_ahead():
+        if processes.is_main:
+            folder.set_aside(after=-1)
+
+
 def _differences(config: Config, before: dict[str, Any], same_corpora: bool) -> str:
     """Name what the data of two runs differ in, such as `training.seed (42 there, 43 here)`."""
     now = config.to_dict()
@@ -148,15 +157,16 @@ def batches_left(training: TrainingConfig, saved: dict[str, Any] | None, plan: S
 
 
 def restore(
-    saved: dict[str, Any], accelerator: Accelerator, optimizer: Any, plan: SamplingPlan, first: int
-) -> RunState:
-    """Put back all that is not weights, and return where the run stands. Nothing in it refers to `saved` any more.
+    saved: dict[str, Any], state: RunState, accelerator: Accelerator, optimizer: Any, plan: SamplingPlan, first: int
+) -> None:
+    """Put back all that is not weights. Nothing refers to `saved` any more afterwards.
 
     What the configuration says of the optimizer (weight decay, betas) stands, even where the checkpoint has other
     values; the learning rate is set at every step anyway.
 
     Args:
         saved: the checkpoint; its weights are loaded already.
+        state: of the run, loaded from it; its position becomes `first`.
         accelerator: for the gradient scaler.
         optimizer: as prepared; receives its moments.
         plan: where it is not the one that the checkpoint's position counts in, it is said.
@@ -179,7 +189,6 @@ def restore(
         theirs.update({key: value for key, value in ours.items() if key != "params"})
     optimizer.load_state_dict(saved["optimizer"])
     logger.info("Loading scheduler state...")
-    state = RunState.load(saved["state"])
     if saved["scaler"] is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
     logger.info("Loading RNG state...")
@@ -191,7 +200,6 @@ def restore(
         )
     state.batches = first
     logger.info("Resume successful!")
-    return state
 
 
 def _own(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

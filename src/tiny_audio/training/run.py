@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +22,7 @@ from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
 from ..data.subsets import evaluation_fingerprint, write_evaluation_clips
 from ..errors import UserError
+from ..evaluation.evaluate import Evaluation
 from ..files import locked
 from ..model.checkpointed import load_weights
 from ..model.speech_llm import SpeechLLM
@@ -40,7 +41,7 @@ from .build import (
     usable_workers,
 )
 from .calibration import calibrate, calibration_draws
-from .checkpoint import CheckpointFolder, load_checkpoint
+from .checkpoint import FINAL_FILE, CheckpointFolder, load_checkpoint
 from .console import Console, format_metric
 from .ctc_warmup import CTCWarmup, learn_pieces, warmup_batches, warmup_position
 from .feature_cache import cache_features, clips_to_read
@@ -48,7 +49,7 @@ from .loop import Trainer
 from .preflight import preflight
 from .processes import Processes
 from .ranking import rank, rank_saved
-from .resume import batches_left, find_start, pin_revisions, restore, starts_afresh
+from .resume import batches_left, find_start, pin_revisions, restore, set_aside, starts_afresh
 from .run_log import run_log
 from .state import RunState
 from .summary import summarise
@@ -75,6 +76,7 @@ def train(config: Config) -> float | None:
     best, failure = None, None
     try:
         share_out_batch(config, processes.count)
+        agree_on_settings(config, accelerator, processes)
         with claim_folder(output, processes) as folder, run_log(output / "train.log", write=processes.is_main):
             best = train_in(folder, output, config, accelerator, processes)
     except (UserError, KeyboardInterrupt, SystemExit) as error:
@@ -98,31 +100,81 @@ def leave_group(accelerator: Accelerator, together: bool) -> None:
         torch.distributed.destroy_process_group()
 
 
+@dataclass
+class Parts:
+    """What a run is made of before its first step.
+
+    Attributes:
+        config, accelerator, processes, folder, output: of the run.
+        model: on its device, its weights those that the run begins or goes on with; not wrapped yet.
+        plan, dataset: what is drawn, and reads it.
+        batches: global batches of the plan that are left.
+        evaluate: see `build_evaluation`.
+        description: see `describe`.
+        skips: clips that could not be used.
+        state: where the run stands.
+        saved: the checkpoint that it goes on from, until all is restored.
+        warming: whether steps of the CTC warm-up are left.
+    """
+
+    config: Config
+    accelerator: Accelerator
+    processes: Processes
+    folder: CheckpointFolder
+    output: Path
+    model: SpeechLLM
+    plan: SamplingPlan
+    dataset: ClipDataset
+    batches: range
+    evaluate: Callable[..., Evaluation] | None
+    description: dict[str, Any]
+    skips: SkipLog
+    state: RunState
+    saved: dict[str, Any] | None
+    warming: bool
+
+
 def train_in(
     folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator, processes: Processes
 ) -> float | None:
     """Train with the output folder in hand: see `train`."""
-    training, is_main = config.training, accelerator.is_main_process
+    parts = open_parts(folder, output, config, accelerator, processes)
+    state, position = parts.state, None
+    if parts.saved is not None:
+        position = warmup_position(config, state) if parts.warming else state.step
+    with (
+        closing(Trackers(config, output, position, state.wandb_run_id, processes.is_main)) as trackers,
+        explaining_out_of_memory(),
+    ):
+        state.wandb_run_id = trackers.run_id
+        if parts.warming:
+            warm_up(parts, trackers)
+        train_steps(parts, trackers)
+    return finish(config, folder, state, parts.skips, accelerator)
+
+
+def open_parts(
+    folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator, processes: Processes
+) -> Parts:
+    """Load and check all that the run needs, and say what it goes on from."""
+    training = config.training
     start, saved = find_start(config, folder, processes)
     if saved is None:
         check_named_checkpoints(config)
     else:
         pin_revisions(config, saved)
-    if is_main:
-        check_reach(config)
+    with processes.first_ahead():
+        if processes.is_main:
+            check_reach(config)
     augmenter = open_augmenter(config.data, training.seed)
     model = load_models(config, accelerator, processes)
     sources, eval_sources = load_data(config, processes)
     plan = agree_on_plan(config, sources, processes)
     if saved is not None and starts_afresh(config, saved, start, plan, sources):
-        limit, steps = saved["config"]["data"]["max_samples"], saved["state"]["step"]
-        logger.info("%s is of a quick test (data.max_samples=%s, %d steps): starting afresh.", start, limit, steps)
-        with processes.first_ahead():
-            if is_main:
-                folder.set_aside(after=-1)
+        set_aside(saved, start, folder, processes)
         start, saved = "", None
     share = config.data.max_skipped_share
-    skips = SkipLog(output / "skipped.jsonl", sources + eval_sources, share, write=is_main)
+    skips = SkipLog(output / "skipped.jsonl", sources + eval_sources, share, write=processes.is_main)
     if skips.counts:
         logger.warning("%s (see %s).", skips.summary(), skips.path)
 
@@ -140,69 +192,98 @@ def train_in(
         preflight(config, model, plan, dataset, eval_sources, folder, state.step, accelerator)
         initialise_weights(config, model, saved, start, dataset, plan)
     state.evaluate_on(evaluation_fingerprint(eval_sources))
-    description = describe(config, model, sources, accelerator)
+    with processes.first_ahead():
+        if processes.is_main:
+            folder.write_config(config.to_dict())
+            write_evaluation_clips(eval_sources, output)
     evaluate = build_evaluation(config, model, eval_sources, accelerator, skips)
-    position = None if saved is None else warmup_position(config, state) if warming else state.step
-    if is_main:
-        folder.write_config(config.to_dict())
-        write_evaluation_clips(eval_sources, output)
-    with (
-        closing(Trackers(config, output, position, state.wandb_run_id, is_main)) as trackers,
-        explaining_out_of_memory(),
-    ):
-        state.wandb_run_id = trackers.run_id
-        if warming:
-            begun = saved["ctc_warmup"] if saved is not None else None
-            processes.start_training(config.hardware.training_timeout_minutes)
-            warmup = CTCWarmup(
-                *(config, accelerator, processes, model, plan, dataset, evaluate, folder, description),
-                *(skips, trackers, state, begun),
-            )
-            if not warmup.run():
-                logger.info("Saved in the warm-up (step %d); the same command goes on from there.", state.ctc_step)
-                warmup.stop.leave()
-        if model.ctc is not None:
-            model.ctc_weight = 0.0 if config.model.freeze_projector else training.ctc_loss_weight
-            model.ctc.requires_grad_(model.ctc_weight > 0)
-        prepared, optimizer = distribute(config, model, accelerator)
-        if saved is not None and saved["optimizer"] is not None:
-            state = restore(saved, accelerator, optimizer, plan, batches.start)
-        saved = None  # lets go of the file
-        if state.step >= training.max_steps and (not eval_sources or state.evaluated_step == state.step):
-            logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
-            if is_main:  # it may go by another metric now
-                folder.write_state(summarise(config, state, folder, description, skips.counts.total()))
-            return finish(config, folder, state, skips, accelerator)
-        state.plan_fingerprint = plan.fingerprint
-        per_step = training.batch_size * training.gradient_accumulation_steps * processes.count
-        epochs = plan.epoch(training.max_steps * per_step)
-        with closing(Console(training.max_steps, epochs, state.step, quiet=not is_main)) as console:
-            trainer = Trainer(
-                config=config,
-                accelerator=accelerator,
-                model=prepared,
-                optimizer=optimizer,
-                batches=open_batches(config, plan, dataset, batches, accelerator),
-                plan=plan,
-                evaluate=evaluate,
-                folder=folder,
-                description=description,
-                skips=skips,
-                trackers=trackers,
-                console=console,
-                state=state,
-                processes=processes,
-            )
-            processes.start_training(config.hardware.training_timeout_minutes)
-            logger.info("Starting training...")
-            finished = trainer.run()
+    description = describe(config, model, sources, accelerator)
+    return Parts(
+        *(config, accelerator, processes, folder, output, model, plan, dataset, batches, evaluate, description),
+        *(skips, state, saved, warming),
+    )
+
+
+def warm_up(parts: Parts, trackers: Trackers) -> None:
+    """Make the steps of the CTC warm-up that are left.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: a signal stopped it; its state is saved.
+    """
+    begun = parts.saved["ctc_warmup"] if parts.saved is not None else None
+    parts.processes.start_training(parts.config.hardware.training_timeout_minutes)
+    warmup = CTCWarmup(
+        *(parts.config, parts.accelerator, parts.processes, parts.model, parts.plan, parts.dataset, parts.evaluate),
+        *(parts.folder, parts.description, parts.skips, trackers, parts.state, begun),
+    )
+    if not warmup.run():
+        logger.info("Saved in the warm-up (step %d); the same command goes on from there.", parts.state.ctc_step)
+        warmup.stop.leave()
+
+
+def train_steps(parts: Parts, trackers: Trackers) -> None:
+    """Make the steps that are left, and say that it is done.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: a signal stopped the run; its state is saved.
+    """
+    config, accelerator, model, plan, state = parts.config, parts.accelerator, parts.model, parts.plan, parts.state
+    training, processes = config.training, parts.processes
+    if model.ctc is not None:
+        model.ctc_weight = 0.0 if config.model.freeze_projector else training.ctc_loss_weight
+        model.ctc.requires_grad_(model.ctc_weight > 0)
+    prepared, optimizer = distribute(config, model, accelerator)
+    if parts.saved is not None and parts.saved["optimizer"] is not None:
+        restore(parts.saved, state, accelerator, optimizer, plan, parts.batches.start)
+    parts.saved = None  # lets go of the file
+    if state.step >= training.max_steps and (parts.evaluate is None or state.evaluated_step == state.step):
+        logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
+        if processes.is_main:  # it may go by another metric now
+            skipped = parts.skips.counts.total()
+            parts.folder.write_state(summarise(config, state, parts.folder, parts.description, skipped))
+        return
+    state.plan_fingerprint = plan.fingerprint
+    per_step = training.batch_size * training.gradient_accumulation_steps * processes.count
+    epochs = plan.epoch(training.max_steps * per_step)
+    with closing(Console(training.max_steps, epochs, state.step, quiet=not processes.is_main)) as console:
+        trainer = Trainer(
+            config=config,
+            accelerator=accelerator,
+            model=prepared,
+            optimizer=optimizer,
+            batches=open_batches(config, plan, parts.dataset, parts.batches, accelerator),
+            plan=plan,
+            evaluate=parts.evaluate,
+            folder=parts.folder,
+            description=parts.description,
+            skips=parts.skips,
+            trackers=trackers,
+            console=console,
+            state=state,
+            processes=processes,
+        )
+        processes.start_training(config.hardware.training_timeout_minutes)
+        logger.info("Starting training...")
+        finished = trainer.run()
     if not finished:
         logger.info("Saved at step %d; the same command goes on from there.", state.step)
         trainer.stop.leave()
     logger.info("Training completed!")
     logger.info("Total time: %s", format_time(state.train_seconds))
     logger.info("Trained on %s", state.heard())
-    return finish(config, folder, state, skips, accelerator)
+
+
+def agree_on_settings(config: Config, accelerator: Accelerator, processes: Processes) -> None:
+    """Refuse to train with processes that were started with different settings, or that chose different precisions.
+
+    Paths, corpora and devices may differ: machines are not all alike.
+
+    Raises:
+        UserError: they do, on all of them.
+    """
+    precision = f"hardware.mixed_precision={accelerator.mixed_precision} training={asdict(config.training)}"
+    hint = "start all of them with the same training.* and hardware.mixed_precision, the latter not auto."
+    processes.require_same(precision, "training settings and precision", hint)
 
 
 def check_named_checkpoints(config: Config) -> None:
@@ -220,7 +301,8 @@ def claim_folder(output: Path, processes: Processes) -> Iterator[CheckpointFolde
     Raises:
         UserError: it cannot be made or written, another run is writing to it, or not all processes see the same one.
     """
-    folder, mark = CheckpointFolder(output / "checkpoints"), output / f".run-{os.getpid()}-{time.time_ns()}"
+    folder = CheckpointFolder(output / "checkpoints")
+    mark = folder.path / f".seen-{uuid4().hex}.tmp"
     busy = f"another run is writing to {output}; wait for it, or set another paths.output_dir."
     with ExitStack() as held:
         try:
@@ -231,13 +313,13 @@ def claim_folder(output: Path, processes: Processes) -> Iterator[CheckpointFolde
                     folder.sweep_temporaries()
                     mark.touch()
             name = processes.from_first(mark.name)
-            seen = (output / name).is_file()
+            seen = (folder.path / name).is_file()
             processes.require_same(seen, f"folder {output}", "paths.output_dir has to be one folder for all of them.")
         except OSError as error:
             raise UserError(f"paths.output_dir: {folder.path} cannot be made or written ({error.strerror}).") from None
         finally:
-            if processes.is_main:
-                mark.unlink(missing_ok=True)
+            with suppress(OSError):  # there may be no folder
+                mark.unlink()
         yield folder
 
 
@@ -281,9 +363,18 @@ def warmup_due(config: Config, saved: dict[str, Any] | None) -> bool:
 def finish(
     config: Config, folder: CheckpointFolder, state: RunState, skips: SkipLog, accelerator: Accelerator
 ) -> float | None:
-    """Name the last checkpoint `final.pt`, say what came out, and return the best value."""
-    if accelerator.is_main_process and folder.file(state.step).is_file():  # it may have been named from elsewhere
-        folder.finish(state.step)
+    """Name the last checkpoint `final.pt`, say what came out, and return the best value.
+
+    Raises:
+        UserError: there is no room for `final.pt`.
+    """
+    last = folder.file(state.step)
+    if accelerator.is_main_process and last.is_file():  # it may have been named from elsewhere
+        try:
+            folder.finish(state.step)
+        except OSError as error:
+            why = f"cannot be written ({error.strerror}); {last} holds the same."
+            raise UserError(f"{folder.path / FINAL_FILE} {why}") from None
     if state.history:
         name = config.training.metric_for_best
         logger.info("Final WER: %.1f%%", 100 * state.history[-1]["wer"])
@@ -292,6 +383,6 @@ def finish(
             logger.info("Best checkpoint: %s (%s: %s)", folder.file(int(saved[0]["step"])), name.upper(), value)
     if skips.counts:
         logger.warning("%s (see %s).", skips.summary(), skips.path)
-    logger.info("Transcribe with: ta infer checkpoint=%s audio=FILE", folder.path / "final.pt")
+    logger.info("Transcribe with: ta infer checkpoint=%s audio=FILE", folder.path / FINAL_FILE)
     ranked = rank(state.history, config.training)
     return ranked[0][config.training.metric_for_best] if ranked else None

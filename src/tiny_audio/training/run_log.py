@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -13,6 +13,11 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
+
+    def close(self) -> None:
+        """See `logging.Handler`; what could not be written is tried once more, and may fail again."""
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ class RunState:
         batches: global batches of the sampling plan that were consumed, by all processes together.
         plan_fingerprint: of the plan that `batches` counts in.
         evaluated_step: the last step that was evaluated; -1 before the first.
-        evaluation_set: which clips `history` is of: `data.subsets.evaluation_fingerprint`.
+        evaluation_set: which clips `history` is of: see `data.subsets.evaluation_fingerprint`.
         sums: what was added up since the last logged step, so that a resumed run logs the same means: see
             `Trainer.sums`.
         loss_tokens: target tokens since then.
@@ -67,8 +67,8 @@ class RunState:
             return
         if self.history and self.evaluation_set != evaluation_set:
             logger.warning(
-                "The evaluation set is not the one that this run was evaluated on so far (%s, now %s): its history and "
-                "its best begin anew; the figures up to step %d stay in metrics.jsonl.",
+                "The evaluation set is not the one that this run was evaluated on so far (%s, now %s): its history "
+                "begins anew, and with it what is best; the figures up to step %d stay in metrics.jsonl.",
                 self.evaluation_set or "not noted",
                 evaluation_set,
                 self.step,
