@@ -19,6 +19,7 @@ def test_a_whole_step_equals_what_torch_counts(kind, frozen, batch, accelerator,
     """Decomposed attention, which torch can count on a CPU; the spectrogram's Fourier transform is in neither."""
     model = build_model("mlp", *frozen, batch)
     variant = kind(model, batch, accelerator)
+    assert model.decoder.reading.packed, "found out before the counting begins"
     with variant.installed(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         variant.step()
     expected = counter.get_total_flops()

@@ -206,11 +206,12 @@ def test_a_smaller_batch_is_tried_beside_gradients_and_moments(model, source, ac
 
 
 def test_the_evaluation_is_tried_with_the_cache_of_the_longest_transcript(model, source, accelerator, monkeypatch):
+    assert model.decoder.reading, "found out by writing, too"
     generate, seen = model.decoder.module.generate, []
 
-    def watched(inputs_embeds, attention_mask, max_new_tokens):
-        seen.append((*inputs_embeds.shape[:2], max_new_tokens))
-        return generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, max_new_tokens=max_new_tokens)
+    def watched(tokens, max_new_tokens, **more):
+        seen.append((*tokens.shape, max_new_tokens))
+        return generate(tokens, max_new_tokens=max_new_tokens, **more)
 
     monkeypatch.setattr(model.decoder.module, "generate", watched)
     training = TrainingConfig(eval_batch_size=5, max_new_tokens=30)

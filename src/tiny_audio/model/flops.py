@@ -97,28 +97,32 @@ class Load:
     @classmethod
     def of(cls, model: SpeechLLM, batch: Batch) -> Load:
         """What `SpeechLLM.forward` runs on. Without a kernel for packed clips attention is padded inside the op."""
-        heard, prompt = batch.num_frames, model.decoder.prompt
-        targets = [len(ids) for ids in batch.target_ids]
-        around = len(prompt.prefix_ids) + len(prompt.suffix_ids)
-        counts = [model.projector.num_tokens(n) for n in heard]
-        positions = [around + count + target for count, target in zip(counts, targets, strict=True)]
+        positions = decoder_lengths(model, batch)
         encoded: list[int] = []
         if batch.features is None:
             silent = torch.empty(batch.waveforms.shape, device="meta")
             samples = model.encoder.window(silent, batch.num_samples)[1].tolist()
             encoded = [num_encoder_frames(num_mel_frames(n)) for n in samples]
-        padded = len(encoded) * max(encoded, default=0)
-        packed = model.encoder.kernel is not None
+        padded, longest = len(encoded) * max(encoded, default=0), max(positions, default=0)
+        packed, whole = model.encoder.kernel is not None, len(positions) * longest
         return cls(
             mel_positions=2 * padded,
             conv_positions=2 * padded,
             encoder_positions=sum(encoded),
             encoder_pairs=sum(n**2 for n in encoded) if packed else padded * max(encoded, default=0),
-            projector_lengths=heard,
-            decoder_positions=sum(positions),
-            decoder_pairs=sum(n**2 for n in positions) if packed else len(batch) * max(positions, default=0) ** 2,
-            logit_positions=sum(targets),
+            projector_lengths=batch.num_frames,
+            decoder_positions=sum(positions) if model.decoder.reading.packed else whole,
+            decoder_pairs=sum(n**2 for n in positions) if packed and model.decoder.reading.packed else whole * longest,
+            logit_positions=sum(map(len, batch.target_ids)),
         )
+
+
+def decoder_lengths(model: SpeechLLM, batch: Batch) -> list[int]:
+    """Return the positions that the decoder reads of each clip: prompt, audio tokens, transcript."""
+    prompt = model.decoder.prompt
+    around = len(prompt.prefix_ids) + len(prompt.suffix_ids)
+    counts = [model.projector.num_tokens(n) for n in batch.num_frames]
+    return [around + count + len(ids) for count, ids in zip(counts, batch.target_ids, strict=True)]
 
 
 def step_flops(widths: Widths, load: Load, projector: Projector) -> dict[str, float]:

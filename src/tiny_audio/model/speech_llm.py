@@ -311,6 +311,7 @@ class SpeechLLM(nn.Module):
         the work.
         """
         self._compiled = True
+        _ = self.decoder.reading  # found out by passes of other forms, which are not to be compiled
         dynamo = torch._dynamo.config
         dynamo.recompile_limit = max(dynamo.recompile_limit, COMPILED_FORMS)
         for layer in (*self.encoder.layers, *self.decoder.layers):

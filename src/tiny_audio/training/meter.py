@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from ..data.loader import Batch
-from ..model.flops import Load, Widths, step_flops
+from ..model.flops import Load, Widths, decoder_lengths, step_flops
 from ..model.speech_llm import SpeechLLM
 from . import metrics
 
@@ -45,7 +45,7 @@ class Meter:
         """Return decoder positions (prompt, audio tokens, transcript) and operations of this process's batches."""
         loads = [Load.of(self.model, batch) for batch in batches if len(batch)]
         flops = sum(sum(step_flops(self.widths, load, self.model.projector).values()) for load in loads)
-        return sum(load.decoder_positions for load in loads), flops
+        return sum(sum(decoder_lengths(self.model, batch)) for batch in batches), flops
 
     def add(self, tokens: int, flops: float) -> None:
         """Count a step's work, of all processes."""
