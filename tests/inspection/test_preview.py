@@ -113,8 +113,8 @@ def test_the_folder_holds_sound_page_and_tokens(settings, tmp_path, capsys):
 
 
 def test_tokens_that_mean_something_else_are_flagged(settings, monkeypatch, capsys):
-    right = Prompt._encode
-    monkeypatch.setattr(Prompt, "_encode", lambda self, text: right(self, text.replace("river", "liver")))
+    right = Prompt.encode
+    monkeypatch.setattr(Prompt, "encode", lambda self, text: right(self, text.replace("river", "liver")))
     Path("corpus/train.jsonl").write_text(
         "".join(
             json.dumps({**json.loads(line), "text": "by the river"}) + "\n"
