@@ -46,11 +46,13 @@ def test_whisper_encoder_by_name(run_settings, tiny_models, tmp_path):
     assert "[INFO] Loading Whisper encoder" in log
 
 
-def test_default_configuration_without_a_network_is_one_line(tmp_path):
+def test_default_configuration_without_a_network_names_what_cannot_be_fetched(tmp_path):
     status, log = run_ta(["train", "experiment=transcription"], tmp_path)
     assert status == 2
+    for corpus in ("openslr/librispeech_asr", "speechcolab/gigaspeech"):
+        assert f"Could not fetch the dataset {corpus}: " in log
     last = log.strip().splitlines()[-1]
-    assert last.startswith("ta train: error: model.encoder=zai-org/GLM-ASR-Nano-2512 could not be fetched: ")
+    assert last.startswith("ta train: error: 6 of the corpora and models cannot be had (see above)")
     assert "Traceback" not in log
 
 

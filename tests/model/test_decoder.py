@@ -78,7 +78,7 @@ def test_sampling_settings_of_the_model_are_not_inherited(decoder):
 
 def test_prompt_is_the_rendered_template_around_the_audio(decoder):
     prompt = decoder.prompt
-    tokenizer = prompt._tokenizer
+    tokenizer = prompt.tokenizer
     assert tokenizer.decode(prompt.prefix_ids) == "<|im_start|>user\n"
     assert tokenizer.decode(prompt.suffix_ids) == (
         "\nTranscribe the speech to text.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
