@@ -21,6 +21,8 @@ from tiny_audio.evaluation.wer import ErrorCounts, bootstrap_interval, count_err
         ("one two three", "", 0, 0, 3),
         ("One, two!", "one two", 0, 0, 0),
         ("don't", "dont", 1, 0, 0),
+        ("\u4eca\u5929 ok", "\u4eca\u65e5 ok", 1, 0, 0),
+        ("\u0e19\u0e49\u0e33\u0e44\u0e1b", "\u0e19\u0e49\u0e33", 0, 0, 2),
     ],
 )
 def test_counts(reference, hypothesis, substitutions, insertions, deletions):

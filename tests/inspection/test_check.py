@@ -114,7 +114,7 @@ def test_planted_faults_are_found_by_name(tmp_path, capsys):
     assert "shorter_than_listed" not in findings, "it is told where it was decoded"
     assert names(findings["dropped_characters"]) == {"train040.wav"}
     assert names(findings["odd_characters"]) == {"train041.wav"}
-    assert names(findings["marks"]) == {"train042.wav"}
+    assert names(findings["tags"]) == {"train042.wav"}
     assert findings["repeated"][0]["what"] == "50 clips with the transcript “thank you for watching now”."
     assert names(findings["repeated"]) == {f"again{i:02}.wav" for i in range(5)}
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("!! ", " - "))]

@@ -109,10 +109,13 @@ def test_repeats_are_those_beyond_the_usual():
 def test_marks_of_transcribers_are_told_from_speech():
     facts, _ = look_at_texts(np.ones(2), ["a", "b"], ["x", "y"])
     raw = RawTexts(facts)
-    raw.add("x", "So [Laughter] we (uh) <NOISE> a < b.", "So [Laughter] we (uh) <NOISE> a < b.", "so")
+    spoken = "[SPEAKER_01]: So [Laughter] we (uh) <NOISE> a < b <|0.00|> <|2.40|> <asr_text>."
+    raw.add("x", spoken, spoken, "so")
     raw.add("y", "SAID ON (3) MAY \x07", "SAID ON (3) MAY", "said")
     raw.finish()
-    assert set(facts.tags) == {"[laughter]", "(uh)", "<noise>"}
+    assert set(facts.tags) == {"(uh)"}
+    assert set(facts.taken_out) == {"[speaker_#]:", "[laughter]", "<noise>", "<|#|>", "<asr_text>"}
+    assert facts.taken_out["<|#|>"].count == 1, "clips, not tags"
     assert (facts.cased, facts.punctuated) == (0.5, 0.5)
     assert [(one.character, one.taught) for one in facts.odd_characters] == [("\x07", False)]
 

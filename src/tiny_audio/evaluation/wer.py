@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from kaldialign import edit_distance
 
-from ..text import normalize_for_scoring
+from ..text import characters_for_scoring, normalize_for_scoring, words_for_scoring
 
 
 @dataclass
@@ -52,15 +52,15 @@ class ErrorCounts:
 
 
 def count_errors(references: list[str], hypotheses: list[str]) -> tuple[ErrorCounts, ErrorCounts]:
-    """Count word errors and character errors (spaces are characters) after normalisation of both sides.
+    """Count word errors and character errors after normalisation of both sides: `tiny_audio.text.NORMALIZER_NAME`.
 
-    Normalisation: `tiny_audio.text.NORMALIZER_NAME`.
+    Spaces are characters, but in scripts that are written without: there each character counts as a word.
     """
     words, characters = ErrorCounts(), ErrorCounts()
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         said, written = normalize_for_scoring(reference), normalize_for_scoring(hypothesis)
-        words.add(said.split(), written.split())
-        characters.add(list(said), list(written))
+        words.add(words_for_scoring(said), words_for_scoring(written))
+        characters.add(characters_for_scoring(said), characters_for_scoring(written))
     return words, characters
 
 

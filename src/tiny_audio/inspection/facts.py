@@ -78,7 +78,7 @@ class OddCharacter:
 
 @dataclass
 class TextFacts:
-    """Transcripts as they are taught, but for `cased`, `punctuated`, `tags` and some of `odd_characters`: as written.
+    """Transcripts as they are taught; as written `cased`, `punctuated`, `tags`, `taken_out`, some `odd_characters`.
 
     Attributes:
         words, vocabulary, characters: in all, different words, in all.
@@ -91,7 +91,9 @@ class TextFacts:
         capitals: share of transcripts that are taught with a capital.
         odd_characters: of a foreign script or class, in few transcripts.
         repeats: transcripts that come up suspiciously often: (transcript, clips).
-        tags: marks such as <unk> and [noise], whose words would be taught.
+        tags: marks such as {noise} and (laughs), whose words would be taught.
+        taken_out: tags such as <unk> and [noise], which cleaning takes out; their numbers as #.
+        unspaced: whether they are of a language that is written without spaces.
     """
 
     words: int
@@ -111,6 +113,8 @@ class TextFacts:
     odd_characters: list[OddCharacter] = field(default_factory=list)
     repeats: list[tuple[str, Named]] = field(default_factory=list)
     tags: dict[str, Named] = field(default_factory=dict)
+    taken_out: dict[str, Named] = field(default_factory=dict)
+    unspaced: bool = False
 
 
 @dataclass

@@ -235,14 +235,27 @@ def characters(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             where = "" if taught else " in the transcripts as they are written"
             kind = "odd_characters" if taught else "dropped_characters"
             yield Finding(kind, False, facts.title, f"{what}{where}.", todo, examples[:5])
-    for tag, named in sorted(facts.text.tags.items(), key=lambda item: -item[1].count)[:5]:
+    for tags, what, todo in (
+        (facts.text.tags, ", whose words are taught as if they were said", "take the marks out of the transcripts"),
+        (facts.text.taken_out, ", which cleaning takes out", "where a tag stands for words that were said, write them"),
+    ):
+        kind = "marks" if tags is facts.text.tags else "tags"
+        for tag, named in sorted(tags.items(), key=lambda item: -item[1].count)[:5]:
+            said = f"{clips(named.count)} with {tag}{what}."
+            yield Finding(
+                kind, False, facts.title, said, f"{todo}, or take the clips out of the manifest.", named.examples
+            )
+
+
+def script(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """A language in which a rate of word errors says little."""
+    if facts.text.unspaced:
         yield Finding(
-            "marks",
+            "unspaced",
             False,
             facts.title,
-            f"{clips(named.count)} with {tag}, whose words are taught as if they were said.",
-            "take the marks out of the transcripts, or the clips out of the manifest.",
-            named.examples,
+            "it is written without spaces between words: CER is the figure, WER counts each character as a word.",
+            "read CER; with training.metric_for_best=cer it also chooses the best checkpoint.",
         )
 
 
@@ -391,5 +404,5 @@ def tokens(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
 OF_ALL: tuple[Callable[[Report], Iterable[Finding]], ...] = (leaks, unusable, evaluation, contrasts, rounds)
 OF_A_CORPUS: tuple[Callable[[CorpusFacts, Report], Iterable[Finding]], ...] = (
     *(relation, lost, headers, levels),
-    *(characters, repeated, voices, tokens),
+    *(characters, script, repeated, voices, tokens),
 )

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..text import is_unspaced, take_out_tags
 from .facts import MAX_NAMED, Histogram, Named, OddCharacter, Outlier, Spread, TextFacts
 
 RATE_EDGES = np.linspace(0, 8, 41)  # words a second; fast speech is 5
@@ -22,7 +23,9 @@ OUTLIER_SIGMAS = 6.0  # ... and is as far out as this among its corpus; the wide
 ODD_SHARE = 0.002  # of the transcripts: a character in more of them belongs to the corpus
 REPEATED_CLIPS = 10  # a transcript is suspicious from this many clips on ...
 REPEATED_FACTOR = 10  # ... and this many times as many as a transcript of the corpus has on average
-_TAG = re.compile(r"<[^<>\s][^<>]{0,30}>|\[[^\[\]]{1,30}\]|\{[^{}]{1,30}\}|\(\(?[^()]{1,30}\)?\)")
+# What cleaning leaves in place, since it may have been said.
+_MARK = re.compile(r"<[^<>\s][^<>]{0,30}>|\{[^{}]{1,30}\}|\(\(?[^()]{1,30}\)?\)|\*[^*\s][^*]{0,30}\*")
+_NUMBERS = re.compile(r"\d+(?:[.,:]\d+)*")  # one kind of tag, whatever its number
 _ODD_CLASSES = ("So", "Sk", "Cc", "Co", "Cn", "Cs")  # symbols, controls, unassigned: never part of a sentence
 _WHITE = "\t\n\r"
 
@@ -59,6 +62,7 @@ def look_at_texts(seconds: np.ndarray, texts: Sequence[str], names: Sequence[str
         capitals=capitals / len(texts),
         odd_characters=odd_characters(texts, names),
         repeats=repeats(transcripts, texts, names),
+        unspaced=is_unspaced(texts),
     )
     outliers = np.zeros(len(texts), dtype=bool)
     if len(texts) >= MIN_CLIPS_FIT and min(map(relative_spread, (seconds, num_characters))) >= MIN_SPREAD:
@@ -178,9 +182,12 @@ class RawTexts:
             for character in set(raw) - set(taught) - set(_WHITE):
                 if unicodedata.category(character) in _ODD_CLASSES:
                     self._dropped.setdefault(character, Named()).add(name, shorten(raw))
-        for tag in _TAG.findall(prepared):
-            if any(word.isalpha() for word in re.split(r"\W+", tag)):
-                self.facts.tags.setdefault(tag.lower(), Named()).add(name, shorten(prepared))
+        left, tags = take_out_tags(prepared)
+        for tag in {_NUMBERS.sub("#", tag.lower()) for tag in tags}:
+            self.facts.taken_out.setdefault(tag, Named()).add(name, shorten(prepared))
+        for mark in {mark.lower() for mark in _MARK.findall(left)}:
+            if any(word.isalpha() for word in re.split(r"[\W\d_]+", mark)):
+                self.facts.tags.setdefault(mark, Named()).add(name, shorten(prepared))
 
     def finish(self) -> None:
         """Complete the facts."""
