@@ -90,7 +90,7 @@ def test_a_variant_that_does_not_fit_is_said_so_and_the_others_go_on(monkeypatch
         ("--batch-size 0", "--batch-size must be at least 1, got 0."),
         ("--seconds 31", "--seconds must be between 1 and 30, got 31."),
         ("--price nan", "--price must be at least 0, got nan."),
-        ("--device gpu", "--device must be one of auto, cuda, mps, cpu, got gpu. Did you mean cpu?"),
+        ("--device gpu", "--device must be one of auto, cuda, mps, cpu, got gpu. Did you mean cuda?"),
         ("--precision fp8", "--precision must be one of auto, bf16, no, got fp8."),
         ("--projector mosa,mlpp", "--projector must be one of mlp, mosa, moe, qformer, got mlpp. Did you mean mlp?"),
         ("--workers 1,x",
@@ -98,7 +98,7 @@ def test_a_variant_that_does_not_fit_is_said_so_and_the_others_go_on(monkeypatch
         ("--workers 1,-1", "--workers must be at least 0, got -1."),
         ("--no-step", "--no-step leaves nothing to measure; name recordings: --data my/train.jsonl"),
         ("--batchsize 8", "unrecognized arguments: --batchsize 8; `ta benchmark --help` says more."),
-        ("--json no/such/folder.json", "--json: cannot write no/such/folder.json: No such file or directory."),
+        ("--json no/such/folder.json", "--json=no/such/folder.json: cannot be written (No such file or directory)."),
     ],
 )  # fmt: skip
 def test_mistakes(typed, message, capsys):

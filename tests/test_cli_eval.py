@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from runs import run_ta
+from tiny_audio.audio import load_audio
 from tiny_audio.cli import main
 from tiny_audio.evaluation.wer import word_errors
 from tiny_audio.inference import Recogniser
@@ -125,6 +128,62 @@ def test_other_sets_and_all_of_them_together(trained, corpus):
     assert min(dev["loss"], train["loss"]) < both["loss"] < max(dev["loss"], train["loss"])
 
 
+def test_every_clip_is_judged_or_counted(trained, corpus, capsys):
+    """Longer than the model reads, without speech, without a transcript: nothing is left out without a word."""
+    listed = [json.loads(line) for line in (corpus / "dev.jsonl").read_text().splitlines()]
+    waves = [load_audio(corpus / row["audio"]) for row in listed]
+    long, text = np.zeros(0, np.float32), []
+    while len(long) <= 31 * 16_000:
+        row = len(text) % len(listed)
+        long, text = np.concatenate([long, waves[row]]), [*text, listed[row]["text"]]
+    noise = np.random.default_rng(0).standard_normal(32_000).astype(np.float32) * 0.1
+    for name, wave in (("long", long), ("noise", noise), ("unlabelled", noise), ("good", waves[0])):
+        soundfile.write(f"{name}.wav", wave, 16_000)
+    clips = [
+        {"audio": "good.wav", "text": listed[0]["text"]},
+        {"audio": "long.wav", "text": " ".join(text)},
+        {"audio": "noise.wav", "text": "[noise]"},
+        {"audio": "unlabelled.wav", "text": None},
+        {"audio": "gone.wav", "text": "one two three"},
+    ]
+    Path("mine.jsonl").write_text("".join(json.dumps(clip) + "\n" for clip in clips))
+    typed = ["data.eval_path=mine.jsonl", "data.max_skipped_share=0.9", "transcripts=wrote.jsonl"]
+    assert evaluate(f"checkpoint={trained}/final.pt", *typed) == 0
+    (row,) = rows()
+    words = len(listed[0]["text"].split()) + len(" ".join(text).split()) + 3
+    assert (row["clips"], row["words"]) == (4, words)
+    assert (row["left_out"], row["unread"]) == ({"no_transcript": 1}, {"missing": 1})
+    assert (row["in_pieces"], row["without_speech"]) == (1, 1)
+    wrote = {item["name"]: item for item in map(json.loads, Path("wrote.jsonl").read_text().splitlines())}
+    assert set(wrote) == {"good.wav", "long.wav", "noise.wav", "gone.wav"}
+    assert row["invented_words"] == wrote["noise.wav"]["errors"]
+    segments = Recogniser(trained / "final.pt", "cpu").transcribe("long.wav")
+    assert wrote["long.wav"]["hypothesis"] == segments, "as `ta infer` writes it"
+    out = capsys.readouterr().out
+    assert "Not judged: 1 clip (1 no_transcript)." in out
+    assert "1 judged in pieces, with the loop guard" in out
+    assert "of 1 clips without speech" in out
+    assert "1 clip (1 missing) could not be read, all words count as deleted" in out
+
+
+def test_a_set_of_which_nothing_can_be_judged_is_told(trained, corpus, capsys):
+    clip = {"audio": str(corpus / "dev0.flac"), "text": None}
+    Path("mine.jsonl").write_text(json.dumps(clip) + "\n")
+    assert evaluate(f"checkpoint={trained}/final.pt", "data.eval_path=mine.jsonl") == 2
+    assert "mine.jsonl" in capsys.readouterr().err
+    assert not Path("rows.json").exists()
+
+
+@pytest.mark.parametrize("typed", ["transcripts=mine.jsonl", "output=mine.jsonl"])
+def test_the_manifest_that_is_judged_is_not_written_over(typed, trained, corpus, capsys):
+    clip = {"audio": str(corpus / "dev0.flac"), "text": "one"}
+    Path("mine.jsonl").write_text(json.dumps(clip) + "\n")
+    before = Path("mine.jsonl").read_text()
+    assert main(["eval", "device=cpu", f"checkpoint={trained}/final.pt", "data.eval_path=mine.jsonl", typed]) == 2
+    assert f"{typed} is read by this very command; name another file." in capsys.readouterr().err
+    assert Path("mine.jsonl").read_text() == before
+
+
 def test_a_manifest_of_ones_own_with_a_recording_that_is_gone(trained, corpus, capsys):
     clips = [json.loads(line) for line in (corpus / "dev.jsonl").read_text().splitlines()[:4]]
     for clip in clips:
@@ -230,8 +289,8 @@ def test_an_average_transcribes_and_is_evaluated_but_no_run_goes_on_from_it(copy
         ("checkpoints_dir=empty", "there are no checkpoints in empty."),
         ("checkpoint=b.pt", "there is no checkpoint b.pt. Beside it: a.pt."),
         ("checkpoint=a.pt output=x.xls", "output=x.xls must end in one of .json, .jsonl, .csv, .md."),
-        ("checkpoint=a.pt output=no/x.csv", "no/x.csv cannot be written: No such file or directory."),
-        ("checkpoint=a.pt device=gpu", "device must be one of auto, cuda, mps, cpu, got gpu. Did you mean cpu?"),
+        ("checkpoint=a.pt output=no/x.csv", "output=no/x.csv: cannot be written (No such file or directory)."),
+        ("checkpoint=a.pt device=gpu", "device must be one of auto, cuda, mps, cpu, got gpu. Did you mean cuda?"),
         ("checkpoint=a.pt dev.jsonl", "dev.jsonl is not a setting; settings are written KEY=VALUE."),
         ("checkpoint=a.pt training.max_steps=3",
          "ta eval does not read training.max_steps; `ta eval --help` says which settings it does."),

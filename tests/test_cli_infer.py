@@ -1,9 +1,6 @@
 """`ta infer` as it is typed: which recordings are read, what is printed, and the exit status."""
 
 import json
-import sys
-import types
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +8,8 @@ import pytest
 import soundfile
 
 from tiny_audio.cli import main
+from tiny_audio.inference import transcribe as transcribing
+from tiny_audio.inference.transcribe import Decoding, TextSegment, Transcription
 
 
 def write(path: str, text: str) -> None:
@@ -18,32 +17,27 @@ def write(path: str, text: str) -> None:
     Path(path).write_text(text)
 
 
-@dataclass
-class Transcription:
-    path: str
-    text: str
-    seconds: float
-    error: str | None = None
-
-
 @pytest.fixture
 def transcriber(monkeypatch, tmp_path):
     """Calls of `transcribe_files`; a recording whose name has `bad` in it fails."""
     calls: list[dict] = []
 
-    def transcribe_files(checkpoint, paths, device="auto", batch_size=8, encoder=None, decoder=None):
+    def transcribe_files(checkpoint, paths, device, batch_size, encoder, decoder, decoding):
         assert encoder is decoder is None
         calls.append({"checkpoint": checkpoint, "paths": paths, "device": device, "batch_size": batch_size})
+        calls[-1]["decoding"] = decoding
         for path in paths:
+            if "break" in path:
+                raise KeyboardInterrupt
             bad = "bad" in path
-            yield Transcription(path, "" if bad else "hello\nworld", 1.5, "is silent throughout" if bad else None)
+            flags = ("loop", "retried") if "loops" in path else ()
+            segments = (TextSegment(0.0, 1.25, "hello"), TextSegment(3661.5, 3662, "<world", flags))
+            yield Transcription(path, () if bad else segments, 1.5, "is silent throughout" if bad else None)
 
-    module = types.ModuleType("tiny_audio.inference.transcribe")
-    module.transcribe_files = transcribe_files  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tiny_audio.inference.transcribe", module)
+    monkeypatch.setattr(transcribing, "transcribe_files", transcribe_files)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TA_DEBUG", raising=False)
-    for name in ("final.pt", "a.wav", "b.wav", "bad.wav", "x,y.wav", "audio=1.wav"):
+    for name in ("final.pt", "a.wav", "b.wav", "bad.wav", "x,y.wav", "audio=1.wav", "loops.wav", "break.wav"):
         write(name, "")
     for name in ("dir/sub/c.flac", "dir/n.txt"):
         write(name, "")
@@ -52,9 +46,9 @@ def transcriber(monkeypatch, tmp_path):
 
 def test_one_recording_is_its_transcript_alone(transcriber, capsys):
     assert main(["infer", "checkpoint=final.pt", "audio=a.wav"]) == 0
-    assert capsys.readouterr() == ("hello world\n", "")
+    assert capsys.readouterr() == ("hello <world\n", "")
     expected = {"checkpoint": "final.pt", "paths": ["a.wav"], "device": "auto", "batch_size": 8}
-    assert transcriber == [expected]
+    assert transcriber == [expected | {"decoding": Decoding()}]
 
 
 @pytest.mark.parametrize(
@@ -74,13 +68,13 @@ def test_several_recordings_are_a_line_each(typed, paths, transcriber, capsys):
     assert main(["infer", "--checkpoint", "final.pt", "batch_size=2", *typed.split(), "--device=cpu"]) == 0
     assert transcriber[0]["paths"] == paths
     assert (transcriber[0]["device"], transcriber[0]["batch_size"]) == ("cpu", 2)
-    assert capsys.readouterr().out == "".join(f"{path}\thello world\n" for path in paths)
+    assert capsys.readouterr().out == "".join(f"{path}\thello <world\n" for path in paths)
 
 
 def test_a_failed_recording_is_named_and_the_rest_transcribed(transcriber, capsys):
     assert main(["infer", "checkpoint=final.pt", "audio=bad.wav,a.wav"]) == 1
     out, err = capsys.readouterr()
-    assert out == "a.wav\thello world\n"
+    assert out == "a.wav\thello <world\n"
     assert err == "ta infer: error: bad.wav: is silent throughout\n"
 
 
@@ -88,9 +82,105 @@ def test_json_to_a_file(transcriber, capsys):
     command = ["infer", "checkpoint=final.pt", "format=json", "output=out.jsonl", "a.wav", "bad.wav"]
     assert main(command) == 1
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    assert rows[0] == {"path": "a.wav", "text": "hello world", "seconds": 1.5, "error": None}
+    segments = [
+        {"start": 0.0, "end": 1.25, "text": "hello", "flags": []},
+        {"start": 3661.5, "end": 3662, "text": "<world", "flags": []},
+    ]
+    expected = {"path": "a.wav", "text": "hello <world", "seconds": 1.5, "segments": segments, "error": None}
+    assert rows[0] == expected
     assert rows[1]["error"] == "is silent throughout"
     assert capsys.readouterr().out == ""
+
+
+def test_a_loop_is_told_on_standard_error_and_in_json(transcriber, capsys):
+    assert main(["infer", "checkpoint=final.pt", "format=json", "a.wav", "loops.wav"]) == 0
+    out, err = capsys.readouterr()
+    assert [row["segments"][1]["flags"] for row in map(json.loads, out.splitlines())] == [[], ["loop", "retried"]]
+    assert err.splitlines() == [
+        "ta infer: warning: loops.wav: 3661.5 to 3662.0 s: the model repeated itself, and was stopped.",
+        "ta infer: warning: loops.wav: 1 of 2 pieces are parts of longer ones that ran away.",
+    ]
+
+
+def test_subtitles(transcriber, capsys):
+    assert main(["infer", "checkpoint=final.pt", "format=srt", "a.wav"]) == 0
+    srt = "1\n00:00:00,000 --> 00:00:01,250\nhello\n\n2\n01:01:01,500 --> 01:01:02,000\n<world\n"
+    assert capsys.readouterr().out == srt
+    assert main(["infer", "checkpoint=final.pt", "format=vtt", "output=a.vtt", "a.wav"]) == 0
+    cues = "00:00:00.000 --> 00:00:01.250\nhello\n\n01:01:01.500 --> 01:01:02.000\n&lt;world\n"
+    assert Path("a.vtt").read_text() == f"WEBVTT\n\n{cues}"
+    assert main(["infer", "checkpoint=final.pt", "format=vtt", "a.wav", "b.wav"]) == 2
+    assert "name a folder, output=subtitles/." in capsys.readouterr().err
+
+
+def test_options_of_decoding_reach_the_recogniser(transcriber):
+    typed = ["piece_seconds=12", "max_new_tokens=50", "loop_guard=false", "--silence-seconds=0"]
+    assert main(["infer", "checkpoint=final.pt", "a.wav", *typed]) == 0
+    assert transcriber[0]["decoding"] == Decoding(12.0, 50, False, 0.0)
+
+
+def test_a_folder_of_transcripts_is_gone_on_with(transcriber, capsys):
+    assert main(["infer", "checkpoint=final.pt", "dir", "a.wav", "bad.wav", "output=texts/", "format=srt"]) == 1
+    assert sorted(map(str, Path("texts").rglob("*.*"))) == ["texts/a.wav.srt", "texts/sub/c.flac.srt"]
+    assert main(["infer", "checkpoint=final.pt", "dir", "a.wav", "b.wav", "output=texts", "format=srt"]) == 0
+    assert transcriber[1]["paths"] == ["b.wav"]
+    assert capsys.readouterr().err.splitlines()[-1] == "ta infer: 2 of 3 are done already."
+    write("dir/other/d.wav", "")
+    assert main(["infer", "checkpoint=final.pt", "dir", "output=texts", "format=srt"]) == 0
+    assert transcriber[2]["paths"] == ["dir/other/d.wav"], "a place does not depend on what else is transcribed"
+
+
+def test_a_recording_that_fails_is_tried_again_and_no_two_share_a_file(transcriber, capsys):
+    write("other/a.wav", "")
+    assert main(["infer", "checkpoint=final.pt", "a.wav", "other/a.wav", "bad.wav", "output=texts/"]) == 1
+    assert main(["infer", "checkpoint=final.pt", "a.wav", "other/a.wav", "bad.wav", "output=texts/"]) == 1
+    assert transcriber[1]["paths"] == ["bad.wav"]
+    write("more/c.flac", "")
+    assert main(["infer", "checkpoint=final.pt", "dir/sub", "more", "output=new/"]) == 2
+    assert "would both go to new/c.flac.txt; name the folder above them." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["other.pt", "other.wav"])
+def test_what_is_no_text_is_not_written_over(output, transcriber, capsys):
+    content = bytes(range(256))
+    Path(output).write_bytes(content)
+    assert main(["infer", "checkpoint=final.pt", "audio=a.wav", f"output={output}"]) == 2
+    assert f"output={output} is there and holds no text" in capsys.readouterr().err
+    assert Path(output).read_bytes() == content
+
+
+def test_a_link_is_written_through_and_a_device_is_not_replaced(transcriber, capsys):
+    Path("there.txt").write_text("yesterday")
+    Path("link.txt").symlink_to("there.txt")
+    assert main(["infer", "checkpoint=final.pt", "audio=a.wav", "output=link.txt"]) == 0
+    assert Path("link.txt").is_symlink()
+    assert Path("there.txt").read_text() == "hello <world\n"
+    assert main(["infer", "checkpoint=final.pt", "audio=a.wav", "output=/dev/null"]) == 0
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("output", ["a.wav", "./final.pt", "link.wav", "call.wav"])
+def test_an_output_that_is_an_input_is_refused(output, transcriber, capsys):
+    for name in ("a.wav", "final.pt", "call.wav"):
+        write(name, "precious")
+    Path("link.wav").symlink_to("a.wav")
+    assert main(["infer", "checkpoint=final.pt", "audio=a.wav", "call.wav@1", f"output={output}"]) == 2
+    assert f"output={Path(output)} is read by this very command; name another file." in capsys.readouterr().err
+    assert {Path(name).read_text() for name in ("a.wav", "final.pt", "call.wav")} == {"precious"}
+
+
+def test_an_output_is_as_it_was_until_all_is_done(transcriber, capsys):
+    write("out.txt", "yesterday")
+    assert main(["infer", "checkpoint=gone.pt", "a.wav", "output=out.txt"]) == 2
+    assert main(["infer", "checkpoint=final.pt", "a.wav", "break.wav", "output=out.txt"]) == 130
+    assert Path("out.txt").read_text() == "yesterday"
+    assert Path("out.txt.part").read_text() == "a.wav\thello <world\n"
+    assert "what was done so far is in out.txt.part." in capsys.readouterr().err
+    assert main(["infer", "checkpoint=final.pt", "break.wav", "output=new.txt"]) == 130
+    assert not list(Path().glob("new.txt*"))
+    assert main(["infer", "checkpoint=final.pt", "a.wav", "output=out.txt"]) == 0
+    assert Path("out.txt").read_text() == "hello <world\n"
+    assert not Path("out.txt.part").exists()
 
 
 @pytest.mark.parametrize(
@@ -103,12 +193,18 @@ def test_json_to_a_file(transcriber, capsys):
         ("checkpoint=final.pt audio=empty",
          "there are no recordings (wav, flac, mp3, m4a, ...) in the folder empty."),
         ("checkpoint=final.pt audio=a.wav device=gpu",
-         "device must be one of auto, cuda, mps, cpu, got gpu. Did you mean cpu?"),
+         "device must be one of auto, cuda, mps, cpu, got gpu. Did you mean cuda?"),
         ("checkpoint=final.pt audio=a.wav channel=left",
          "channel must be mix, each, or a number, 0 being the first, got 'left'."),
         ("checkpoint=final.pt audio=a.wav batch_size=0", "batch_size must be at least 1, got 0."),
         ("checkpoint=final.pt audio=a.wav output=no/dir/x",
-         "output: cannot write no/dir/x: No such file or directory."),
+         "output=no/dir/x: cannot be written (No such file or directory)."),
+        ("checkpoint=final.pt audio=", "audio= is empty; name a recording, or a folder: audio=. is the one that you "
+         "are in."),
+        ("checkpoint=final.pt audio=a.wav output=x output=y",
+         "output is given twice; `ta infer --help` says more."),
+        ("checkpoint=final.pt audio=a.wav piece_seconds=40", "piece_seconds must be 1 to 30, got 40."),
+        ("checkpoint=final.pt audio=a.wav max_new_tokens=0", "max_new_tokens must be at least 1, got 0."),
         ("--chekpoint final.pt", "unrecognized arguments: --chekpoint; `ta infer --help` says more."),
     ],
 )  # fmt: skip

@@ -99,7 +99,8 @@ def test_the_page_opens_without_a_network_and_tells_the_runs_apart(runs, tmp_pat
     assert "<td>training.learning_rate</td><td>0.001</td><td>0.002</td>" in page
     assert "training.seed" not in page, "it is the same in both"
     assert "paths.output_dir" not in page
-    assert "<td>40</td><td>2.500</td><td>5.0% (step 40)</td><td>5.0%</td><td>2.5% (step 40)</td>" in page
+    cells = ("40", "2.500", "5.0% (step 40)", "5.0%", "2.5% (step 40)")
+    assert "".join(f"<td class='number'>{cell}</td>" for cell in cells) in page
     assert "실험 &lt;$1$&gt;" in page
     assert "<$1$>" not in page
 

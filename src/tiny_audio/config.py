@@ -36,13 +36,20 @@ TRACKERS = ("wandb", "tensorboard", "trackio")
 ATTENTIONS = ("auto", "varlen", "flash_attn", "sdpa")
 
 
+def _finite(key: str, value: float | None) -> None:
+    if value is not None and not math.isfinite(value):
+        raise ConfigError(f"{key} must be a finite number, got {value:g}.")
+
+
 def _at_least(key: str, value: float | None, low: float) -> None:
-    if value is not None and not low <= value < math.inf:  # NaN is refused too
+    _finite(key, value)
+    if value is not None and value < low:
         raise ConfigError(f"{key} must be at least {low:g}, got {value:g}.")
 
 
 def _above(key: str, value: float | None, low: float) -> None:
-    if value is not None and not low < value < math.inf:
+    _finite(key, value)
+    if value is not None and value <= low:
         raise ConfigError(f"{key} must be greater than {low:g}, got {value:g}.")
 
 
@@ -63,6 +70,8 @@ def check_device(key: str, device: str) -> None:
     Raises:
         ConfigError: naming `key`, the setting or option that was typed.
     """
+    if device.lower() in ("gpu", "nvidia", "rocm"):
+        raise ConfigError(f"{key} must be one of {', '.join(DEVICES)}, got {device}. Did you mean cuda?")
     if not re.fullmatch(r"cuda:\d+", device):
         _choice(key, device, DEVICES)
 

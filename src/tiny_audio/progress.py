@@ -7,9 +7,12 @@ import os
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, TypeVar
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
@@ -26,18 +29,44 @@ def is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
-def live_bar() -> Any:
-    """Return a bar of rich's that stays below the lines: a title, how much is done, and the field `info`."""
-    from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as RichProgress
+class LiveBar:
+    """A bar that stays below the lines of a terminal: a title, how much is done, and a text.
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(None),
-        TextColumn("{task.completed}/{task.total} {task.fields[info]}"),
-    )
-    return RichProgress(*columns, console=RichConsole(stderr=True), redirect_stderr=True, expand=True)
+    Bars that are open at a time, such as those of a run and of its evaluation, lie below each other.
+    """
+
+    _shared: ClassVar[Any] = None  # rich's, which can draw only one set of bars on a terminal
+
+    def __init__(self, title: str, total: int, done: int = 0, info: str = "") -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        if LiveBar._shared is None:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(None),
+                TextColumn("{task.completed}/{task.total} {task.fields[info]}"),
+            )
+            LiveBar._shared = RichProgress(
+                *columns, console=RichConsole(stderr=True), redirect_stderr=True, expand=True
+            )
+            LiveBar._shared.start()
+        self._task = LiveBar._shared.add_task(title, total=total, completed=done, info=info)
+
+    def update(self, **values: Any) -> None:
+        """Change what it shows: `completed`, `total`, `description`, `info`."""
+        if self._task is not None:
+            LiveBar._shared.update(self._task, **values)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._task is not None:
+            LiveBar._shared.remove_task(self._task)
+            self._task = None
+            if not LiveBar._shared.tasks:
+                LiveBar._shared.stop()
+                LiveBar._shared = None
 
 
 class Progress:
@@ -55,11 +84,7 @@ class Progress:
         self.done = 0
         self._lock = threading.Lock()
         self._started = self._said = time.monotonic()
-        self._bar: Any = None
-        if not quiet and is_terminal():
-            self._bar = live_bar()
-            self._task = self._bar.add_task(title, total=total, info=unit)
-            self._bar.start()
+        self._bar = LiveBar(title, total, info=unit) if not quiet and is_terminal() else None
 
     def advance(self, count: int) -> None:
         """Count `count` more as done; any thread may."""
@@ -68,12 +93,18 @@ class Progress:
         now = time.monotonic()
         left = f"{format_time((now - self._started) * (self.total - self.done) / max(self.done, 1))} left"
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, info=f"{self.unit}, {left}")
+            self._bar.update(completed=self.done, total=self.total, info=f"{self.unit}, {left}")
         elif not self.quiet and now - self._said >= LINE_SECONDS:
             self._said = now
             logger.info("%s: %s/%s %s, %s", self.title, f"{self.done:,}", f"{self.total:,}", self.unit, left)
 
+    def over(self, items: Iterable[T], count: Callable[[T], int]) -> Iterator[T]:
+        """Yield items, and count each as so many more when the next is asked for."""
+        for item in items:
+            yield item
+            self.advance(count(item))
+
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,17 @@ import pytest
 from tiny_audio.data.skips import Skip
 from tiny_audio.data.sources import Source
 from tiny_audio.evaluation.evaluate import Evaluation
-from tiny_audio.evaluation.score import Result, Score, difference, merge, rank, score
+from tiny_audio.evaluation.score import (
+    Result,
+    Score,
+    Tally,
+    Transcript,
+    difference,
+    match,
+    merge,
+    rank,
+    score,
+)
 from tiny_audio.evaluation.wer import bootstrap_interval, count_errors
 
 TEXTS = ["one two", "three", "one two", "four five six"]
@@ -26,6 +37,7 @@ def evaluation(hypotheses: dict[int, str], order: list[int]) -> Evaluation:
     found = source()
     result = Evaluation(loss=2.0, num_tokens=5)
     result.transcripts = [(found.names[i], TEXTS[i], hypotheses[i]) for i in order]
+    result.cut_off = [i == 3 for i in order]
     unread = [i for i in range(4) if i not in order]
     result.skipped = [Skip("set", found.names[i], "missing", "is gone") for i in unread]
     said, wrote = (list(texts) for texts in zip(*[(TEXTS[i], hypotheses.get(i, "")) for i in range(4)], strict=True))
@@ -40,12 +52,31 @@ def made(errors: list[int], lengths: list[int], loss: float = 1.0, num_tokens: i
 
 def test_clips_come_in_the_order_of_the_set_and_unread_ones_are_all_wrong():
     heard = {0: "one two", 2: "one too", 3: "four five six seven"}
-    result, transcripts = score(source(), evaluation(heard, [3, 0, 2]))
+    found = evaluation(heard, [3, 0, 2])
+    transcripts = match(source(), found)
+    result = score(transcripts, found)
     assert [row.hypothesis for row in transcripts] == ["one two", None, "one too", "four five six seven"]
+    assert [row.notes for row in transcripts] == [(), ("missing",), (), ("limit",)]
+    assert (result.tally.unread, result.tally.cut_off) == ({"missing": 1}, 1)
     assert result.errors.tolist() == [0, 1, 1, 1]
     assert result.lengths.tolist() == [2, 1, 2, 3]
     assert (result.words.substitutions, result.words.insertions, result.words.deletions) == (1, 1, 1)
     assert result.interval == bootstrap_interval(np.array([0, 1, 1, 1]), np.array([2, 1, 2, 3]))
+
+
+def test_what_is_invented_where_nothing_is_said_counts_as_inserted():
+    rows = [
+        Transcript("set", "a", "one two", "one two"),
+        Transcript("set", "b", "", "thank you", ("no_speech",)),
+        Transcript("set", "c", "", "", ("no_speech",)),
+        Transcript("set", "d", "three", "three", ("pieces", "loop")),
+    ]
+    result = score(rows, Evaluation(loss=1.0, num_tokens=4), Counter(no_transcript=2))
+    assert (result.words.insertions, result.words.length) == (2, 3)
+    assert result.errors.tolist() == [0, 2, 0, 0]
+    expected = Tally(Counter(no_transcript=2), Counter(), 1, 2, 1, 2, 0, 1)
+    assert result.tally == expected
+    assert Tally.sum([expected, expected]) == Tally(Counter(no_transcript=4), Counter(), 2, 4, 2, 4, 0, 2)
 
 
 def test_sets_are_added_up_not_averaged():

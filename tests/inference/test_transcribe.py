@@ -16,7 +16,10 @@ from tiny_audio.audio import load_audio
 from tiny_audio.cli import main
 from tiny_audio.errors import UserError
 from tiny_audio.inference import Recogniser, transcribe_files
-from tiny_audio.inference.transcribe import split_long
+from tiny_audio.inference.spans import cut, find_spans, halve
+from tiny_audio.inference.transcribe import Decoding, piece_seconds_of
+from tiny_audio.model.speech_llm import SpeechLLM, Written
+from tiny_audio.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +53,89 @@ def test_a_long_recording_is_cut_at_its_quietest_place():
     waveform = (rng.standard_normal(70 * 16_000) * 0.1).astype(np.float32)
     for second in (25, 48):
         waveform[second * 16_000 : second * 16_000 + 8000] = 0
-    pieces = split_long(waveform)
-    assert np.array_equal(np.concatenate(pieces), waveform)
-    edges = np.cumsum([len(piece) for piece in pieces[:-1]]) / 16_000
-    assert 25 <= edges[0] <= 25.5
-    assert 48 <= edges[1] <= 48.5
-    assert max(map(len, pieces)) <= 30 * 16_000
+    spans = cut(waveform, 0, len(waveform), 30)
+    assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])]
+    assert spans[-1][1] == len(waveform)
+    assert 25 <= spans[0][1] / 16_000 <= 25.5
+    assert 48 <= spans[1][1] / 16_000 <= 48.5
+    assert max(stop - start for start, stop in spans) <= 30 * 16_000
+    first, second = halve(waveform, 15 * 16_000, 36 * 16_000)
+    assert first[1] == second[0]
+    assert 25 <= first[1] / 16_000 <= 25.5
+
+
+def test_silences_of_seconds_are_left_out_and_short_ones_stay():
+    """Silence is told from what is loud in the recording: it may hum."""
+    rng = np.random.default_rng(0)
+    waveform = (rng.standard_normal(20 * 16_000) * 0.1).astype(np.float32)
+    for start, stop in ((0, 3), (5, 6.5), (8, 12), (17, 20)):
+        waveform[int(start * 16_000) : int(stop * 16_000)] *= 0.005
+    spans = [(start / 16_000, stop / 16_000) for start, stop in find_spans(waveform, 2.0, 30)]
+    assert spans == [(pytest.approx(2.7), pytest.approx(8.3)), (pytest.approx(11.7), pytest.approx(17.3))]
+    assert find_spans(waveform, 0, 30) == [(0, len(waveform))]
+    assert find_spans(np.zeros(50_000, np.float32), 2.0, 30) == []
+    assert find_spans(np.zeros(50_000, np.float32), 0, 30) == []
+    short = waveform[3 * 16_000 :][:700]
+    assert find_spans(short, 2.0, 30) == [(0, 700)]
+
+
+def test_a_low_voice_beside_loud_music_is_no_silence():
+    rng = np.random.default_rng(0)
+    waveform = (rng.standard_normal(10 * 16_000) * 0.5).astype(np.float32)
+    waveform[4 * 16_000 :] *= 0.008  # 42 dB lower
+    assert find_spans(waveform, 2.0, 30) == [(0, len(waveform))]
+
+
+def looping(monkeypatch, longest: float) -> list[list[float]]:
+    """Have every piece longer than `longest` seconds loop; return the seconds of the pieces of each batch."""
+    read: list[list[float]] = []
+
+    def write(self, frames, lengths, max_new_tokens, guarded):
+        assert guarded
+        seconds = [length / 50 for length in lengths]
+        read.append(seconds)
+        return [Written("again" if s > longest else "fine", s > longest, False) for s in seconds]
+
+    monkeypatch.setattr(SpeechLLM, "write", write)
+    return read
+
+
+def test_a_piece_that_loops_is_tried_again_in_halves(recogniser, monkeypatch):
+    rng = np.random.default_rng(0)
+    waveform = (rng.standard_normal(16 * 16_000) * 0.1).astype(np.float32)
+    for second in (3, 8):
+        waveform[second * 16_000 : second * 16_000 + 1600] = 0
+    monkeypatch.setattr(recogniser, "piece_seconds", 30.0)
+    looping(monkeypatch, longest=6)
+    [segments] = recogniser.transcribe_segments([waveform])
+    assert [segment.text for segment in segments] == ["fine"] * len(segments)
+    assert {segment.flags for segment in segments} == {("retried",)}
+    assert [segment.start for segment in segments[1:]] == [segment.end for segment in segments[:-1]]
+    assert (segments[0].start, segments[-1].end) == (0, 16)
+    assert any(8 <= segment.end <= 8.1 for segment in segments), "cut elsewhere: in the pause near the middle"
+
+
+def test_a_loop_that_stays_is_told_and_ends(recogniser, monkeypatch):
+    waveform = (np.random.default_rng(0).standard_normal(8 * 16_000) * 0.1).astype(np.float32)
+    monkeypatch.setattr(recogniser, "piece_seconds", 30.0)
+    read = looping(monkeypatch, longest=0)
+    [segments] = recogniser.transcribe_segments([waveform])
+    assert {segment.flags for segment in segments} == {("loop", "retried")}
+    assert len(read) <= 4
+    assert min(segment.end - segment.start for segment in segments) >= 1.0
+
+
+def test_pieces_are_as_long_as_most_clips_that_were_trained_on(checkpoint, recogniser, corpus):
+    seconds = sorted(len(load_audio(path)) / 16_000 for path in corpus.glob("train*.flac"))
+    known = load_checkpoint(checkpoint)["clip_seconds"]
+    assert sum(s <= known["p95"] + 1e-3 for s in seconds) / len(seconds) == pytest.approx(0.95, abs=0.02)
+    assert known["max"] == pytest.approx(seconds[-1], abs=1e-3)
+    assert recogniser.piece_seconds == known["p95"]
+    assert piece_seconds_of({"clip_seconds": {"p95": 40.0}}) == 30
+    assert piece_seconds_of({"config": {"data": {"max_audio_length": 12.0}}}) == 12
+    assert piece_seconds_of({"clip_seconds": {"p95": 0.7}}) == 1.5
+    chosen = Recogniser(checkpoint, "cpu", decoding=Decoding(piece_seconds=7.0))
+    assert chosen.piece_seconds == 7
 
 
 def test_every_bad_recording_gets_one_line_and_the_others_a_transcript(checkpoint, corpus, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -238,8 +239,37 @@ def test_the_tokenizer_and_decoding_may_be_left_out(tmp_path, capsys):
     assert status == 0
     assert report["corpora"][0]["tokens"] is None
     assert report["corpora"][0]["decoded"] is None
-    assert "No tokens were counted: model.decoder=not/here could not be fetched" in capsys.readouterr().out
-    assert "no clip was decoded" in Path("report.html").read_text()
+    out, page = capsys.readouterr().out, html.unescape(Path("report.html").read_text())
+    assert "no clip was decoded" in page
+    for line in ("No tokens were counted: model.decoder=not/here could not be fetched", "Padding: "):
+        assert line in out
+        assert line in page
+
+
+def test_nothing_that_is_read_is_written_over(tmp_path, capsys):
+    train, dev = make_corpus(tmp_path / "corpus", train=30, dev=10)
+    write_corpus(tmp_path / "corpus", train, dev)
+    Path("corpus/train.jsonl").rename("corpus/manifest.json")
+    before = Path("corpus/manifest.json").read_bytes()
+    for path in ("corpus", "corpus/manifest.json"):
+        assert main(["data", "check", path, "output=corpus/manifest.json"]) == 2
+    assert "output=corpus/manifest.json is read by this very command" in capsys.readouterr().err
+    assert main(["data", "preview", "corpus", "output=corpus"]) == 2
+    assert "output=corpus holds other files; name a new folder." in capsys.readouterr().err
+    assert Path("corpus/manifest.json").read_bytes() == before
+    assert main(["data", "check", "nowhere.jsonl", "output=report.html"]) == 2
+    assert not Path("report.html").exists(), "a check that fails leaves no empty report"
+
+
+def test_kinds_of_recordings_beyond_the_first_are_counted(tmp_path, capsys):
+    train, dev = make_corpus(tmp_path / "corpus", train=30, dev=10)
+    for number, rate in enumerate((8_000, 11_025, 12_000, 22_050, 24_000)):
+        wave = speech(train[number]["duration"], number)
+        soundfile.write(
+            tmp_path / "corpus" / train[number]["audio"], np.resize(wave, int(len(wave) * rate / 16_000)), rate
+        )
+    check(write_corpus(tmp_path / "corpus", train, dev), "--decode", "0")
+    assert re.search(r"\b2 of 2 other kinds", capsys.readouterr().out)
 
 
 def test_max_samples_is_heeded_and_worker_processes_find_the_same(tmp_path):
@@ -265,7 +295,9 @@ def test_the_page_and_the_picture(tmp_path, capsys):
     for heading in ("Durations, s", "Transcript against seconds", "Words a second", "Mixture", "Padding in a batch"):
         assert heading in page
     assert "train003.wav" in page
-    assert "prefers-color-scheme: dark" in page
+    assert "prefers-color-scheme: dark) { svg, .run { filter" in page
+    assert "overflow-wrap: anywhere" not in re.search(r"\ntd {[^}]*}", page)[0], "words of tables stay whole"
+    assert re.search(r"<td class='number'>60</td>", page)
     assert Path("a.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import soundfile
@@ -14,12 +16,13 @@ from tiny_audio.cli.data import configure, parse_check
 from tiny_audio.config import Config, TrainingConfig
 from tiny_audio.data.plan import SamplingPlan
 from tiny_audio.inspection.check import duration_edges, open_role
-from tiny_audio.inspection.facts import Histogram
+from tiny_audio.inspection.facts import CorpusFacts, Histogram, Report
+from tiny_audio.inspection.findings import relation
 from tiny_audio.inspection.mixture import look_at_mixture
 from tiny_audio.inspection.overlap import look_at_overlap, loudness, same_files
 from tiny_audio.inspection.recordings import bandwidth, measure, sample_rows
-from tiny_audio.inspection.report import bars
-from tiny_audio.inspection.texts import RawTexts, fit_seconds, look_at_texts, odd_characters, repeats
+from tiny_audio.inspection.report import bars, times
+from tiny_audio.inspection.texts import RawTexts, fit_seconds, look_at_texts, odd_characters, ranks, repeats
 
 
 @pytest.fixture
@@ -69,6 +72,50 @@ def test_a_few_wrong_transcripts_do_not_bend_the_line():
     around, per_character = fit_seconds(seconds, characters)
     assert around == pytest.approx(0.5, abs=0.15)
     assert per_character == pytest.approx(0.06, rel=0.05)
+
+
+def corpus_of(wrong: int, long: bool) -> tuple[CorpusFacts, np.ndarray]:
+    """500 clips, some of them with transcripts of another length, or one of them with a book; and which those are."""
+    rng = np.random.default_rng(0)
+    characters = rng.integers(10, 200, 500)
+    seconds = (0.5 + 0.06 * characters) * np.exp(rng.normal(0, 0.1, 500))
+    which = np.argsort(-abs(characters - 105), kind="stable")[:wrong] if wrong < 50 else rng.permutation(500)[:wrong]
+    characters[which] = 30_000 if long else 210 - characters[which] if wrong < 50 else characters[np.roll(which, 1)]
+    texts = [("word " * 6001)[:count] for count in characters.tolist()]
+    facts, _ = look_at_texts(seconds, texts, [f"clip{i}" for i in range(500)])
+    return SimpleNamespace(text=facts, clips=500, title="corpus"), which  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("wrong", "long"), [(0, False), (1, False), (1, True), (5, False), (250, False)])
+def test_wrong_transcripts_are_named_and_only_many_are_the_whole_corpus(wrong, long):
+    facts, which = corpus_of(wrong, long)
+    found = list(relation(facts, Report([], None, None, 0.1, None)))  # type: ignore[arg-type]
+    named = {int(name.removeprefix("clip")) for finding in found for name, _ in finding.clips}
+    if wrong == 0:
+        assert found == []
+    elif wrong == 250:
+        assert [(finding.kind, finding.severe) for finding in found] == [("unrelated", True)]
+    else:
+        assert [(finding.kind, finding.severe) for finding in found] == [("wrong_length", False)]
+        assert named == set(which.tolist())
+
+
+def test_one_text_that_is_far_off_does_not_make_lengths_differ():
+    seconds = np.random.default_rng(0).uniform(0.3, 1.5, 200)
+    texts = ["zero", "nine"] * 99 + ["zero", "nine " * 2000]
+    facts, _ = look_at_texts(seconds, texts, [f"{i}" for i in range(200)])
+    assert facts.correlation is None
+
+
+def test_ranks_share_ties():
+    assert ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("number", "written"), [(10_000.4, "10,000"), (2.5, "2.5"), (0.01234, "0.0123"), (99.6, "99.6")]
+)
+def test_how_often_is_written_as_people_do(number, written):
+    assert times(number) == written
 
 
 def test_texts_that_are_too_much_alike_say_nothing_of_lengths():

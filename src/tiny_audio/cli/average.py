@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from .options import Parser
+from .output import check_output
 
 EPILOG = """\
 examples:
@@ -40,6 +41,8 @@ def run(argv: list[str]) -> int:
     from ..training.checkpoint import find_checkpoints
 
     folder = find_checkpoints(args.checkpoints_dir)
+    if args.output is not None:
+        check_output(args.output, folder.files())
     path, steps = average(folder, args.best, args.output)
     print(f"Mean of {', '.join(folder.file(step).name for step in steps)}: {path}")
     return 0

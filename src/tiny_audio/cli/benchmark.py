@@ -11,6 +11,7 @@ from typing import NoReturn
 from ..benchmark.settings import Settings
 from ..config import ATTENTIONS, PROJECTORS
 from ..errors import UserError
+from .output import check_output, write_output
 
 DEFAULTS = Settings()
 DESCRIPTION = """\
@@ -100,7 +101,7 @@ def run(argv: list[str]) -> int:
     """
     settings, path = parse(argv)
     if path is not None:
-        write(path, "")  # hours later would be too late to find out
+        check_output(path, text=True, key="--json")
     from rich.console import Console
 
     from ..benchmark.report import Report
@@ -108,17 +109,5 @@ def run(argv: list[str]) -> int:
 
     figures = benchmark(settings, Report(Console()))
     if path is not None:
-        write(path, json.dumps(figures, indent=2) + "\n")
+        write_output(path, (json.dumps(figures, indent=2) + "\n").encode(), key="--json")
     return 0
-
-
-def write(path: Path, text: str) -> None:
-    """Write the figures' file.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--json: cannot write {path}: {error.strerror}.") from None

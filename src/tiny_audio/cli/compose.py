@@ -205,6 +205,9 @@ def _quoted(key: str, value: str) -> str:
 def _unreadable(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
+        for group, folder in GROUPS.items():
+            if override in choices(folder, [shipped_folder()]):
+                return f"{override} is not a setting. Did you mean {group}={override}?"
         return f"{override} is not a setting; settings are written key=value."
     if value.lstrip()[:1] in ("[", "{"):
         return f"{override} cannot be read; a list is written [a,b], with quotes around it for the shell."

@@ -13,6 +13,7 @@ from ..config_errors import did_you_mean
 from ..errors import UserError
 from .compose import compose, register, to_overrides
 from .options import Parser
+from .output import check_output, data_files, write_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,7 +112,7 @@ def run_check(argv: list[str]) -> int:
     args = parse_check(argv)
     config = configure(args)
     for path in args.output:
-        write(path, b"", "ab")  # hours later would be too late to find out
+        check_output(path, data_files(config.data))
     from ..inspection.check import check
 
     report = check(config, args.headers, args.decode)
@@ -120,11 +121,11 @@ def run_check(argv: list[str]) -> int:
     print_report(open_console(), report)
     for path in args.output:
         if path.suffix == ".json":
-            write(path, to_json(report).encode())
+            write_output(path, to_json(report).encode())
         else:
             from ..inspection.page import render_report
 
-            write(path, render_report(report, path.suffix))
+            write_output(path, render_report(report, path.suffix))
     return int(report.severe)
 
 
@@ -213,25 +214,14 @@ def open_console() -> Console:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results.
+    """Make a folder for results, or take an earlier one: what else lies there would be mixed up with them.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or holds something else.
     """
     try:
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / "clips.jsonl").is_file():
+            raise UserError(f"output={folder} holds other files; name a new folder.")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={folder}: cannot be made ({error.strerror}).") from None
-
-
-def write(path: Path, content: bytes, mode: str = "wb") -> None:
-    """Write a file of results, or, with mode `ab` and nothing, only try whether it can be written.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        with path.open(mode) as file:
-            file.write(content)
-    except OSError as error:
-        raise UserError(f"output={path}: cannot be written ({error.strerror}).") from None

@@ -17,6 +17,7 @@ from ..errors import UserError
 from .compose import compose, register, to_overrides
 from .infer import check_checkpoint
 from .options import Parser
+from .output import check_output, data_files, refuse_inputs, write_output
 
 FORMATS = (".json", ".jsonl", ".csv", ".md")
 # What a data preset chooses; lengths and text form stay those that the checkpoint was trained with.
@@ -72,9 +73,12 @@ def run(argv: list[str]) -> int:
 
     folder = find_checkpoints(args.checkpoints_dir) if args.checkpoints_dir else None
     paths = folder.files() if folder else map(Path, args.checkpoint)
-    for path in (args.output, args.transcripts):
-        if path is not None:
-            write(path, "", "a")  # hours later would be too late to find out
+    paths = list(paths)
+    outputs = {key: path for key in ("output", "transcripts") if (path := getattr(args, key)) is not None}
+    for key, path in outputs.items():  # hours later would be too late to find out
+        check_output(path, paths, text=True, key=key)
+    if len(outputs) == 2 and args.output.resolve() == args.transcripts.resolve():
+        raise UserError(f"output= and transcripts= are one file, {args.output}; name two.")
     from rich.console import Console
 
     from ..evaluation.report import print_tables, to_text
@@ -84,19 +88,23 @@ def run(argv: list[str]) -> int:
     typed = to_settings(args)
 
     def settings(saved: dict[str, Any]) -> Config:
-        return with_typed(saved, typed, args.config_dir)
+        config = with_typed(saved, typed, args.config_dir)
+        for key, path in outputs.items():
+            refuse_inputs(path, data_files(config.data), key)
+        return config
 
-    results, config = evaluate_checkpoints(list(paths), settings, args.encoder, args.decoder)
+    results, config = evaluate_checkpoints(paths, settings, args.encoder, args.decoder)
     by = (goes_by(folder) if folder else None) or asdict(config.training)
     metric = by["metric_for_best"]
     ranked = rank(results, metric, by["greater_is_better"])
     # Where nobody looks at the width of a terminal, no row is broken.
     print_tables(Console(width=None if sys.stdout.isatty() else 200), results, ranked, metric)
     if args.output is not None:
-        write(args.output, to_text(args.output.suffix, results, ranked))
+        write_output(args.output, to_text(args.output.suffix, results, ranked).encode())
     if args.transcripts is not None:
         rows = transcript_rows((ranked or results)[0].transcripts)
-        write(args.transcripts, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_output(args.transcripts, lines.encode("utf-8", "backslashreplace"), key="transcripts")
     return 0
 
 
@@ -154,16 +162,3 @@ def with_typed(saved: dict[str, Any], typed: Sequence[str], own: Sequence[Path] 
             names = CORPORA if group == "data" and name in ("", *CORPORA) else (name,)
             values[group].update({name: composed[group][name] for name in names})
     return build_config(values)
-
-
-def write(path: Path, text: str, mode: str = "w") -> None:
-    """Write a file of results, or, with mode `a`, only try whether it can be written.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        with path.open(mode, encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None

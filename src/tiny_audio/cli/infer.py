@@ -3,72 +3,87 @@
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import os
-import re
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ..config import check_device
 from ..config_errors import did_you_mean
 from ..errors import UserError
+from ..lengths import MAX_CLIP_SECONDS
+from .formats import FORMATS, SUBTITLES, warnings
+from .options import Parser
+from .output import Output, is_folder, open_output
 
 if TYPE_CHECKING:
     from ..inference.transcribe import Transcription
 
-OPTIONS = ("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output", "channel")
+OPTIONS = (
+    *("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output"),
+    *("channel", "piece_seconds", "max_new_tokens", "loop_guard", "silence_seconds"),
+)
 MAX_TOLD = 5  # files that are named one by one
 EPILOG = """\
 examples:
   ta infer checkpoint=outputs/transcription/checkpoints/final.pt audio=test.wav
   ta infer checkpoint=final.pt audio=a.wav,b.flac
+  ta infer checkpoint=final.pt audio=talk.mp3 format=srt output=talk.srt
   ta infer checkpoint=final.pt recordings/ *.mp3 format=json output=transcripts.jsonl
+  ta infer checkpoint=final.pt recordings/ output=transcripts/
   ta infer checkpoint=final.pt call.wav channel=each    (a party a channel; call.wav@1 is its second channel)
 
-One recording: its transcript. Several, or a folder: a line each, PATH<tab>TRANSCRIPT. Options may be written
-with dashes too: --checkpoint PATH. The exit status is 1 where a recording could not be transcribed."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `ta infer --help` says more.")
+One recording: its transcript. Several, or a folder: a line each, PATH<tab>TRANSCRIPT. output=FOLDER/ writes a file
+for each recording; what is there already is not transcribed again. Recordings longer than a piece are cut at quiet
+places. Options may be written with dashes too: --checkpoint PATH. The exit status is 1 where a recording could not be
+transcribed."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read options in both spellings, `key=value` and `--key value`, and recordings among them."""
-    parser = _Parser(
-        prog="ta infer",
-        usage="ta infer checkpoint=PATH audio=FILE[,FILE ...] [FILE ...] [device=...] [batch_size=N] ...",
-        description="Transcribe recordings (wav, flac, mp3, ogg, opus, m4a, mp4, webm, wma, ...) with a checkpoint.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = Parser(
+        "ta infer",
+        "ta infer checkpoint=PATH audio=FILE[,FILE ...] [FILE ...] [device=...] [batch_size=N] ...",
+        "Transcribe recordings (wav, flac, mp3, ogg, opus, m4a, mp4, webm, wma, ...) with a checkpoint.",
+        EPILOG,
     )
-    parser.add_argument("files", nargs="*", metavar="FILE", help="recordings and folders of recordings")
-    parser.add_argument("--checkpoint", help="checkpoint of a run: outputs/.../checkpoints/final.pt")
-    parser.add_argument("--audio", action="append", default=[], help="recordings or folders, with commas between")
-    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1, mps, cpu (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="recordings at once (default: %(default)s)")
-    parser.add_argument("--encoder", help="where the checkpoint's encoder lies now, if it has moved")
-    parser.add_argument("--decoder", help="where the checkpoint's decoder lies now, if it has moved")
-    parser.add_argument("--format", choices=["text", "json"], default="text", help="json: an object a line")
-    parser.add_argument("--output", type=Path, help="write to this file instead of standard output")
-    parser.add_argument(
+    add = parser.add_argument
+    add("files", nargs="*", metavar="FILE", help="recordings and folders of recordings")
+    add("--checkpoint", help="checkpoint of a run: outputs/.../checkpoints/final.pt")
+    add("--audio", action="append", default=[], help="recordings or folders, with commas between")
+    add("--device", default="auto", help="auto, cuda, cuda:1, mps, cpu (default: %(default)s)")
+    add("--batch-size", type=int, default=8, help="pieces at once (default: %(default)s)")
+    add("--encoder", help="where the checkpoint's encoder lies now, if it has moved")
+    add("--decoder", help="where the checkpoint's decoder lies now, if it has moved")
+    add("--format", choices=FORMATS, default="text", help="json: an object a line; srt, vtt: subtitles")
+    add("--output", help="write to this file, or to files in this folder, instead of standard output")
+    add(
         "--channel",
         default="mix",
         help="mix: all channels in one; each: every channel for itself; or a number, 0 being the first "
         "(default: %(default)s)",
     )
-    option = re.compile(r"(?:--)?(checkpoint|audio|device|batch[_-]size|encoder|decoder|format|output|channel)=")
-    return parser.parse_intermixed_args([option.sub(_dashed, token) for token in argv])
-
-
-def _dashed(option: re.Match[str]) -> str:
-    # Only at the start: a path may hold `audio=` further on.
-    return f"--{option[1].replace('_', '-')}=" if option.start() == 0 else option[0]
+    add(
+        "--piece-seconds",
+        type=float,
+        help="the longest piece that is read at once (default: 95 of 100 clips trained on are no longer)",
+    )
+    add("--max-new-tokens", type=int, default=400, help="most tokens of a piece (default: %(default)s)")
+    add(
+        "--loop-guard",
+        choices=["true", "false"],
+        default="true",
+        help="stop a piece that repeats itself, and try it again in halves (default: %(default)s)",
+    )
+    add(
+        "--silence-seconds",
+        type=float,
+        default=2.0,
+        help="silences from this length on are left out; 0: none (default: %(default)g)",
+    )
+    return parser.read(argv)
 
 
 def run(argv: list[str]) -> int:
@@ -83,17 +98,49 @@ def run(argv: list[str]) -> int:
     named = [path for group in args.audio for path in split_paths(group)] + args.files
     if not named:
         raise UserError(f"name a recording: ta infer checkpoint={args.checkpoint} audio=test.wav")
-    if args.batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {args.batch_size}.")
+    check_numbers(args)
     check_device("device", args.device)
     check_checkpoint(args.checkpoint)
     paths = choose_channels(expand(named), args.channel)
-    from ..inference.transcribe import transcribe_files
+    alone = paths == named and len(paths) == 1
+    if args.format in SUBTITLES and not (alone or is_folder(args.output)):
+        raise UserError(f"format={args.format} is a file for each recording: name a folder, output=subtitles/.")
+    kept = (args.checkpoint, *filter(None, (args.encoder, args.decoder)))
+    with open_output(args.output, args.format, named, paths, kept, alone) as out:
+        todo = out.todo(paths)
+        if len(todo) < len(paths):
+            print(f"ta infer: {len(paths) - len(todo)} of {len(paths)} are done already.", file=sys.stderr)
+        return write(transcribe(todo, args), out) if todo else 0
 
-    transcriptions = transcribe_files(
-        args.checkpoint, paths, args.device, args.batch_size, encoder=args.encoder, decoder=args.decoder
+
+def transcribe(paths: list[str], args: argparse.Namespace) -> Iterator[Transcription]:
+    """Load what is needed, and transcribe."""
+    from ..inference.transcribe import Decoding, transcribe_files
+
+    decoding = Decoding(args.piece_seconds, args.max_new_tokens, args.loop_guard == "true", args.silence_seconds)
+    return transcribe_files(
+        args.checkpoint,
+        paths,
+        args.device,
+        args.batch_size,
+        encoder=args.encoder,
+        decoder=args.decoder,
+        decoding=decoding,
     )
-    return write(transcriptions, args.format, args.output, alone=paths == named and len(paths) == 1)
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that cannot be meant."""
+    for name, low, high in (
+        ("batch_size", 1, math.inf),
+        ("max_new_tokens", 1, math.inf),
+        ("piece_seconds", 1, MAX_CLIP_SECONDS),
+        ("silence_seconds", 0, math.inf),
+    ):
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            limits = f"at least {low}" if high == math.inf else f"{low} to {high}"
+            raise UserError(f"{name} must be {limits}, got {value:g}.")
 
 
 def check_checkpoint(path: str) -> None:
@@ -107,6 +154,8 @@ def check_checkpoint(path: str) -> None:
 
 def split_paths(value: str) -> list[str]:
     """Split `a.wav,b.wav`; a comma in the name of a file that exists stays."""
+    if not value.strip():
+        raise UserError("audio= is empty; name a recording, or a folder: audio=. is the one that you are in.")
     return [value] if Path(value).exists() else [path for path in value.split(",") if path]
 
 
@@ -191,22 +240,14 @@ def choose_channels(paths: Sequence[str], channel: str) -> list[str]:
     return chosen
 
 
-def write(transcriptions: Iterable[Transcription], form: str, output: Path | None, alone: bool) -> int:
-    """Write each transcript as it comes, and return 1 if one failed, else 0."""
+def write(transcriptions: Iterable[Transcription], out: Output) -> int:
+    """Write each transcript as it comes, and return 1 if one failed, else 0; tell of what is not to be trusted."""
     failed = False
-    try:
-        target = output.open("w", encoding="utf-8") if output else nullcontext(sys.stdout)
-    except OSError as error:
-        raise UserError(f"output: cannot write {output}: {error.strerror}.") from None
-    with target as out:
-        for item in transcriptions:
-            if item.error is not None:
-                failed = True
-                print(f"ta infer: error: {item.path}: {item.error}", file=sys.stderr)
-            text = " ".join((item.text or "").split())
-            if form == "json":
-                row = {"path": item.path, "text": text, "seconds": item.seconds, "error": item.error}
-                print(json.dumps(row, ensure_ascii=False), file=out, flush=True)
-            elif item.error is None:
-                print(text if alone else f"{item.path}\t{text}", file=out, flush=True)
+    for item in transcriptions:
+        if item.error is not None:
+            failed = True
+            print(f"ta infer: error: {item.path}: {item.error}", file=sys.stderr)
+        for line in warnings(item):
+            print(f"ta infer: warning: {item.path}: {line}", file=sys.stderr)
+        out.add(item)
     return int(failed)

@@ -40,4 +40,13 @@ class Parser(argparse.ArgumentParser):
         for token in argv:
             match = typed.fullmatch(token)
             tokens.append(f"--{match[1].replace('_', '-')}={match[2]}" if match else token)
+        self._refuse_twice([token.partition("=")[0] for token in tokens])
         return self.parse_intermixed_args(tokens)
+
+    def _refuse_twice(self, given: Sequence[str]) -> None:
+        """Refuse an option that is given twice, but where that makes a list: only the last would count."""
+        for action in self._actions:
+            if action.nargs != 0 and not isinstance(action, argparse._AppendAction):
+                for option in action.option_strings:
+                    if given.count(option) > 1:
+                        self.error(f"{option.removeprefix('--').replace('-', '_')} is given twice")

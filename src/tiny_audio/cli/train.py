@@ -69,7 +69,8 @@ environment:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        if unknown := re.match(r"unrecognized arguments: --([\w.]+\.\w+)", message):
+        groups = "|".join(GROUPS)
+        if unknown := re.match(rf"unrecognized arguments: --([\w.]+\.\w+|(?:{groups})$)", message):
             message = f"settings are written KEY=VALUE: {unknown[1]}=..."
         raise UserError(f"{message}; `ta train --help` says more.")
 

@@ -184,6 +184,7 @@ def open_sources(
     data_dir: Path = Path("data"),
     evaluation: bool = False,
     as_drawn: bool = False,
+    allow_empty: bool = False,
 ) -> list[Source]:
     """Open the corpora of a mixture.
 
@@ -198,6 +199,7 @@ def open_sources(
         data_dir: `paths.data_dir`, where archives are unpacked.
         evaluation: keep clips that cannot be opened: what was said in them counts as wrong.
         as_drawn: of a stream, read nothing about a clip before it is drawn: rows may then have no transcript.
+        allow_empty: return a source without a usable clip, too: what was left out of it is judged otherwise.
 
     Returns:
         Sources with different names, in the order of the entries.
@@ -214,7 +216,7 @@ def open_sources(
         try:
             if wanted is None and as_drawn and data.streaming and on_hub(entry):
                 return open_drawn(entry, data, cache_dir, names[number])
-            return open_source(entry, data, cache_dir, wanted, names[number], data_dir, evaluation, seed)
+            return open_source(entry, data, cache_dir, wanted, names[number], data_dir, evaluation, seed, allow_empty)
         except UserError as error:
             raise under_key(error, keys[number]) from None
 
@@ -280,6 +282,7 @@ def open_source(
     data_dir: Path = Path("data"),
     evaluation: bool = False,
     seed: int = 0,
+    allow_empty: bool = False,
 ) -> Source:
     """Open one corpus and index its usable rows.
 
@@ -295,7 +298,7 @@ def open_source(
         limit: how many clips will be used at most; a corpus of the Hub is only fetched that far.
         name: of the source; the entry's own, if left out.
         data_dir: `paths.data_dir`, where archives are unpacked.
-        evaluation: see `open_sources`.
+        evaluation, allow_empty: see `open_sources`.
         seed: of what is fetched of it.
 
     Raises:
@@ -314,7 +317,7 @@ def open_source(
     source.asked, source.whole = asked, table.whole
     reasons = Counter(skip.reason for skip in source.skipped)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
-    if not len(source):
+    if not len(source) and not (allow_empty and source.skipped):
         named = next((f"; {skip.name}: {skip.detail}" for skip in source.skipped), "")
         raise UserError(f"data.datasets: {table.origin} has no usable clip ({left_out or 'it is empty'}){named}.")
     unreadable = sum(reasons[reason] for reason in UNREADABLE)

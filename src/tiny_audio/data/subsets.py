@@ -44,7 +44,7 @@ def take(sources: Sequence[Source], limit: int, seed: int) -> list[Source]:
     counts = allot(limit, [source.weight for source in sources], [len(source) for source in sources])
     taken = []
     for source, count in zip(sources, counts, strict=True):
-        if count == 0:
+        if count == 0 and len(source):
             logger.warning("%s: none of its clips is among the %d asked for", source.name, limit)
         else:
             taken.append(source.subset(np.sort(seeded_order(source.names, seed)[:count])))

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 
 from ..data.loader import Batch
 from ..data.skips import Skip
-from ..model.speech_llm import SpeechLLM
+from ..model.speech_llm import SpeechLLM, Written
 from .wer import ErrorCounts, count_errors
 
 
@@ -25,6 +25,7 @@ class Evaluation:
         num_tokens: target tokens that it is the mean of.
         words, characters: error counts.
         transcripts: (name, reference, hypothesis) of each clip that was decoded by this process.
+        cut_off: of each of them, whether the limit of tokens cut it off; `num_cut_off`: of all processes.
         skipped: clips that could not be read. What was said in them counts as deleted: a set does not become easier
             by losing clips.
     """
@@ -34,6 +35,8 @@ class Evaluation:
     words: ErrorCounts = field(default_factory=ErrorCounts)
     characters: ErrorCounts = field(default_factory=ErrorCounts)
     transcripts: list[tuple[str, str, str]] = field(default_factory=list)
+    cut_off: list[bool] = field(default_factory=list)
+    num_cut_off: int = 0
     skipped: list[Skip] = field(default_factory=list)
 
     @property
@@ -54,7 +57,7 @@ def evaluate(
     accelerator: Accelerator,
     max_new_tokens: int,
     should_stop: Callable[[], bool] = lambda: False,
-    assess: Callable[[Batch], tuple[torch.Tensor, list[str]]] | None = None,
+    assess: Callable[[Batch], tuple[torch.Tensor, list[Written]]] | None = None,
 ) -> Evaluation:
     """Decode and score a set.
 
@@ -83,19 +86,24 @@ def evaluate(
                 summed, written = model.assess(batch, max_new_tokens) if assess is None else assess(batch)
             loss += float(summed)
             result.num_tokens += sum(len(ids) for ids in batch.target_ids)
-            result.transcripts += zip(batch.names, batch.transcripts, written, strict=True)
+            texts = [one.text for one in written]
+            result.transcripts += zip(batch.names, batch.transcripts, texts, strict=True)
+            result.cut_off += [one.cut_off for one in written]
     finally:
         model.train(training)
     result.words, result.characters = count_errors(
         [reference for _, reference, _ in result.transcripts], [written for _, _, written in result.transcripts]
     )
+    result.num_cut_off = sum(result.cut_off)
     if accelerator.num_processes > 1:
-        shares = gather_object([(loss, result.num_tokens, result.words, result.characters, result.skipped)])
+        counts = (result.words, result.characters, result.skipped, result.num_cut_off)
+        shares = gather_object([(loss, result.num_tokens, *counts)])
         loss, result.num_tokens = sum(share[0] for share in shares), sum(share[1] for share in shares)
         others = [share for i, share in enumerate(shares) if i != accelerator.process_index]
         result.words.merge([share[2] for share in others])
         result.characters.merge([share[3] for share in others])
         result.skipped = [skip for share in shares for skip in share[4]]
+        result.num_cut_off = sum(share[5] for share in shares)
     if result.skipped:
         _count_unheard(result, references)
     result.loss = loss / result.num_tokens if result.num_tokens else math.nan

@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from rich import box
@@ -14,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..text import NORMALIZER_NAME
-from .score import Result, Score, difference
+from ..text import NORMALIZER_NAME, is_unspaced
+from .score import Result, Score, Tally, difference
 
 FORMATS = (".json", ".jsonl", ".csv", ".md")
 ALL = "all sets"
@@ -66,9 +68,49 @@ def print_tables(console: Console, results: Sequence[Result], ranked: Sequence[R
             style = "bold" if result is best else None
             table.add_row(Text(result.name), *_cells(score), "best" if result is best else "", style=style)
         console.print(table)
+        for line in notes(name, results, scores):
+            console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
         console.print()
     for line in statements(ranked, metric):
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def notes(name: str, results: Sequence[Result], scores: Sequence[Score]) -> list[str]:
+    """Say of a set what was not judged, or not as the others; and of each checkpoint what was not as it should be."""
+    first = scores[0].tally
+    lines = []
+    if first.left_out:
+        lines.append(f"Not judged: {_count(first.left_out)}.")
+    if first.in_pieces:
+        lines.append(f"{first.in_pieces:,} judged in pieces, with the loop guard, as `ta infer` writes them.")
+    if is_unspaced(row.reference for row in results[0].transcripts if name in (row.dataset, ALL)):
+        lines.append("Written without spaces between words: CER is the figure, WER counts each character as a word.")
+    for result, score in zip(results, scores, strict=True):
+        tally, parts = score.tally, []
+        if tally.unread:
+            parts.append(f"{_count(tally.unread)} could not be read, all words count as deleted")
+        if tally.without_speech:
+            parts.append(
+                f"text on {tally.invented_on:,} of {tally.without_speech:,} clips without speech, "
+                f"{tally.invented_words:,} words that count as inserted"
+            )
+        if tally.cut_off:
+            parts.append(f"{tally.cut_off:,} transcripts cut off by the limit of tokens")
+        if tally.looped:
+            parts.append(f"{tally.looped:,} with loops")
+        if parts:
+            lines.append(f"{result.name}: {'; '.join(parts)}.")
+    return lines
+
+
+def _count(reasons: Counter[str]) -> str:
+    """Write clips by reason: `3 clips (2 missing, 1 silent)`."""
+    total = reasons.total()
+    return f"{total:,} clip{'' if total == 1 else 's'} ({_each(reasons)})"
+
+
+def _each(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
 
 
 def statements(ranked: Sequence[Result], metric: str) -> list[str]:
@@ -109,6 +151,7 @@ def to_rows(results: Sequence[Result], ranked: Sequence[Result]) -> list[dict[st
                     "cer": score.characters.rate,
                     "loss": score.loss if math.isfinite(score.loss) else None,  # JSON knows no NaN
                     "best": bool(ranked) and result is ranked[0],
+                    **{one.name: getattr(score.tally, one.name) for one in fields(Tally)},
                     "scoring": NORMALIZER_NAME,
                 }
             )
@@ -127,7 +170,9 @@ def to_text(form: str, results: Sequence[Result], ranked: Sequence[Result]) -> s
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        counts = {key: _each(value) for key, value in row.items() if isinstance(value, Counter)}
+        writer.writerow(row | counts)
     return table.getvalue()
 
 
@@ -139,5 +184,5 @@ def _markdown(results: Sequence[Result], ranked: Sequence[Result]) -> str:
         for result, score in zip(results, scores, strict=True):
             label = f"**{result.name}**" if ranked and result is ranked[0] else result.name
             lines.append(f"| {label} | " + " | ".join(_cells(score)) + " |")
-        lines.append("")
+        lines += ["", *(f"- {note}" for note in notes(name, results, scores)), ""]
     return "\n".join([*lines, f"Bold: the best. Scored after: {NORMALIZER_NAME}.", ""])

@@ -5,6 +5,6 @@ recogniser = Recogniser("outputs/quickstart/checkpoints/final.pt")
 print(recogniser.transcribe("test.wav"))
 """
 
-from .transcribe import Recogniser, Transcription, transcribe_files
+from .transcribe import Decoding, Recogniser, TextSegment, Transcription, transcribe_files
 
-__all__ = ["Recogniser", "Transcription", "transcribe_files"]
+__all__ = ["Decoding", "Recogniser", "TextSegment", "Transcription", "transcribe_files"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -19,7 +20,7 @@ from ..data.skips import MAX_TOLD
 from ..data.sources import Source, open_sources
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, evaluate
-from ..evaluation.score import Result, score
+from ..evaluation.score import Result, match, score
 from ..model.attention import choose_attention
 from ..model.checkpointed import load_weights, rebuild
 from ..model.device import FROZEN_DTYPES
@@ -27,6 +28,8 @@ from ..model.speech_llm import SpeechLLM
 from ..progress import Progress
 from ..training.build import start_accelerator, usable_workers
 from ..training.checkpoint import kind, load_checkpoint
+from .apart import judge, judge_longer, open_apart
+from .transcribe import Recogniser
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +68,14 @@ def evaluate_checkpoints(
     data, cache_dir, data_dir = config.data, Path(config.paths.cache_dir), Path(config.paths.data_dir)
     limit, seed = data.max_eval_samples, config.training.seed
     sources = open_sources(
-        data.eval_datasets, data, cache_dir, limit=limit, seed=seed, data_dir=data_dir, evaluation=True
+        data.eval_datasets,
+        data,
+        cache_dir,
+        limit=limit,
+        seed=seed,
+        data_dir=data_dir,
+        evaluation=True,
+        allow_empty=True,
     )
     evaluator = _Evaluator(config, accelerator, sources, len(usable), encoder, decoder)
     results = []
@@ -116,19 +126,31 @@ class _Evaluator:
         self._kind: dict[str, Any] = {}
         self._sets: list[EncodedSet] = []
         self._told: set[tuple[str, str]] = set()
-        clips = sum(len(source) for source in sources)
+        self.apart = open_apart(sources, config)
+        if not any(len(source) or apart.rows for source, apart in zip(sources, self.apart, strict=True)):
+            reasons = sum((apart.left_out for apart in self.apart), Counter[str]())
+            why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+            raise UserError(f"no clip of {', '.join(source.name for source in sources)} can be judged ({why}).")
+        clips = sum(len(source) for source in sources) + sum(len(apart.rows) for apart in self.apart)
         self.progress = Progress("Evaluating", clips * num_checkpoints, "clips", quiet=False)
 
     def run(self, path: Path, name: str, saved: dict[str, Any]) -> Result:
         """Evaluate one checkpoint."""
         model = self._load(saved, str(path))
         sets, transcripts = {}, []
-        for source, batches in zip(self.sources, self._sets, strict=True):
-            found = evaluate(
-                model, self._counted(batches), list(source.texts), self.accelerator, self.config.training.max_new_tokens
-            )
+        recogniser = Recogniser.of(model, FROZEN_DTYPES[self.accelerator.mixed_precision], saved)
+        batch_size = self.config.training.eval_batch_size
+        for source, batches, apart in zip(self.sources, self._sets, self.apart, strict=True):
+            counted = self.progress.over(batches, lambda batch: len(batch) + len(batch.skipped))
+            limit = self.config.training.max_new_tokens
+            found = evaluate(model, counted, list(source.texts), self.accelerator, limit)
             self._tell_unread(found)
-            sets[source.name], rows = score(source, found)
+            rows = match(source, found)
+            judge_longer(rows, source, recogniser, batch_size)
+            for row in judge(apart, source, recogniser, batch_size):
+                rows.append(row)
+                self.progress.advance(1)
+            sets[source.name] = score(rows, found, apart.left_out)
             transcripts += rows
         result = Result(path, name, saved["state"]["step"], sets, transcripts)
         logger.info("%s: WER %.1f%%", path.name, 100 * result.total.words.rate)
@@ -160,11 +182,6 @@ class _Evaluator:
             num_workers=min(usable_workers(data.num_workers), 2),
             prefetch_factor=data.prefetch_factor,
         )
-
-    def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            yield batch
-            self.progress.advance(len(batch) + len(batch.skipped))
 
     def _tell_unread(self, found: Evaluation) -> None:
         new = [skip for skip in found.skipped if (skip.source, skip.name) not in self._told]

@@ -3,27 +3,69 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..audio import AudioError, is_silent, load_audio, pad_waveforms
+from ..audio import AudioError, load_audio, pad_waveforms
 from ..decoding import split_channel
 from ..errors import UserError
-from ..lengths import SAMPLE_RATE
+from ..lengths import MAX_CLIP_SECONDS, SAMPLE_RATE
 from ..model.attention import choose_attention
 from ..model.checkpointed import rebuild
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
+from ..model.speech_llm import SpeechLLM, Written
+from ..progress import Progress
 from ..training.checkpoint import load_checkpoint
+from .spans import find_spans, halve
 
 logger = logging.getLogger(__name__)
 
-MAX_SECONDS = 30.0  # of what the model reads at once
-SEARCH_SECONDS = 10.0  # a longer recording is cut at the quietest place in the last 10 s before the limit
 MIN_SECONDS = 0.02  # half an alignment unit holds no speech
+MIN_PIECE_SECONDS = 1.5  # however short the clips that were trained on: below, words would be cut
+MIN_HALF_SECONDS = 1.0  # of what a piece that ran away is cut into
+MAX_RETRIES = 3  # times that it is cut: eighths of a piece
+LOOP, LIMIT, RETRIED = "loop", "limit", "retried"
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a recording is written down.
+
+    Attributes:
+        piece_seconds: the longest piece that the model reads at once; None: as the checkpoint says, see
+            `piece_seconds_of`.
+        max_new_tokens: of each piece.
+        loop_guard: end a piece that repeats itself, or runs into its limit of tokens, and try it again in halves.
+        silence_seconds: silences of at least this length are left out; 0: none but digital silence.
+    """
+
+    piece_seconds: float | None = None
+    max_new_tokens: int = 400
+    loop_guard: bool = True
+    silence_seconds: float = 2.0
+
+
+@dataclass(frozen=True)
+class TextSegment:
+    """What was written down for a piece of a recording.
+
+    Attributes:
+        start, end: seconds from the beginning of the recording.
+        text: may be empty.
+        flags: `loop`: it repeated itself to the last, and was ended; `limit`: the limit of tokens cut it off;
+            `retried`: it is part of a piece that ran away, and was tried again in halves.
+    """
+
+    start: float
+    end: float
+    text: str
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,15 +74,36 @@ class Transcription:
 
     Attributes:
         path: the file.
-        text: the transcript; empty for silence, and where `error` says why there is none.
+        segments: the pieces that hold sound, in order; none for silence, and where `error` says why.
         seconds: of audio.
         error: one line, or None.
     """
 
     path: str
-    text: str
+    segments: tuple[TextSegment, ...]
     seconds: float
     error: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole transcript in one line; empty for silence."""
+        return join(self.segments)
+
+
+def join(segments: Sequence[TextSegment]) -> str:
+    """Return the text of segments as one line."""
+    return " ".join(word for segment in segments for word in segment.text.split())
+
+
+def piece_seconds_of(saved: dict[str, Any]) -> float:
+    """Return the longest piece that a checkpoint should read: no longer than most clips that it was trained on.
+
+    Longer ones it has hardly met: it loops there, or leaves out. Where a checkpoint does not say, the longest piece is
+    the longest clip that was allowed.
+    """
+    known = saved.get("clip_seconds")
+    seconds = saved["config"]["data"]["max_audio_length"] if known is None else known["p95"]
+    return min(max(float(seconds), MIN_PIECE_SECONDS), float(MAX_CLIP_SECONDS))
 
 
 class Recogniser:
@@ -50,6 +113,7 @@ class Recogniser:
         checkpoint: a file that `ta train` wrote; it names its models, which are loaded too.
         device: auto, cuda, cuda:N, mps or cpu.
         encoder, decoder: where its models lie now, if not where they lay in training.
+        decoding: lengths and limits.
 
     Raises:
         UserError: the checkpoint or its models cannot be read.
@@ -61,54 +125,99 @@ class Recogniser:
         device: str = "auto",
         encoder: str | None = None,
         decoder: str | None = None,
+        decoding: Decoding | None = None,
     ) -> None:
-        where = choose_device(device)
-        self._dtype = FROZEN_DTYPES[choose_precision("auto", where)]
-        self.model = rebuild(load_checkpoint(checkpoint), str(checkpoint), self._dtype, encoder, decoder).to(where)
-        choose_attention(self.model, "auto")
+        where, saved = choose_device(device), load_checkpoint(checkpoint)
+        dtype = FROZEN_DTYPES[choose_precision("auto", where)]
+        model = rebuild(saved, str(checkpoint), dtype, encoder, decoder).to(where)
+        choose_attention(model, "auto")
+        self._set(model, dtype, saved, decoding)
 
-    def transcribe(self, audio: str | Path | np.ndarray, max_new_tokens: int = 400) -> str:
+    @classmethod
+    def of(
+        cls, model: SpeechLLM, dtype: torch.dtype, saved: dict[str, Any], decoding: Decoding | None = None
+    ) -> Recogniser:
+        """Make one of a model that is loaded: its precision `dtype`, and the checkpoint that it was loaded from."""
+        made = cls.__new__(cls)
+        made._set(model, dtype, saved, decoding)
+        return made
+
+    def _set(self, model: SpeechLLM, dtype: torch.dtype, saved: dict[str, Any], decoding: Decoding | None) -> None:
+        self.model, self._dtype, self.decoding = model, dtype, decoding or Decoding()
+        self.piece_seconds = self.decoding.piece_seconds or piece_seconds_of(saved)
+
+    def transcribe(self, audio: str | Path | np.ndarray) -> str:
         """Write down one recording, of any length.
 
         Args:
             audio: a file, or float samples (S,), mono, 16 kHz.
-            max_new_tokens: of each piece of at most 30 s.
 
         Raises:
             AudioError: it cannot be decoded, holds NaN or infinite samples, or is shorter than 20 ms.
         """
         waveform = audio if isinstance(audio, np.ndarray) else load_audio(audio)
         check_recording(waveform)
-        return self.transcribe_batch([waveform], max_new_tokens=max_new_tokens)[0]
+        return self.transcribe_batch([waveform])[0]
 
-    @torch.inference_mode()
-    def transcribe_batch(
-        self, waveforms: Sequence[np.ndarray], batch_size: int = 8, max_new_tokens: int = 400
-    ) -> list[str]:
-        """Write down several recordings; each result is the one it has alone.
+    def transcribe_batch(self, waveforms: Sequence[np.ndarray], batch_size: int = 8) -> list[str]:
+        """Return the text of `transcribe_segments`, a line for each recording."""
+        return [join(segments) for segments in self.transcribe_segments(waveforms, batch_size)]
+
+    def transcribe_segments(
+        self,
+        waveforms: Sequence[np.ndarray],
+        batch_size: int = 8,
+        advance: Callable[[float], None] = lambda seconds: None,
+    ) -> list[list[TextSegment]]:
+        """Write down several recordings, piece by piece; each result is the one that it has alone.
 
         Args:
             waveforms: float samples (S_i,), mono, 16 kHz.
-            batch_size: pieces of at most 30 s that are read at once.
-            max_new_tokens: of each piece.
+            batch_size: pieces that are read at once.
+            advance: told after each batch how many seconds of pieces were written down.
+
+        Returns:
+            The segments of each recording, in order.
         """
-        pieces = [(i, piece) for i, waveform in enumerate(waveforms) for piece in split_long(waveform)]
-        heard = [n for n, (_, piece) in enumerate(pieces) if not is_silent(piece)]
-        heard.sort(key=lambda n: len(pieces[n][1]))
-        written = [""] * len(pieces)
+        decoding = self.decoding
+        done: list[tuple[int, TextSegment]] = []
+        pieces = [
+            (i, span)
+            for i, waveform in enumerate(waveforms)
+            for span in find_spans(waveform, decoding.silence_seconds, self.piece_seconds)
+        ]
+        for attempt in range(MAX_RETRIES + 1):
+            written = self._write([waveforms[i][start:stop] for i, (start, stop) in pieces], batch_size, advance)
+            again = []
+            for (i, (start, stop)), found in zip(pieces, written, strict=True):
+                ran_away = found.looped or found.cut_off
+                long = stop - start >= 3 * MIN_HALF_SECONDS * SAMPLE_RATE  # the cut is in the middle third
+                if ran_away and decoding.loop_guard and long and attempt < MAX_RETRIES:
+                    again += [(i, half) for half in halve(waveforms[i], start, stop)]
+                    continue
+                flags = (*(LOOP,) * found.looped, *(LIMIT,) * found.cut_off, *(RETRIED,) * (attempt > 0))
+                done.append((i, TextSegment(start / SAMPLE_RATE, stop / SAMPLE_RATE, found.text, flags)))
+            pieces = again
+        done.sort(key=lambda item: (item[0], item[1].start))
+        return [[segment for number, segment in done if number == i] for i in range(len(waveforms))]
+
+    @torch.inference_mode()
+    def _write(
+        self, waveforms: Sequence[np.ndarray], batch_size: int, advance: Callable[[float], None]
+    ) -> list[Written]:
+        """Write down pieces, those of like length at once."""
+        order = sorted(range(len(waveforms)), key=lambda n: len(waveforms[n]))
+        written: dict[int, Written] = {}
         device = self.model.device
-        for start in range(0, len(heard), batch_size):
-            chosen = heard[start : start + batch_size]
-            batch, num_samples = pad_waveforms([pieces[n][1].astype(np.float32) for n in chosen])
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            batch, num_samples = pad_waveforms([waveforms[n].astype(np.float32) for n in chosen])
             with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
                 frames, lengths = self.model.encoder(batch.to(device), num_samples)
-                texts = self.model.transcribe(frames, lengths, max_new_tokens)
-            for n, text in zip(chosen, texts, strict=True):
-                written[n] = text
-        parts: list[list[str]] = [[] for _ in waveforms]
-        for (i, _), text in zip(pieces, written, strict=True):
-            parts[i].append(text)
-        return [" ".join(filter(None, part)) for part in parts]
+                found = self.model.write(frames, lengths, self.decoding.max_new_tokens, self.decoding.loop_guard)
+            written |= zip(chosen, found, strict=True)
+            advance(sum(len(waveforms[n]) for n in chosen) / SAMPLE_RATE)
+        return [written[n] for n in range(len(waveforms))]
 
 
 def check_recording(waveform: np.ndarray) -> None:
@@ -126,19 +235,6 @@ def check_recording(waveform: np.ndarray) -> None:
         raise AudioError("too_short", f"{len(waveform) / SAMPLE_RATE:.3f} s is shorter than {MIN_SECONDS:g} s")
 
 
-def split_long(waveform: np.ndarray) -> list[np.ndarray]:
-    """Cut (S,) samples into pieces of at most 30 s, each at the quietest 0.1 s near its end."""
-    limit, search, frame = (int(seconds * SAMPLE_RATE) for seconds in (MAX_SECONDS, SEARCH_SECONDS, 0.1))
-    pieces = []
-    while len(waveform) > limit:
-        tail = waveform[limit - search : limit]
-        energy = np.square(tail, dtype=np.float64).reshape(-1, frame).sum(axis=1)
-        cut = limit - search + int(energy.argmin()) * frame + frame // 2
-        pieces.append(waveform[:cut])
-        waveform = waveform[cut:]
-    return [*pieces, waveform]
-
-
 def transcribe_files(
     checkpoint: str,
     paths: Sequence[str],
@@ -146,6 +242,7 @@ def transcribe_files(
     batch_size: int = 8,
     encoder: str | None = None,
     decoder: str | None = None,
+    decoding: Decoding | None = None,
 ) -> Iterator[Transcription]:
     """Transcribe files, in order, `batch_size` of them at a time.
 
@@ -155,19 +252,56 @@ def transcribe_files(
     Raises:
         UserError: the checkpoint or its models cannot be read, or the memory is too small for `batch_size`.
     """
-    recogniser = Recogniser(checkpoint, device, encoder, decoder)
-    for start in range(0, len(paths), batch_size):
-        read = [_read(path) for path in paths[start : start + batch_size]]
-        waveforms = [waveform for waveform in read if isinstance(waveform, np.ndarray)]
-        try:
-            texts = iter(recogniser.transcribe_batch(waveforms, batch_size))
-        except torch.OutOfMemoryError:
-            raise UserError(f"the memory of the device is too small for batch_size={batch_size}; halve it.") from None
-        for path, waveform in zip(paths[start : start + batch_size], read, strict=True):
-            if isinstance(waveform, str):
-                yield Transcription(path, "", 0.0, waveform)
-            else:
-                yield Transcription(path, next(texts), len(waveform) / SAMPLE_RATE)
+    recogniser = Recogniser(checkpoint, device, encoder, decoder, decoding)
+    guard = "on: what repeats itself is tried again in halves" if recogniser.decoding.loop_guard else "off"
+    logger.info("Pieces of at most %.1f s; loop guard %s.", recogniser.piece_seconds, guard)
+    with closing(_Seconds(len(paths))) as progress:
+        for start in range(0, len(paths), batch_size):
+            some = paths[start : start + batch_size]
+            read = [_read(path) for path in some]
+            waveforms = [waveform for waveform in read if isinstance(waveform, np.ndarray)]
+            progress.begin(len(some), sum(map(len, waveforms)) / SAMPLE_RATE)
+            try:
+                written = iter(recogniser.transcribe_segments(waveforms, batch_size, progress.advance))
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"the memory of the device is too small for batch_size={batch_size}; halve it."
+                ) from None
+            progress.end()
+            for path, waveform in zip(some, read, strict=True):
+                if isinstance(waveform, str):
+                    yield Transcription(path, (), 0.0, waveform)
+                else:
+                    yield Transcription(path, tuple(next(written)), len(waveform) / SAMPLE_RATE)
+
+
+class _Seconds:
+    """Progress in seconds of audio, whose total is known of the recordings that were read, and guessed of the others.
+
+    What is silent is not transcribed, and what ran away twice: it is put right whenever some recordings are done.
+    """
+
+    def __init__(self, num_files: int) -> None:
+        self.num_files, self.files, self.seconds = num_files, 0, 0.0
+        self.bar = Progress("Transcribing", 0, "s of audio")
+
+    def begin(self, files: int, seconds: float) -> None:
+        """Take the next recordings, of so many seconds together."""
+        self.files += files
+        self.seconds += seconds
+        self.bar.total = round(self.seconds * self.num_files / self.files)
+
+    def advance(self, seconds: float) -> None:
+        """Count what was transcribed, no more than there is."""
+        self.bar.advance(min(round(seconds), round(self.seconds) - self.bar.done))
+
+    def end(self) -> None:
+        """Count the recordings as done."""
+        self.bar.advance(round(self.seconds) - self.bar.done)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
 
 
 def _read(path: str) -> np.ndarray | str:

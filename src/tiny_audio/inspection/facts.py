@@ -84,7 +84,7 @@ class TextFacts:
         words, vocabulary, characters: in all, different words, in all.
         distinct: different transcripts.
         words_per_second: of the clips; `rate_histogram` likewise.
-        correlation: of clips' seconds and characters; None where the clips are too few or too much alike to say.
+        correlation: Spearman's, of clips' seconds and characters; None where they are too few or too much alike to say.
         seconds_per_character, seconds_around: what a text takes: seconds_around + characters * seconds_per_character.
         outliers: the clips that are furthest from it, worst first, `num_outliers` in all.
         cased, punctuated: share of transcripts with capitals beside small letters, with punctuation.

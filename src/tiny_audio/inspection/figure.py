@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..plot.figure import WIDTH, label, run_colours, style
 from .facts import CorpusFacts, Histogram, Report
+from .report import times
 from .texts import OUTLIER_FACTOR
 
 OUTLIER_COLOUR = "#CC0000"
@@ -133,7 +134,7 @@ def draw_mixture(ax: Axes, report: Report) -> None:
         values = [getattr(share, attribute) for share in shares]
         drawn = ax.barh(places + 0.27 * (1 - i), values, height=0.25, color=grey, label=title)
         ax.bar_label(drawn, [f"{value:.1%}" for value in values], padding=3, fontsize=8)
-    names = [f"{label(share.name)}\n{share.passes:.3g} passes" for share in shares]
+    names = [f"{label(share.name)}\n{times(share.passes)} passes" for share in shares]
     ax.set_yticks(places, names)
     ax.set_xlim(0, 1.15 * max(max(share.draws, share.clips, share.hours) for share in shares))
     ax.xaxis.set_major_formatter(PERCENT)

@@ -11,7 +11,16 @@ from ..plot.page import document, drawing, table
 from ..plot.write import render
 from .facts import Finding, Report
 from .figure import draw_report
-from .report import corpora_table, decoded_table, length_table, mixture_table, recording_table, sentence, text_table
+from .report import (
+    corpora_table,
+    decoded_table,
+    length_table,
+    mixture_table,
+    recording_table,
+    remarks,
+    sentence,
+    text_table,
+)
 
 STYLE = """\
 .finding { border-left: 4px solid #E69F00; padding: .1em 0 .1em .8em; margin: .8em 0; }
@@ -39,6 +48,7 @@ def build_page(report: Report, svg: str) -> str:
     built = [build(report.corpora) for build in (corpora_table, text_table, length_table)]
     rest = (recording_table(report.corpora), decoded_table(report.corpora), mixture_table(report))
     tables = "\n".join(to_html(one) for one in (*built, *rest) if one is not None)
+    tables += "".join(f"\n<p>{escape(line)}</p>" for line in remarks(report))
     names = list(dict.fromkeys(facts.name for facts in report.corpora))
     title = "Data: " + ", ".join(names)
     return document(title, f"{drawing(svg)}\n<h2>{heading}</h2>\n{findings}\n{tables}", STYLE)
@@ -61,4 +71,5 @@ def to_html(shown: Table) -> str:
     cells = ([escape(str(cell)) for cell in row] for row in rows)
     caption = f"<p class='todo'>{escape(str(shown.caption))}</p>" if shown.caption else ""
     head = [escape(str(column.header)) for column in shown.columns]
-    return f"<h2>{escape(str(shown.title))}</h2>\n{table(head, cells)}{caption}"
+    numbers = [column.justify == "right" for column in shown.columns]
+    return f"<h2>{escape(str(shown.title))}</h2>\n{table(head, cells, numbers)}{caption}"

@@ -16,6 +16,7 @@ from .facts import CorpusFacts, Finding, Histogram, Report
 
 BARS = " ▁▂▃▄▅▆▇█"
 BAR_WIDTH = 24  # characters of a histogram at most
+MAX_KINDS = 4  # of recordings that are named
 
 
 def print_report(console: Console, report: Report) -> None:
@@ -23,16 +24,27 @@ def print_report(console: Console, report: Report) -> None:
     for table in (corpora_table, text_table, length_table, recording_table, decoded_table):
         show(console, table(report.corpora))
     show(console, mixture_table(report))
-    mixture = report.mixture
-    say(
-        console,
-        f"Padding: {mixture.padding:.1%} of a batch as planned, {mixture.padding_random:.0%} in batches put together "
-        f"at random, {mixture.padding_30s:.0%} with each clip padded to 30 s.",
-    )
-    if report.tokenizer is not None:
-        say(console, f"No tokens were counted: {report.tokenizer}")
+    for line in remarks(report):
+        say(console, line)
     console.print()
     print_findings(console, report.findings)
+
+
+def remarks(report: Report) -> list[str]:
+    """Return what is said after the tables."""
+    mixture = report.mixture
+    lines = [
+        f"Padding: {mixture.padding:.1%} of a batch as planned, {mixture.padding_random:.0%} in batches put together "
+        f"at random, {mixture.padding_30s:.0%} with each clip padded to 30 s."
+    ]
+    if report.tokenizer is not None:
+        lines.append(f"No tokens were counted: {report.tokenizer}")
+    return lines
+
+
+def times(number: float) -> str:
+    """Write how often something is done, to three digits at least: 0.0123, 2.5, 12,345."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def show(console: Console, table: Table | None) -> None:
@@ -144,8 +156,10 @@ def recording_table(corpora: Sequence[CorpusFacts]) -> Table | None:
     table = _table("Recordings, by their headers", "corpus", "looked at", "")
     for facts in corpora:
         if facts.headers is not None:
-            kinds = dict(list(facts.headers.kinds.items())[:4])
-            lines = [f"{count:,} {kind}" for kind, count in kinds.items()]
+            kinds = list(facts.headers.kinds.items())
+            lines = [f"{count:,} {kind}" for kind, count in kinds[:MAX_KINDS]]
+            if rest := kinds[MAX_KINDS:]:
+                lines.append(f"{sum(count for _, count in rest):,} of {len(rest)} other kinds")
             table.add_row(facts.title, f"{facts.headers.looked:,}", "\n".join(lines))
     return table if table.row_count else None
 
@@ -174,13 +188,11 @@ def mixture_table(report: Report) -> Table:
     mixture = report.mixture
     title = (
         f"Mixture: {mixture.steps:,} steps of {mixture.clips_per_step:,} clips are {mixture.drawn_hours:,.1f} h, "
-        f"{mixture.epochs:.3g} epochs"
+        f"{times(mixture.epochs)} epochs"
     )
     table = _table(title, "corpus", "of the draws", "of the clips", "of the hours", "passes in the run")
     for share in mixture.shares:
-        table.add_row(
-            share.name, f"{share.draws:.1%}", f"{share.clips:.1%}", f"{share.hours:.1%}", f"{share.passes:.3g}"
-        )
+        table.add_row(share.name, f"{share.draws:.1%}", f"{share.clips:.1%}", f"{share.hours:.1%}", times(share.passes))
     return table
 
 

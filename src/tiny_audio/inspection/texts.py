@@ -17,7 +17,7 @@ from .facts import MAX_NAMED, Histogram, Named, OddCharacter, Outlier, Spread, T
 
 RATE_EDGES = np.linspace(0, 8, 41)  # words a second; fast speech is 5
 MIN_CLIPS_FIT = 20  # fewer say nothing of how long a text takes
-MIN_SPREAD = 0.25  # of lengths, standard deviation over mean: below, they are too much alike to be related
+MIN_SPREAD = 0.25  # of lengths, see `relative_spread`: below, they are too much alike to be related
 OUTLIER_FACTOR = 2.0  # a clip is one that takes this many times as long as its text, or a half ...
 OUTLIER_SIGMAS = 6.0  # ... and is as far out as this among its corpus; the widest of real LibriSpeech is 5.2
 ODD_SHARE = 0.002  # of the transcripts: a character in more of them belongs to the corpus
@@ -66,7 +66,7 @@ def look_at_texts(seconds: np.ndarray, texts: Sequence[str], names: Sequence[str
     )
     outliers = np.zeros(len(texts), dtype=bool)
     if len(texts) >= MIN_CLIPS_FIT and min(map(relative_spread, (seconds, num_characters))) >= MIN_SPREAD:
-        facts.correlation = float(np.corrcoef(seconds, num_characters)[0, 1])
+        facts.correlation = float(np.corrcoef(ranks(seconds), ranks(num_characters))[0, 1])
         around, per_character = fit_seconds(seconds, num_characters)
         expected = np.maximum(around + per_character * num_characters, 0.05)
         facts.seconds_around, facts.seconds_per_character = around, per_character
@@ -83,8 +83,18 @@ def look_at_texts(seconds: np.ndarray, texts: Sequence[str], names: Sequence[str
 
 
 def relative_spread(values: np.ndarray) -> float:
-    """Return the standard deviation over the mean."""
-    return float(values.std() / max(float(values.mean()), 1e-9))
+    """Return the standard deviation over the mean, by the tenths: one value that is far off does not count."""
+    low, middle, high = np.quantile(values, (0.1, 0.5, 0.9)).tolist()
+    return (high - low) / 2.563 / max(middle, 1e-9)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Return the places (N,) of values in order; equal ones share the mean of theirs. Their correlation is Spearman's.
+
+    One transcript of a thousand sentences outweighs 499 others in Pearson's.
+    """
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((counts.cumsum() - (counts - 1) / 2)[which])
 
 
 def robust_distance(values: np.ndarray) -> np.ndarray:
@@ -96,7 +106,7 @@ def robust_distance(values: np.ndarray) -> np.ndarray:
 
 def fit_seconds(seconds: np.ndarray, characters: np.ndarray) -> tuple[float, float]:
     """Fit seconds = around + per_character * characters by least squares, without what is far off; return both."""
-    kept = np.ones(len(seconds), dtype=bool)
+    kept = robust_distance(np.log(seconds / characters)) < 3  # one far-off text would draw the line to itself
     around, per_character = 0.0, 0.0
     for _ in range(5):
         per_character, around = np.polyfit(characters[kept], seconds[kept], 1).tolist()

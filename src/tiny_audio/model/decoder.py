@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StoppingCriteriaList
 
 from ..errors import UserError
 from ..prompt import Prompt
 from .kernels import Kernel
+from .loop_guard import LoopGuard
 from .lora import set_lora_dropout, without_dropout
 from .packing import PackedLayout
 from .reading import Reading, find_reading, pad_left, write_after
@@ -191,13 +192,17 @@ class Decoder(nn.Module):
         return read.flatten(0, 1).index_select(0, rows)
 
     @torch.no_grad()
-    def generate(self, clips: Sequence[Tensor], max_new_tokens: Sequence[int]) -> list[list[int]]:
+    def generate(
+        self, clips: Sequence[Tensor], max_new_tokens: Sequence[int], kept: dict[int, int] | None = None
+    ) -> list[list[int]]:
         """Write greedily after each clip's embeddings.
 
         Args:
             clips: embeddings (N_i, W) of each clip.
             max_new_tokens: at most this many tokens for each clip. The limit is the clip's own, so that what is
                 written after one clip does not depend on which others it is decoded with.
+            kept: where given, clips that loop are ended, and it gets, by their number, how many of their tokens are of
+                use: see `LoopGuard`.
 
         Returns:
             The new tokens of each clip, up to and without the end of the turn.
@@ -210,8 +215,13 @@ class Decoder(nn.Module):
         for group in groups:
             longest = max(max_new_tokens[i] for i in group)
             embeddings, mask = pad_left([clips[i] for i in group])
+            guard = LoopGuard(self.end_ids, [max_new_tokens[i] for i in group], start=mask.shape[1])
+            if kept is not None:
+                ends["stopping_criteria"] = StoppingCriteriaList([guard])
             with torch.compiler.set_stance("force_eager"):  # a growing cache would be compiled anew at each token
                 rows = write_after(self.module, embeddings, mask, max_new_tokens=longest, **ends)
+            if kept is not None:
+                kept |= {group[row]: count for row, count in guard.kept.items()}
             written |= zip(group, rows[:, mask.shape[1] :].tolist(), strict=True)
         return [_until(written[i][:limit], self.end_ids) for i, limit in enumerate(max_new_tokens)]
 

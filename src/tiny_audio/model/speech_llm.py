@@ -65,6 +65,14 @@ class Loss(NamedTuple):
         return self.cross_entropy + self.ctc_weight * self.ctc + self.num_targets * self.auxiliary
 
 
+class Written(NamedTuple):
+    """A transcript; whether it was ended because it looped, and whether the limit of tokens cut it off."""
+
+    text: str
+    looped: bool
+    cut_off: bool
+
+
 @dataclass(frozen=True)
 class Sequences:
     """What the decoder reads, packed: ``prefix | audio | suffix | target`` of each clip, one clip after another.
@@ -179,11 +187,11 @@ class SpeechLLM(nn.Module):
         return self._loss_of(batch, *self._read(batch))
 
     @torch.no_grad()
-    def assess(self, batch: Batch, max_new_tokens: int) -> tuple[Tensor, list[str]]:
-        """Return the cross-entropy of a batch, summed, and what is written down of each clip: see `transcribe`."""
+    def assess(self, batch: Batch, max_new_tokens: int) -> tuple[Tensor, list[Written]]:
+        """Return the cross-entropy of a batch, summed, and what is written down of each clip: see `write`."""
         frames, lengths, targets = self._read(batch)
         loss = self._loss_of(batch, frames, lengths, targets)
-        return loss.cross_entropy, self.transcribe(frames, lengths, max_new_tokens)[: len(batch)]
+        return loss.cross_entropy, self.write(frames, lengths, max_new_tokens)[: len(batch)]
 
     def _read(self, batch: Batch) -> tuple[Tensor, list[int], Sequence[Tensor]]:
         """Return frames, lengths and targets; without clips, of one of nothing: all processes read the same layers."""
@@ -235,7 +243,7 @@ class SpeechLLM(nn.Module):
         return self._ctc_of(projected.tokens, lengths, self.pieces(batch.transcripts)), projected.auxiliary
 
     @torch.no_grad()
-    def assess_ctc(self, batch: Batch) -> tuple[Tensor, list[str]]:
+    def assess_ctc(self, batch: Batch) -> tuple[Tensor, list[Written]]:
         """Return the CTC loss of a batch, summed, and what its audio tokens say by themselves, read off greedily."""
         assert self.ctc is not None
         if not len(batch):
@@ -244,7 +252,7 @@ class SpeechLLM(nn.Module):
         counts = [self.projector.num_tokens(n) for n in lengths]
         written = self.ctc.greedy(projected.tokens, counts, self.decoder.embed)
         loss = self._ctc_of(projected.tokens, lengths, self.pieces(batch.transcripts)).loss
-        return loss, [self.decoder.prompt.decode(ids) for ids in written]
+        return loss, [Written(self.decoder.prompt.decode(ids), looped=False, cut_off=False) for ids in written]
 
     @torch.no_grad()
     def align(self, frames: Tensor, lengths: list[int], transcripts: Sequence[str]) -> list[list[AlignedWord] | None]:
@@ -279,8 +287,12 @@ class SpeechLLM(nn.Module):
         result: CTCLoss = self.ctc(tokens, counts, pieces, self.decoder.embed)
         return result
 
-    @torch.no_grad()
     def transcribe(self, frames: Tensor, lengths: list[int], max_new_tokens: int) -> list[str]:
+        """Return the text of `write`, without a guard."""
+        return [written.text for written in self.write(frames, lengths, max_new_tokens)]
+
+    @torch.no_grad()
+    def write(self, frames: Tensor, lengths: list[int], max_new_tokens: int, guarded: bool = False) -> list[Written]:
         """Write down what is said in each of B clips, greedily.
 
         A clip gets at most `transcript_limit` tokens; the limit is the clip's own, never its neighbours'.
@@ -289,6 +301,7 @@ class SpeechLLM(nn.Module):
             frames: (N, D) encoder frames, the clips one after another.
             lengths: frames of each clip.
             max_new_tokens: upper limit for any clip.
+            guarded: end a transcript that loops; see `LoopGuard`.
 
         Returns:
             B transcripts.
@@ -297,11 +310,16 @@ class SpeechLLM(nn.Module):
         embeddings, sequences, _ = self.embed(frames, lengths, nothing)
         prompt = len(self.decoder.prompt.prefix_ids) + len(self.decoder.prompt.suffix_ids)
         limits = [transcript_limit(length - prompt, max_new_tokens) for length in sequences.lengths]
+        kept: dict[int, int] = {}
         # A token at a time there is nothing to gain, and each length of the cache would be compiled anew.
         eager = torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
         with eager:
-            written = self.decoder.generate(embeddings.split(sequences.lengths), limits)
-        return [self.decoder.prompt.decode(ids) for ids in written]
+            rows = self.decoder.generate(embeddings.split(sequences.lengths), limits, kept if guarded else None)
+        written = []
+        for clip, (ids, limit) in enumerate(zip(rows, limits, strict=True)):
+            text = self.decoder.prompt.decode(ids[: kept.get(clip, limit)])
+            written.append(Written(text, clip in kept, clip not in kept and len(ids) == limit))
+        return written
 
     def compile_layers(self) -> None:
         """Have the layers of encoder and decoder compiled when they first run, once for batches of any size.

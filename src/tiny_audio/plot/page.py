@@ -26,9 +26,11 @@ h1 {{ font-size: 1.4em; }}
 h2 {{ font-size: 1.1em; margin-top: 2em; }}
 .wide {{ overflow-x: auto; }}
 svg {{ width: 100%; min-width: 800px; height: auto; background: #fff; border-radius: 6px; }}
+@media (prefers-color-scheme: dark) {{ svg, .run {{ filter: invert(.9) hue-rotate(180deg); }} }}
 table {{ border-collapse: collapse; }}
 th, td {{ padding: .3em .9em .3em 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }}
-td {{ font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }}
+td {{ font-variant-numeric: tabular-nums; }}
+.number {{ text-align: right; }}
 .run {{ display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .4em; }}
 {style}</style>
 </head>
@@ -62,7 +64,8 @@ def build_page(runs: Sequence[Run], svg: str) -> str:
         rows = ([escape(key), *map(escape, values)] for key, values in differing.items())
         settings = "<h2>What they differ in</h2>\n" + table(["setting", *heads], rows)
     columns = ["run", "steps", "last training loss", "best WER", "last WER", "best CER", "best evaluation loss"]
-    figures = table(columns, ([head, *figures_of(run)] for head, run in zip(heads, runs, strict=True)))
+    rows = ([head, *figures_of(run)] for head, run in zip(heads, runs, strict=True))
+    figures = table(columns, rows, [False, *[True] * (len(columns) - 1)])
     title = f"Curves of {runs[0].name}" if len(runs) == 1 else f"Curves of {len(runs)} runs"
     return document(title, f"{drawing(svg)}\n<h2>Figures</h2>\n{figures}\n{settings}")
 
@@ -94,8 +97,15 @@ def best(run: Run, metric: str, form: str) -> str:
     return f"{min(found)[0]:{form}} (step {min(found)[1]:,})" if found else "-"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of cells that are HTML already."""
-    lines = [f"<tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>"]
-    lines += [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[bool] | None = None) -> str:
+    """Return a table of cells that are HTML already; `numbers` says of each column whether it holds numbers.
+
+    A table that is too wide for a phone is moved to and fro: words are not broken.
+    """
+    right = [" class='number'" if number else "" for number in numbers or [False] * len(head)]
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}{kind}>{cell}</{tag}>' for cell, kind in zip(cells, right, strict=True))}</tr>"
+
+    lines = [row("th", head), *(row("td", cells) for cells in rows)]
     return '<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>"

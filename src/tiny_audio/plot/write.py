@@ -12,6 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ..errors import UserError
+from ..files import write_whole
 from .figure import draw, style
 from .page import build_page
 from .runs import Run
@@ -29,7 +30,7 @@ def write(runs: Sequence[Run], output: Path) -> None:
     if output.suffix == ".html":
         content = build_page(runs, content.decode()).encode()
     try:
-        output.write_bytes(content)
+        write_whole(output.resolve(), content)
     except OSError as error:
         raise UserError(f"output: cannot write {output}: {error.strerror}.") from None
 

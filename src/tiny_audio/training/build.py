@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -29,6 +30,8 @@ from ..model.checkpointed import describe_models
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.sharded import shard
 from ..model.speech_llm import SpeechLLM, build_speech_llm
+from ..progress import Progress
+from ..text import is_unspaced
 from .console import format_count
 from .memory import is_out_of_memory
 from .processes import Processes
@@ -191,8 +194,28 @@ def describe(config: Config, model: SpeechLLM, sources: Sequence[Source], accele
         "config": config.to_dict(),
         "models": describe_models(model, config.model),
         "corpora": corpora,
+        "clip_seconds": clip_seconds(sources, config.data.temperature),
         "run": describe_run(accelerator.device, accelerator.mixed_precision, accelerator.num_processes),
     }
+
+
+def clip_seconds(sources: Sequence[Source], temperature: float) -> dict[str, float] | None:
+    """Return how long the clips with speech that are drawn are: `median`, `p95` (95 of 100 are no longer) and `max`.
+
+    In seconds; None where that is not known of all corpora before their clips are drawn.
+    """
+    spoken = [source for source in sources if source.has_speech]
+    if any(source.estimated or not isinstance(source.durations, np.ndarray) for source in spoken):
+        return None
+    seconds = np.concatenate([source.durations for source in spoken])
+    chances = np.concatenate(
+        [np.full(len(source), source.weight ** (1 / temperature) / len(source)) for source in spoken]
+    )
+    order = np.argsort(seconds)
+    below = chances[order].cumsum() / chances.sum()
+    places = np.searchsorted(below, (0.5, 0.95)).clip(max=len(order) - 1)
+    median, p95 = seconds[order][places].tolist()
+    return {"median": round(median, 3), "p95": round(p95, 3), "max": round(float(seconds.max()), 3)}
 
 
 def build_plan(config: Config, sources: Sequence[Source]) -> SamplingPlan:
@@ -316,13 +339,26 @@ def build_evaluation(
         prefetch_factor=config.data.prefetch_factor,
     )
     references = [text for source in sources for text in source.texts]
+    for source in sources:
+        if is_unspaced(source.texts):
+            text = (
+                "%s is written without spaces between words: CER is the figure; choose by training.metric_for_best=cer."
+            )
+            logger.warning(text, source.name)
 
     def run(should_stop: Callable[[], bool], assess: Any = None) -> Evaluation:
         limit = config.training.max_new_tokens
-        result = evaluate(model, batches, references, accelerator, limit, should_stop, assess)
+        quiet = not accelerator.is_main_process
+        progress = Progress("Evaluating", -(-len(references) // accelerator.num_processes), "clips", quiet)
+        with closing(progress):
+            counted = progress.over(batches, lambda batch: len(batch) + len(batch.skipped))
+            result = evaluate(model, counted, references, accelerator, limit, should_stop, assess)
         if result.skipped:
             skips.note(result.skipped)
             logger.warning("%d clips could not be read; what was said in them counts as wrong.", len(result.skipped))
+        if result.num_cut_off:
+            text = "%d of %d transcripts were cut off by the limit of tokens (training.max_new_tokens, 25 a second)."
+            logger.info(text, result.num_cut_off, len(references))
         return result
 
     return run

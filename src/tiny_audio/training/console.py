@@ -11,9 +11,8 @@ import math
 import sys
 import time
 from collections import deque
-from typing import Any
 
-from ..progress import format_time, is_terminal, live_bar
+from ..progress import LiveBar, format_time, is_terminal
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +58,7 @@ class Console:
     def __init__(self, max_steps: int, epochs: float, step: int, quiet: bool, title: str = "Step") -> None:
         self.max_steps, self.epochs, self.quiet, self.title = max_steps, math.ceil(epochs), quiet, title
         self._recent: deque[tuple[float, int]] = deque(maxlen=50)  # speed of late, not the mean since the start
-        self._bar: Any = None
-        if not quiet and is_terminal():
-            self._bar = live_bar()
-            self._task = self._bar.add_task("", total=max_steps, completed=step, info="")
-            self._bar.start()
+        self._bar = LiveBar("", max_steps, step) if not quiet and is_terminal() else None
 
     def line(self, text: str) -> None:
         """Print one line."""
@@ -76,7 +71,7 @@ class Console:
         self._recent.append((time.monotonic(), step))
         if self._bar is not None:
             title = f"Epoch {max(1, math.ceil(epoch))}/{self.epochs}"
-            self._bar.update(self._task, completed=step, description=title, info=self.speed())
+            self._bar.update(completed=step, description=title, info=self.speed())
 
     def speed(self) -> str:
         """Steps a second of late and the time that is left, or nothing before the second step."""
@@ -98,4 +93,4 @@ class Console:
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()

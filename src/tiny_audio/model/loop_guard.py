@@ -1,0 +1,78 @@
+"""Stops a decoder that writes the same again and again, clip by clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+
+MAX_PERIOD = 48  # tokens: a long sentence
+WINDOW = 40  # tokens in which few different pairs of neighbours come again and again, though in no regular order ...
+MAX_DIFFERENT = 10  # ... of 39; in what people say most of them differ
+
+
+def repeats_needed(period: int) -> int:
+    """Return after how many times in a row something of `period` tokens is a loop; people say "no" five times."""
+    return {1: 12, 2: 8, 3: 6}.get(period, 4)
+
+
+def find_loop(tokens: Sequence[int]) -> int | None:
+    """Find a loop at the end of what is written: something said over and over, or a few things in turns.
+
+    Returns:
+        How many tokens to keep: up to the end of what is repeated, said once; None where nothing is.
+    """
+    size = len(tokens)
+    for period in range(1, MAX_PERIOD + 1):
+        span = period * repeats_needed(period)
+        if span <= size and all(tokens[i] == tokens[i - period] for i in range(size - 1, size - 1 - span + period, -1)):
+            start = size - span
+            while start > 0 and tokens[start - 1] == tokens[start - 1 + period]:
+                start -= 1
+            return start + period
+    if size < WINDOW:
+        return None
+    pairs = list(pairwise(tokens))
+    start = size - WINDOW
+    repeated = set(pairs[start:])
+    if len(repeated) > MAX_DIFFERENT:
+        return None
+    while start > 0 and pairs[start - 1] in repeated:
+        start -= 1
+    return start + 2
+
+
+class LoopGuard(StoppingCriteria):
+    """Ends a clip's transcript where it begins to loop; whatever its neighbours do.
+
+    Args:
+        end_ids: tokens that end a transcript; what is written after one is padding.
+        limits: most tokens of each clip. What is written beyond, beside clips with more, is not looked at.
+        start: tokens before what is written.
+
+    Attributes:
+        kept: of each clip that looped, by its number: how many tokens are left of it.
+    """
+
+    def __init__(self, end_ids: set[int], limits: Sequence[int], start: int = 0) -> None:
+        self.end_ids, self.limits, self.start = end_ids, limits, start
+        self.kept: dict[int, int] = {}
+        self._ended: set[int] = set()
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """See `StoppingCriteria`: which of B clips end here, given the (B, start + n) tokens so far."""
+        for clip, tokens in enumerate(input_ids[:, self.start :].tolist()):
+            if clip in self._ended:
+                continue
+            if tokens[-1] in self.end_ids or len(tokens) > self.limits[clip]:
+                self._ended.add(clip)
+            elif (kept := find_loop(tokens)) is not None:
+                self.kept[clip] = kept
+                self._ended.add(clip)
+        ended = torch.zeros(len(input_ids), dtype=torch.bool)
+        ended[list(self._ended)] = True
+        return ended.to(input_ids.device)
