@@ -10,6 +10,10 @@ import soundfile
 from tiny_audio.cli import main
 from tiny_audio.inference import transcribe as transcribing
 from tiny_audio.inference.transcribe import Decoding, TextSegment, Transcription
+from tiny_audio.model.alignment import AlignedWord
+
+TALK_WORDS = 43  # the first at so many seconds that time ends their subtitles, the others at so few that lines do
+TALK_STARTS = [10 + 0.8 * n if n < 20 else 26 + 0.4 * (n - 20) for n in range(TALK_WORDS)]
 
 
 def write(path: str, text: str) -> None:
@@ -29,6 +33,11 @@ def transcriber(monkeypatch, tmp_path):
         for path in paths:
             if "break" in path:
                 raise KeyboardInterrupt
+            if "talk" in path and decoding.word_timestamps:
+                words = tuple(AlignedWord(f"word{n}", s, s + 0.08, 0.5) for n, s in enumerate(TALK_STARTS))
+                text = " ".join(word.text for word in words)
+                yield Transcription(path, (TextSegment(9.5, 40, text, (), words),), 60.0)
+                continue
             bad = "bad" in path
             flags = ("loop", "retried") if "loops" in path else ()
             segments = (TextSegment(0.0, 1.25, "hello"), TextSegment(3661.5, 3662, "<world", flags))
@@ -83,8 +92,8 @@ def test_json_to_a_file(transcriber, capsys):
     assert main(command) == 1
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     segments = [
-        {"start": 0.0, "end": 1.25, "text": "hello", "flags": []},
-        {"start": 3661.5, "end": 3662, "text": "<world", "flags": []},
+        {"start": 0.0, "end": 1.25, "text": "hello", "flags": [], "words": None},
+        {"start": 3661.5, "end": 3662, "text": "<world", "flags": [], "words": None},
     ]
     expected = {"path": "a.wav", "text": "hello <world", "seconds": 1.5, "segments": segments, "error": None}
     assert rows[0] == expected
@@ -111,6 +120,41 @@ def test_subtitles(transcriber, capsys):
     assert Path("a.vtt").read_text() == f"WEBVTT\n\n{cues}"
     assert main(["infer", "checkpoint=final.pt", "format=vtt", "a.wav", "b.wav"]) == 2
     assert "name a folder, output=subtitles/." in capsys.readouterr().err
+
+
+def test_subtitles_are_cut_at_words_and_can_be_read(transcriber, capsys):
+    write("talk.wav", "")
+    typed = ["infer", "checkpoint=final.pt", "talk.wav", "word_timestamps=true"]
+    assert main([*typed, "format=srt"]) == 0
+    cues = capsys.readouterr().out.strip().split("\n\n")
+    seen, times, letters = [], [], []
+    for number, cue in enumerate(cues, 1):
+        head, when, *lines = cue.splitlines()
+        assert head == str(number)
+        assert 1 <= len(lines) <= 2
+        assert max(map(len, lines)) <= 42
+        letters.append(sum(map(len, lines)))
+        seen += " ".join(lines).split()
+        times += [float(t[6:].replace(",", ".")) for t in when.split(" --> ")]
+    assert seen == [f"word{n}" for n in range(TALK_WORDS)]
+    assert times == sorted(times)
+    lengths = [end - start for start, end in zip(times[::2], times[1::2], strict=True)]
+    assert 6 < max(lengths) <= 7
+    assert max(letters) > 70
+    assert min(lengths) == pytest.approx(1), "the last word alone would be shown for 80 ms"
+    assert times[0] == 10
+    assert main([*typed, "format=vtt"]) == 0
+    assert capsys.readouterr().out.startswith("WEBVTT\n\n00:00:10.000 --> 00:00:1")
+
+
+def test_words_in_json_and_nowhere_in_plain_text(transcriber, capsys):
+    write("talk.wav", "")
+    assert main(["infer", "checkpoint=final.pt", "talk.wav", "format=json", "--word-timestamps=true"]) == 0
+    [segment] = json.loads(capsys.readouterr().out)["segments"]
+    assert segment["words"][3] == {"word": "word3", "start": 12.4, "end": 12.48, "confidence": 0.5}
+    assert " ".join(word["word"] for word in segment["words"]) == segment["text"]
+    assert main(["infer", "checkpoint=final.pt", "talk.wav", "word_timestamps=true"]) == 2
+    assert "format=text has no room for word_timestamps=true; name format=json" in capsys.readouterr().err
 
 
 def test_options_of_decoding_reach_the_recogniser(transcriber):

@@ -138,6 +138,65 @@ def test_pieces_are_as_long_as_most_clips_that_were_trained_on(checkpoint, recog
     assert chosen.piece_seconds == 7
 
 
+@pytest.fixture(scope="module")
+def aligning(run_settings, tmp_path_factory) -> Path:
+    """A checkpoint with a CTC head."""
+    folder = tmp_path_factory.mktemp("with_ctc")
+    settings = ["training.max_steps=1", "training.ctc_warmup_steps=1", "training.ctc_loss_weight=0.3"]
+    status, log = run_ta(["train", *run_settings, *settings], folder)
+    assert status == 0, log
+    return folder / "outputs/transcription/checkpoints/final.pt"
+
+
+def test_words_of_a_long_recording_have_their_places_in_it(aligning, monkeypatch):
+    """The pieces' own places, moved by where the pieces begin; the words are those of the text."""
+    monkeypatch.setattr(
+        SpeechLLM, "write", lambda self, frames, lengths, *_: [Written("one two", False, False) for _ in lengths]
+    )
+    recogniser = Recogniser(aligning, "cpu", decoding=Decoding(piece_seconds=3.0, silence_seconds=0))
+    waveform = (np.random.default_rng(0).standard_normal(7 * 16_000 + 500) * 0.1).astype(np.float32)
+    segments = recogniser.transcribe(waveform, word_timestamps=True)
+    assert len(segments) > 2
+    for segment in segments:
+        assert segment.words is not None
+        assert " ".join(word.text for word in segment.words) == segment.text
+        edges = [edge for word in segment.words for edge in (word.start, word.end)]
+        assert edges == sorted(edges)
+        assert segment.start <= edges[0] < edges[-1] <= segment.end
+        piece = waveform[round(segment.start * 16_000) : round(segment.end * 16_000)]
+        (alone,) = recogniser.transcribe(piece, word_timestamps=True)
+        assert alone.words is not None
+        assert [word.start + segment.start for word in alone.words] == pytest.approx([w.start for w in segment.words])
+        confidences = [word.confidence for word in segment.words]
+        assert [word.confidence for word in alone.words] == pytest.approx(confidences, rel=1e-4)
+    assert recogniser.transcribe(waveform) == " ".join(segment.text for segment in segments)
+
+
+def test_words_that_do_not_fit_into_the_audio_have_no_places(aligning, monkeypatch, corpus):
+    text = " ".join(["one two three"] * 30)
+    monkeypatch.setattr(SpeechLLM, "write", lambda self, frames, lengths, *_: [Written(text, False, False)])
+    recogniser = Recogniser(aligning, "cpu", decoding=Decoding(word_timestamps=True))
+    [[segment]] = recogniser.transcribe_segments([load_audio(corpus / "dev0.flac")])
+    assert (segment.text, segment.words, segment.flags) == (text, None, ("unplaced",))
+
+
+def test_silence_has_no_words_and_a_piece_without_text_none(aligning, monkeypatch, corpus):
+    monkeypatch.setattr(SpeechLLM, "write", lambda self, frames, lengths, *_: [Written("", False, False)])
+    recogniser = Recogniser(aligning, "cpu")
+    assert recogniser.transcribe(np.zeros(50_000, np.float32), word_timestamps=True) == []
+    (segment,) = recogniser.transcribe(corpus / "dev0.flac", word_timestamps=True)
+    assert (segment.words, segment.flags) == ((), ())
+
+
+def test_a_checkpoint_that_cannot_place_words_says_how_to_train_one_that_can(checkpoint, recogniser, corpus, capsys):
+    typed = [f"checkpoint={checkpoint}", f"audio={corpus / 'dev0.flac'}", "format=srt", "word_timestamps=true"]
+    assert main(["infer", *typed, "device=cpu"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "this checkpoint lacks: train one with training.ctc_loss_weight=0.3" in error
+    with pytest.raises(UserError, match="CTC head"):
+        recogniser.transcribe(np.zeros(50_000, np.float32), word_timestamps=True)
+
+
 def test_every_bad_recording_gets_one_line_and_the_others_a_transcript(checkpoint, corpus, tmp_path):
     bad = write_bad_files(tmp_path)
     stereo = np.repeat(load_audio(corpus / "dev0.flac")[::2, None], 2, axis=1)

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     *("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output"),
-    *("channel", "piece_seconds", "max_new_tokens", "loop_guard", "silence_seconds"),
+    *("channel", "piece_seconds", "max_new_tokens", "loop_guard", "silence_seconds", "word_timestamps"),
 )
 MAX_TOLD = 5  # files that are named one by one
 EPILOG = """\
 examples:
   ta infer checkpoint=outputs/transcription/checkpoints/final.pt audio=test.wav
   ta infer checkpoint=final.pt audio=a.wav,b.flac
-  ta infer checkpoint=final.pt audio=talk.mp3 format=srt output=talk.srt
+  ta infer checkpoint=final.pt audio=talk.mp3 format=srt word_timestamps=true output=talk.srt
   ta infer checkpoint=final.pt recordings/ *.mp3 format=json output=transcripts.jsonl
   ta infer checkpoint=final.pt recordings/ output=transcripts/
   ta infer checkpoint=final.pt call.wav channel=each    (a party a channel; call.wav@1 is its second channel)
@@ -83,6 +83,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         default=2.0,
         help="silences from this length on are left out; 0: none (default: %(default)g)",
     )
+    add(
+        "--word-timestamps",
+        choices=["true", "false"],
+        default="false",
+        help="find where each word was said, for json, srt, vtt; the checkpoint must have a CTC head "
+        "(default: %(default)s)",
+    )
     return parser.read(argv)
 
 
@@ -105,6 +112,8 @@ def run(argv: list[str]) -> int:
     alone = paths == named and len(paths) == 1
     if args.format in SUBTITLES and not (alone or is_folder(args.output)):
         raise UserError(f"format={args.format} is a file for each recording: name a folder, output=subtitles/.")
+    if args.word_timestamps == "true" and args.format == "text":
+        raise UserError("format=text has no room for word_timestamps=true; name format=json, srt or vtt.")
     kept = (args.checkpoint, *filter(None, (args.encoder, args.decoder)))
     with open_output(args.output, args.format, named, paths, kept, alone) as out:
         todo = out.todo(paths)
@@ -117,7 +126,13 @@ def transcribe(paths: list[str], args: argparse.Namespace) -> Iterator[Transcrip
     """Load what is needed, and transcribe."""
     from ..inference.transcribe import Decoding, transcribe_files
 
-    decoding = Decoding(args.piece_seconds, args.max_new_tokens, args.loop_guard == "true", args.silence_seconds)
+    decoding = Decoding(
+        args.piece_seconds,
+        args.max_new_tokens,
+        args.loop_guard == "true",
+        args.silence_seconds,
+        args.word_timestamps == "true",
+    )
     return transcribe_files(
         args.checkpoint,
         paths,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ..audio import AudioError, load_audio, pad_waveforms
 from ..decoding import split_channel
 from ..errors import UserError
 from ..lengths import MAX_CLIP_SECONDS, SAMPLE_RATE
+from ..model.alignment import AlignedWord
 from ..model.attention import choose_attention
 from ..model.checkpointed import rebuild
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
@@ -30,7 +31,7 @@ MIN_SECONDS = 0.02  # half an alignment unit holds no speech
 MIN_PIECE_SECONDS = 1.5  # however short the clips that were trained on: below, words would be cut
 MIN_HALF_SECONDS = 1.0  # of what a piece that ran away is cut into
 MAX_RETRIES = 3  # times that it is cut: eighths of a piece
-LOOP, LIMIT, RETRIED = "loop", "limit", "retried"
+LOOP, LIMIT, RETRIED, UNPLACED = "loop", "limit", "retried", "unplaced"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ class Decoding:
         max_new_tokens: of each piece.
         loop_guard: end a piece that repeats itself, or runs into its limit of tokens, and try it again in halves.
         silence_seconds: silences of at least this length are left out; 0: none but digital silence.
+        word_timestamps: find where each word was said; the checkpoint must have a CTC head.
     """
 
     piece_seconds: float | None = None
     max_new_tokens: int = 400
     loop_guard: bool = True
     silence_seconds: float = 2.0
+    word_timestamps: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,16 @@ class TextSegment:
         start, end: seconds from the beginning of the recording.
         text: may be empty.
         flags: `loop`: it repeated itself to the last, and was ended; `limit`: the limit of tokens cut it off;
-            `retried`: it is part of a piece that ran away, and was tried again in halves.
+            `retried`: it is part of a piece that ran away, and was tried again in halves; `unplaced`: its words were
+            looked for in the audio, which is too short for so many.
+        words: those of the text, and where they were said; None where they were not looked for, or are unplaced.
     """
 
     start: float
     end: float
     text: str
     flags: tuple[str, ...] = ()
+    words: tuple[AlignedWord, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -145,19 +151,30 @@ class Recogniser:
     def _set(self, model: SpeechLLM, dtype: torch.dtype, saved: dict[str, Any], decoding: Decoding | None) -> None:
         self.model, self._dtype, self.decoding = model, dtype, decoding or Decoding()
         self.piece_seconds = self.decoding.piece_seconds or piece_seconds_of(saved)
+        if self.decoding.word_timestamps:
+            model.check_alignable()
 
-    def transcribe(self, audio: str | Path | np.ndarray) -> str:
+    @overload
+    def transcribe(self, audio: str | Path | np.ndarray, word_timestamps: Literal[False] = False) -> str: ...
+
+    @overload
+    def transcribe(self, audio: str | Path | np.ndarray, word_timestamps: Literal[True]) -> list[TextSegment]: ...
+
+    def transcribe(self, audio: str | Path | np.ndarray, word_timestamps: bool = False) -> str | list[TextSegment]:
         """Write down one recording, of any length.
 
         Args:
             audio: a file, or float samples (S,), mono, 16 kHz.
+            word_timestamps: return the segments of the text, with their words and where they were said.
 
         Raises:
             AudioError: it cannot be decoded, holds NaN or infinite samples, or is shorter than 20 ms.
+            UserError: words are asked for, and the checkpoint has no CTC head.
         """
         waveform = audio if isinstance(audio, np.ndarray) else load_audio(audio)
         check_recording(waveform)
-        return self.transcribe_batch([waveform])[0]
+        [segments] = self.transcribe_segments([waveform], word_timestamps=word_timestamps)
+        return segments if word_timestamps else join(segments)
 
     def transcribe_batch(self, waveforms: Sequence[np.ndarray], batch_size: int = 8) -> list[str]:
         """Return the text of `transcribe_segments`, a line for each recording."""
@@ -168,6 +185,7 @@ class Recogniser:
         waveforms: Sequence[np.ndarray],
         batch_size: int = 8,
         advance: Callable[[float], None] = lambda seconds: None,
+        word_timestamps: bool = False,
     ) -> list[list[TextSegment]]:
         """Write down several recordings, piece by piece; each result is the one that it has alone.
 
@@ -175,11 +193,18 @@ class Recogniser:
             waveforms: float samples (S_i,), mono, 16 kHz.
             batch_size: pieces that are read at once.
             advance: told after each batch how many seconds of pieces were written down.
+            word_timestamps: find where words were said, also where `decoding` does not ask for it.
 
         Returns:
             The segments of each recording, in order.
+
+        Raises:
+            UserError: words are asked for, and the checkpoint has no CTC head.
         """
         decoding = self.decoding
+        if word_timestamps:
+            decoding = replace(decoding, word_timestamps=True)
+            self.model.check_alignable()
         done: list[tuple[int, TextSegment]] = []
         pieces = [
             (i, span)
@@ -187,37 +212,54 @@ class Recogniser:
             for span in find_spans(waveform, decoding.silence_seconds, self.piece_seconds)
         ]
         for attempt in range(MAX_RETRIES + 1):
-            written = self._write([waveforms[i][start:stop] for i, (start, stop) in pieces], batch_size, advance)
+            some = [waveforms[i][start:stop] for i, (start, stop) in pieces]
             again = []
-            for (i, (start, stop)), found in zip(pieces, written, strict=True):
+            for (i, (start, stop)), (found, words) in zip(
+                pieces, self._write(some, decoding, batch_size, advance), strict=True
+            ):
                 ran_away = found.looped or found.cut_off
                 long = stop - start >= 3 * MIN_HALF_SECONDS * SAMPLE_RATE  # the cut is in the middle third
                 if ran_away and decoding.loop_guard and long and attempt < MAX_RETRIES:
                     again += [(i, half) for half in halve(waveforms[i], start, stop)]
                     continue
-                flags = (*(LOOP,) * found.looped, *(LIMIT,) * found.cut_off, *(RETRIED,) * (attempt > 0))
-                done.append((i, TextSegment(start / SAMPLE_RATE, stop / SAMPLE_RATE, found.text, flags)))
+                true = {LOOP: found.looped, LIMIT: found.cut_off, RETRIED: attempt > 0}
+                true[UNPLACED] = decoding.word_timestamps and words is None
+                flags = tuple(flag for flag, is_true in true.items() if is_true)
+                segment = TextSegment(start / SAMPLE_RATE, stop / SAMPLE_RATE, found.text, flags)
+                done.append((i, _with_words(segment, words)))
             pieces = again
         done.sort(key=lambda item: (item[0], item[1].start))
         return [[segment for number, segment in done if number == i] for i in range(len(waveforms))]
 
     @torch.inference_mode()
     def _write(
-        self, waveforms: Sequence[np.ndarray], batch_size: int, advance: Callable[[float], None]
-    ) -> list[Written]:
-        """Write down pieces, those of like length at once."""
+        self, waveforms: Sequence[np.ndarray], decoding: Decoding, batch_size: int, advance: Callable[[float], None]
+    ) -> list[tuple[Written, list[AlignedWord] | None]]:
+        """Write down pieces, those of like length at once; find their words where that is asked for."""
         order = sorted(range(len(waveforms)), key=lambda n: len(waveforms[n]))
-        written: dict[int, Written] = {}
+        written: dict[int, tuple[Written, list[AlignedWord] | None]] = {}
         device = self.model.device
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
             batch, num_samples = pad_waveforms([waveforms[n].astype(np.float32) for n in chosen])
             with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
                 frames, lengths = self.model.encoder(batch.to(device), num_samples)
-                found = self.model.write(frames, lengths, self.decoding.max_new_tokens, self.decoding.loop_guard)
-            written |= zip(chosen, found, strict=True)
+                found = self.model.write(frames, lengths, decoding.max_new_tokens, decoding.loop_guard)
+                words: Sequence[list[AlignedWord] | None] = [None] * len(found)
+                if decoding.word_timestamps:
+                    words = self.model.align(frames, lengths, [one.text for one in found])
+            written |= zip(chosen, zip(found, words, strict=True), strict=True)
             advance(sum(len(waveforms[n]) for n in chosen) / SAMPLE_RATE)
         return [written[n] for n in range(len(waveforms))]
+
+
+def _with_words(segment: TextSegment, words: Sequence[AlignedWord] | None) -> TextSegment:
+    """Give a segment its words, whose seconds are those of the piece; its last audio token is padded with silence."""
+    if words is None:
+        return segment
+    start, end = segment.start, segment.end
+    moved = (word._replace(start=start + word.start, end=min(start + word.end, end)) for word in words)
+    return replace(segment, words=tuple(moved))
 
 
 def check_recording(waveform: np.ndarray) -> None:

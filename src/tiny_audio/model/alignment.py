@@ -17,8 +17,8 @@ class AlignedWord(NamedTuple):
 
     Attributes:
         text: as it is written.
-        start, end: seconds from the start of the clip, to an audio token (80 ms). A Q-Former's queries have no place of
-            their own; they are taken to be spread evenly.
+        start, end: seconds from the start of the clip, or of the recording in a `TextSegment`; to an audio token
+            (80 ms). A Q-Former's queries have no place of their own; they are taken to be spread evenly.
         confidence: 0 to 1, the probability that the audio tokens give to its least likely word piece. A word with a
             low one may not have been said.
     """

@@ -254,6 +254,18 @@ class SpeechLLM(nn.Module):
         loss = self._ctc_of(projected.tokens, lengths, self.pieces(batch.transcripts)).loss
         return loss, [Written(self.decoder.prompt.decode(ids), looped=False, cut_off=False) for ids in written]
 
+    def check_alignable(self) -> None:
+        """Refuse to align words without a CTC head.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.ctc is None:
+            raise UserError(
+                "words are placed by the CTC head, which this checkpoint lacks: train one with "
+                "training.ctc_loss_weight=0.3 (and training.ctc_warmup_steps=500)."
+            )
+
     @torch.no_grad()
     def align(self, frames: Tensor, lengths: list[int], transcripts: Sequence[str]) -> list[list[AlignedWord] | None]:
         """Find the words of each of B transcripts in its clip, and how surely they were said: see `align_words`.
@@ -266,11 +278,9 @@ class SpeechLLM(nn.Module):
         Raises:
             UserError: there is no CTC head.
         """
-        if self.ctc is None or self._split is None:
-            raise UserError(
-                "words are aligned by the CTC head, which this checkpoint lacks: it was trained with "
-                "training.ctc_warmup_steps=0 and training.ctc_loss_weight=0."
-            )
+        self.check_alignable()
+        assert self.ctc is not None
+        assert self._split is not None
         projected, counts = self.audio_tokens(frames, lengths)
         seconds = [length * FRAME_SECONDS for length in lengths]
         where = (projected.tokens, counts, seconds, transcripts)
