@@ -83,6 +83,7 @@ def run_settings(tiny_models: TinyModels, corpus: Path) -> list[str]:
         "experiment=transcription",
         f"model.encoder={tiny_models.glm_asr}",
         f"model.decoder={tiny_models.qwen3}",
+        "model.encoder_window=clip",  # windows of 30 s take twenty times as long
         "model.projector_config.hidden_dim=64",
         f"data.datasets=[{{path: {corpus}/train.jsonl}}]",
         f"data.eval_datasets=[{{path: {corpus}/dev.jsonl}}]",

@@ -39,9 +39,8 @@ def test_default_experiment_on_checkpoints_in_the_hub_layout(run_settings, tmp_p
 
 
 def test_whisper_encoder_by_name(run_settings, tiny_models, tmp_path):
-    status, log = run_ta(
-        ["train", *run_settings, f"model.encoder={tiny_models.whisper}", "training.max_steps=1"], tmp_path
-    )
+    chosen = [f"model.encoder={tiny_models.whisper}", "model.encoder_window=30s", "training.max_steps=1"]
+    status, log = run_ta(["train", *run_settings, *chosen], tmp_path)
     assert status == 0, log
     assert "[INFO] Loading Whisper encoder" in log
 

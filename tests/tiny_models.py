@@ -132,11 +132,12 @@ def save_whisper(folder: Path, *, width: int = 32) -> Path:
     return folder
 
 
-def build(models: TinyModels, kind: str, dtype: torch.dtype = torch.float32) -> SpeechLLM:
+def build(models: TinyModels, kind: str, dtype: torch.dtype = torch.float32, encoder_window: str = "clip") -> SpeechLLM:
     """A recogniser of the tiny GLM-ASR and Qwen3 with a projector of this kind; the same at every call."""
     torch.manual_seed(0)
     config = ModelConfig(
         encoder=str(models.glm_asr),
+        encoder_window=encoder_window,
         decoder=str(models.qwen3),
         projector_type=kind,
         projector_config=ProjectorConfig(hidden_dim=64, expert_dim=32, dropout=0.0),

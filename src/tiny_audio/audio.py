@@ -308,16 +308,16 @@ def check_clip(num_samples: int, silent: bool, min_seconds: float, max_seconds: 
 
 
 def pad_waveforms(waveforms: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Zero-pad each clip to whole alignment units, then all to the longest.
+    """Zero-pad clips to the longest, and that one to whole alignment units.
 
     Args:
         waveforms: B arrays of float32 samples (S_i,), each with at least one sample.
 
     Returns:
-        waveforms (B, S) float32, and lengths (B,) int64: the clips' own aligned lengths, multiples of 1280.
+        waveforms (B, S) float32, S a multiple of 1280, and the clips' own lengths (B,) int64.
     """
-    lengths = [align_samples(len(w)) for w in waveforms]
-    batch = torch.zeros(len(waveforms), max(lengths, default=0))
+    lengths = [len(w) for w in waveforms]
+    batch = torch.zeros(len(waveforms), align_samples(max(lengths, default=0)))
     for row, waveform in zip(batch, waveforms, strict=True):
         row[: len(waveform)] = torch.from_numpy(waveform)
     return batch, torch.tensor(lengths, dtype=torch.int64)

@@ -33,6 +33,7 @@ TEXT_CASES = ("lower", "keep")
 AUGMENTATIONS = ("none", "light")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 TRACKERS = ("wandb", "tensorboard", "trackio")
+ENCODER_WINDOWS = ("clip", "30s")
 ATTENTIONS = ("auto", "varlen", "flash_attn", "sdpa")
 
 
@@ -125,6 +126,7 @@ class ModelConfig:
 
     encoder: str = "zai-org/GLM-ASR-Nano-2512"
     encoder_revision: str | None = None
+    encoder_window: str = "30s"  # what is encoded at once: 30s (silence after the clip), or the clip alone
     decoder: str = "Qwen/Qwen3-0.6B"
     decoder_revision: str | None = None
     prompt: str = "Transcribe the speech to text."  # the instruction in the user's turn, after the audio
@@ -141,6 +143,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _choice("model.projector_type", self.projector_type, tuple(PROJECTORS))
+        _choice("model.encoder_window", self.encoder_window, ENCODER_WINDOWS)
         if self.encoder == "THUDM/glm-asr-large":
             raise ConfigError(
                 "model.encoder=THUDM/glm-asr-large does not exist; the published model is zai-org/GLM-ASR-Nano-2512."

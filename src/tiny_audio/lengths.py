@@ -8,7 +8,8 @@ N_FFT = 400  # samples in an analysis window: 25 ms
 CONV_STRIDE = 2  # mel frames an encoder frame (the encoder's second convolution): 20 ms
 FRAME_SECONDS = CONV_STRIDE * HOP_LENGTH / SAMPLE_RATE  # of an encoder frame: 20 ms
 ALIGNMENT_FRAMES = 4  # encoder frames that a clip is a multiple of: 80 ms
-ALIGNMENT_SAMPLES = ALIGNMENT_FRAMES * CONV_STRIDE * HOP_LENGTH  # 1280 samples
+FRAME_SAMPLES = CONV_STRIDE * HOP_LENGTH  # 320
+ALIGNMENT_SAMPLES = ALIGNMENT_FRAMES * FRAME_SAMPLES  # 1280 samples
 
 assert ALIGNMENT_SAMPLES == 1280
 
@@ -30,6 +31,14 @@ def num_mel_frames(num_samples: int) -> int:
 def num_encoder_frames(mel_frames: int) -> int:
     """Encoder frames of `mel_frames`: a kernel of 3, padding 1, stride 2."""
     return (mel_frames - 1) // CONV_STRIDE + 1
+
+
+def num_clip_frames(num_samples: int) -> int:
+    """Return how many encoder frames are kept of a clip: those that hold any of it, and at least a stack of four.
+
+    GLM-ASR's processor in `transformers` counts them like this, so that stacks make as many tokens there.
+    """
+    return max(-(-num_samples // FRAME_SAMPLES), ALIGNMENT_FRAMES)
 
 
 def num_stacked_tokens(encoder_frames: int, frame_stack: int) -> int:

@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from .errors import UserError
 
 Turns = Sequence[tuple[str, str]]  # role and content
+IDS = ("prefix_ids", "suffix_ids", "end_ids", "pad_id")
 
 
 class Prompt:
@@ -56,6 +57,15 @@ class Prompt:
         self.end_ids = self._find_end(mark)
         self.pad_id = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._rendered = self.ids
+
+    @classmethod
+    def of(cls, tokenizer: Any, instruction: str, stored: dict[str, Any]) -> Prompt:
+        """Return what `describe` told of, for a tokenizer whose template writes nothing else (of an exported model)."""
+        prompt = cls.__new__(cls)
+        prompt.tokenizer, prompt.instruction = tokenizer, instruction
+        prompt._rendered = {name: stored[name] for name in IDS}
+        prompt.adopt(None)
+        return prompt
 
     @property
     def end_id(self) -> int:
@@ -106,7 +116,7 @@ class Prompt:
     @property
     def ids(self) -> dict[str, Any]:
         """All that is read around the audio, by name."""
-        return {name: getattr(self, name) for name in ("prefix_ids", "suffix_ids", "end_ids", "pad_id")}
+        return {name: getattr(self, name) for name in IDS}
 
     def _fingerprint(self, size: int) -> str:
         """Return a hash of the tokens of the ids below `size`: tokens that were added since then change nothing."""

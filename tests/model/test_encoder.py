@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GlmAsrForConditionalGeneration, WhisperFeatureExtractor, WhisperModel
+from transformers import GlmAsrForConditionalGeneration, GlmAsrProcessor, WhisperFeatureExtractor, WhisperModel
 
 import tiny_models as make
 from tiny_audio.audio import pad_waveforms
 from tiny_audio.errors import UserError
-from tiny_audio.lengths import num_encoder_frames, num_mel_frames
+from tiny_audio.lengths import num_clip_frames
 from tiny_audio.model.encoder import load_encoder
 
 SAMPLES = (16_000, 1_281, 48_333, 160_000, 8_000)
@@ -25,21 +25,46 @@ def noise(num_samples: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng([seed, num_samples]).standard_normal(num_samples) * 0.1).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", ["glm_asr", "whisper"])
-def test_a_clip_does_not_depend_on_its_batch(tiny_models, kind):
-    encoder = load_encoder(str(getattr(tiny_models, kind)), None, torch.float32)
+@pytest.mark.parametrize(("kind", "window"), [("glm_asr", "clip"), ("glm_asr", "30s"), ("whisper", "30s")])
+def test_a_clip_does_not_depend_on_its_batch(tiny_models, kind, window):
+    encoder = load_encoder(str(getattr(tiny_models, kind)), None, torch.float32, window)
     waveforms, num_samples = pad_waveforms([noise(n) for n in SAMPLES])
     frames, lengths = encoder(waveforms, num_samples)
-    assert lengths == [num_encoder_frames(num_mel_frames(n)) for n in num_samples.tolist()]
-    assert all(n % 4 == 0 for n in lengths)
+    assert lengths == [num_clip_frames(n) for n in SAMPLES]
     for i, clip in enumerate(frames.split(lengths)):
-        alone, _ = encoder(waveforms[i : i + 1, : num_samples[i]], num_samples[i : i + 1])
+        alone, _ = encoder(*pad_waveforms([noise(SAMPLES[i])]))
         torch.testing.assert_close(clip, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [200, 960, 961, 1280, 1281, 15_999, 16_000, 16_321, 48_333])
+def test_frames_make_as_many_tokens_as_the_native_processor_counts(tiny_models, samples):
+    processor = GlmAsrProcessor.from_pretrained(tiny_models.glm_asr)
+    native = processor(text=[processor.audio_token], audio=[noise(samples)], sampling_rate=16_000)
+    tokens = int((native["input_ids"] == processor.audio_token_id).sum())
+    assert num_clip_frames(samples) // 4 == max(tokens, 1), "of a clip below 60 ms it counts none"
+
+
+def test_windows_equal_what_the_native_processor_and_model_make_of_clips(tiny_models):
+    encoder = load_encoder(str(tiny_models.glm_asr), None, torch.float32, "30s")
+    whole = GlmAsrForConditionalGeneration.from_pretrained(tiny_models.glm_asr).eval()
+    processor = GlmAsrProcessor.from_pretrained(tiny_models.glm_asr)
+    waveforms = [noise(n) for n in (16_000, 48_333)]
+    native = [processor(text=[processor.audio_token], audio=[w], sampling_rate=16_000) for w in waveforms]
+    with torch.no_grad():
+        expected = whole.model.audio_tower(torch.cat([n["input_features"] for n in native])).last_hidden_state
+    frames, lengths = encoder(*pad_waveforms(waveforms))
+    for clip, window, n in zip(frames.split(lengths), expected, lengths, strict=True):
+        torch.testing.assert_close(clip, window[:n], atol=1e-5, rtol=0)
+
+
+def test_whisper_has_no_bare_clips(tiny_models):
+    with pytest.raises(UserError, match=r"model.encoder_window=clip: Whisper .* set model.encoder_window=30s"):
+        load_encoder(str(tiny_models.whisper), None, torch.float32, "clip")
 
 
 def test_packed_encoder_equals_the_stock_forward_of_one_clip(tiny_models):
     """The reference: `transformers`' own GLM-ASR model and feature extractor on a single, aligned clip."""
-    encoder = load_encoder(str(tiny_models.glm_asr), None, torch.float32)
+    encoder = load_encoder(str(tiny_models.glm_asr), None, torch.float32, "clip")
     whole = GlmAsrForConditionalGeneration.from_pretrained(tiny_models.glm_asr).eval()
     extractor = WhisperFeatureExtractor(feature_size=128)
     waveform = noise(1280 * 17)

@@ -23,6 +23,7 @@ from tiny_audio.data.loader import Batch, ClipDataset, eval_loader
 from tiny_audio.data.plan import SamplingPlan
 from tiny_audio.data.sources import Source, open_source
 from tiny_audio.errors import UserError
+from tiny_audio.lengths import num_clip_frames
 from tiny_audio.model.encoder import SpeechEncoder
 from tiny_audio.training import feature_cache
 from tiny_audio.training.calibration import CLIPS
@@ -47,7 +48,8 @@ class SamplesAsFrames:
             if not isinstance(self.how, signal.Signals):
                 raise RuntimeError("killed")
             signal.raise_signal(self.how)
-        frames = [row[:n].view(-1, 320) for row, n in zip(waveforms, num_samples.tolist(), strict=True)]
+        lengths = [num_clip_frames(n) for n in num_samples.tolist()]
+        frames = [row[: 320 * n].view(-1, 320) for row, n in zip(waveforms, lengths, strict=True)]
         return torch.cat(frames), [len(clip) for clip in frames]
 
 
@@ -158,7 +160,7 @@ def test_only_what_a_run_reads_is_encoded_in_the_order_in_which_it_is_read(tmp_p
     config = Config(paths=PathsConfig(cache_dir=str(tmp_path / "cache")), training=TrainingConfig(batch_size=4))
     cache_features(config, Listening(), [train, dev], wanted, accelerator, 0)  # type: ignore[arg-type]
     seconds = [(train, dev)[number].durations[row] for number, row in wanted]
-    samples = [-(-round(16_000 * float(s)) // 1280) * 1280 for s in seconds]
+    samples = [round(16_000 * float(s)) for s in seconds]
     batches = [sorted(samples[i : i + 4]) for i in range(0, 16, 4)]
     assert heard[0] == max(batches, key=max)
     assert heard[1:] == [batch for batch in batches if batch != heard[0]]
@@ -203,7 +205,7 @@ def test_too_small_a_disk_is_one_line(tmp_path: Path, accelerator: Accelerator, 
     """The size that is told is the size that comes."""
     encoder = SamplesAsFrames()
     sources = fail_sources(tmp_path)
-    frames = sum(-(-int(seconds * 16_000) // 1280) * 4 for seconds in sources[0].durations.tolist())
+    frames = sum(-(-int(seconds * 16_000) // 320) for seconds in sources[0].durations.tolist())
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=frames * 320 * 2 - 1))
     with pytest.raises(UserError, match=r"20 clips \(.*\) need .* MB, and .* has .* MB free; set paths.cache_dir"):
         cache(sources, tmp_path / "cache", accelerator, encoder)

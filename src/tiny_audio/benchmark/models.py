@@ -93,7 +93,7 @@ def build_frozen(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tupl
         tower = GlmAsrEncoder._from_config(audio, **options)
         language_model = Qwen3ForCausalLM._from_config(text, **options)
     prompt = load_prompt("pocket", None, ModelConfig().prompt)
-    encoder = GlmAsrSpeechEncoder(tower, "random").to(device)
+    encoder = GlmAsrSpeechEncoder(tower, "random", "clip").to(device)
     return encoder, Decoder(language_model, prompt, "random").to(device)
 
 

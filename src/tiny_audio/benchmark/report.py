@@ -19,7 +19,9 @@ NOTES = {
     "usual": "stock encoder on clips padded with silence to 30 s, without a mask: they attend to the silence, "
     f"and so the loss is another one; {PADDED}",
     "plain": f"clips padded to the longest, padding masked; {PADDED}",
-    "ours": "what `ta train` does: clips packed, logits at target positions only",
+    "ours, 30s": "what `ta train` does: decoder packed, logits at target positions only; clips padded with silence to "
+    "30 s before they are encoded",
+    "ours": "the same with model.encoder_window=clip: clips packed in the encoder, too",
 }
 
 

@@ -28,7 +28,7 @@ from .models import PUBLISHED, Sizes, build_frozen, build_model, random_batch
 from .parts import measure_parts
 from .report import Report
 from .settings import Settings
-from .variants import Ours, Plain, Usual, Variant
+from .variants import Ours, Plain, Usual, Variant, Windows
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def measure_projector(
     rate = matrix_rate(accelerator.device, model.encoder.dtype)
     start = {name: weight.clone() for name, weight in model.projector.state_dict().items()}
     variants: dict[str, dict[str, Any]] = {}
-    for chosen in (Usual, Plain, Ours) if settings.baseline else (Ours,):
+    for chosen in (Usual, Plain, Windows, Ours) if settings.baseline else (Windows, Ours):
         logger.info("Measuring the step, %s (%s)...", chosen.title, kind)
         model.projector.load_state_dict(start)
         try:
@@ -200,7 +200,7 @@ def measure_variant(
         "peak_bytes": peak.bytes,
         "flops": sum(flops.values()),
     }
-    if isinstance(variant, Ours):
+    if isinstance(variant, Ours) and not isinstance(variant, Windows):
         each = measure_parts(variant, settings.steps)
         found["parts"] = {part: {"seconds": each[part], "flops": flops.get(part, 0.0)} for part in each}
     return found

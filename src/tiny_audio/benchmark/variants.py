@@ -26,7 +26,7 @@ from ..config import Config, LoggingConfig, TrainingConfig
 from ..data.loader import Batch
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
-from ..lengths import SAMPLE_RATE
+from ..lengths import FRAME_SAMPLES, SAMPLE_RATE, align_samples
 from ..model.flops import Load
 from ..model.packing import PACKED_ATTENTION
 from ..model.speech_llm import Loss, SpeechLLM
@@ -56,7 +56,8 @@ class Variant(ABC):
     def __init__(self, model: SpeechLLM, batch: Batch, accelerator: Accelerator) -> None:
         self.model, self.batch, self.accelerator = model, batch, accelerator
         self.device = model.device
-        self.longest = max(batch.num_frames)  # T
+        self.aligned = [align_samples(n) // FRAME_SAMPLES for n in batch.num_samples.tolist()]
+        self.longest = max(self.aligned)  # T
         self.counts = [model.projector.num_tokens(n) for n in batch.num_frames]
         prompt = len(model.decoder.prompt.prefix_ids) + len(model.decoder.prompt.suffix_ids)
         targets = map(len, batch.target_ids)
@@ -124,6 +125,22 @@ class Ours(Variant):
     def load(self) -> Load:
         """See `Variant.load`."""
         return Load.of(self.model, self.batch)
+
+
+class Windows(Ours):
+    """The same with `model.encoder_window=30s`: every clip padded with silence to 30 s before it is encoded."""
+
+    title = "ours, 30s"
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """See `Variant.installed`."""
+        encoder, before = self.model.encoder, self.model.encoder.encoder_window
+        encoder.encoder_window = "30s"
+        try:
+            yield
+        finally:
+            encoder.encoder_window = before
 
 
 class Padded(Variant):
@@ -255,14 +272,15 @@ class Plain(Padded):
 
     def __init__(self, model: SpeechLLM, batch: Batch, accelerator: Accelerator) -> None:
         super().__init__(model, batch, accelerator)
-        lengths = torch.tensor(batch.num_frames)
-        real = torch.arange(self.longest) < lengths[:, None]  # (B, T)
-        self.key_mask = real[:, None, None].to(self.device)
-        self.rows = real.flatten().nonzero()[:, 0].to(self.device)
+        places = torch.arange(self.longest)
+        aligned, kept = (places < torch.tensor(n)[:, None] for n in (self.aligned, batch.num_frames))  # (B, T)
+        self.key_mask = aligned[:, None, None].to(self.device)
+        self.rows = kept.flatten().nonzero()[:, 0].to(self.device)
 
     def spectrogram(self) -> Tensor:
         """See `Padded.spectrogram`."""
-        return self.model.encoder.log_mel(self.batch.waveforms.to(self.device), self.batch.num_samples.to(self.device))
+        samples = torch.tensor(self.aligned) * FRAME_SAMPLES
+        return self.model.encoder.log_mel(self.batch.waveforms.to(self.device), samples.to(self.device))
 
     def audio_tokens(self) -> tuple[Tensor, Tensor]:
         """See `Padded.audio_tokens`."""

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..audio import AudioError, check_clip, is_cut_short, is_silent, pad_waveforms
 from ..config import DataConfig
-from ..lengths import MAX_CLIP_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE, align_samples, num_encoder_frames, num_mel_frames
+from ..lengths import MAX_CLIP_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE, num_clip_frames
 from .augment import Augmenter
 from .plan import Draw, PlanSampler, SamplingPlan
 from .skips import Skip
@@ -38,7 +38,7 @@ class Batch:
     """
 
     waveforms: Tensor  # (B, S) float32, 16 kHz, zero beyond each clip's end; (0, 0) if B is 0
-    num_samples: Tensor  # (B,) int64, each clip's own length rounded up to a multiple of 1280
+    num_samples: Tensor  # (B,) int64, each clip's own length
     target_ids: list[Tensor]  # B tensors (number of tokens,) int64: what `tokenize` made of the transcript
     transcripts: list[str]  # B cleaned transcripts
     names: list[str]  # B clip names, as in the source
@@ -59,7 +59,7 @@ class Batch:
     @property
     def num_frames(self) -> list[int]:
         """Encoder frames of each clip."""
-        return [num_encoder_frames(num_mel_frames(n)) for n in self.num_samples.tolist()]
+        return [num_clip_frames(n) for n in self.num_samples.tolist()]
 
     def pin_memory(self) -> Batch:
         """Copy what goes to the device to page-locked memory; the loader calls this where it was asked to pin."""
@@ -134,7 +134,7 @@ class ClipDataset(Dataset[Batch]):
         transcripts = [self.sources[draw.source].texts[draw.row] for draw in read]
         return Batch(
             waveforms=pad_waveforms(waveforms)[0],
-            num_samples=torch.tensor([align_samples(clip.num_samples) for clip in clips], dtype=torch.int64),
+            num_samples=torch.tensor([clip.num_samples for clip in clips], dtype=torch.int64),
             target_ids=[torch.tensor(self.tokenize(text), dtype=torch.int64) for text in transcripts],
             transcripts=transcripts,
             names=[self.sources[draw.source].names[draw.row] for draw in read],

@@ -16,7 +16,7 @@ from ..data.augment import open_augmenter
 from ..data.loader import Batch, ClipDataset, train_loader
 from ..data.plan import SamplingPlan
 from ..errors import UserError
-from ..lengths import SAMPLE_RATE, num_mel_frames
+from ..lengths import SAMPLE_RATE, align_samples, num_mel_frames
 from ..model.decoder import load_prompt
 from ..model.encoder import read_mel_bins
 from ..model.projectors import Projector, build_projector
@@ -165,7 +165,7 @@ class _Viewer:
                 yield PreviewClip(draw.number, source.name, draw.row, name, skipped=skipped[source.name, name])
 
     def _fill(self, clip: PreviewClip, batch: Batch, i: int) -> None:
-        length = int(batch.num_samples[i])
+        length = align_samples(int(batch.num_samples[i]))
         waveform = batch.waveforms[i, :length]
         clip.waveform = waveform.numpy().copy()
         clip.mel = self.log_mel(waveform[None], torch.tensor([length]))[0].numpy()

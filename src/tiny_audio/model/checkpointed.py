@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..config import Config, ModelConfig, build_config
 from ..errors import UserError
+from .encoder import CONVENTIONS
 from .lora import load_lora, lora_weights
 from .sharded import whole
 from .speech_llm import SpeechLLM, build_speech_llm
@@ -125,9 +126,12 @@ def check_models(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, p
             raise UserError(f"checkpoint {path} was trained with model.{part}={names[0]}, {other}.")
     for key in ("feature_convention", "prompt", "projector_type"):
         if theirs[key] != ours[key]:
-            setting = key if key == "feature_convention" else f"model.{key}"
+            values, setting = (theirs[key], ours[key]), key
+            if key == "feature_convention":
+                setting = "encoder_window"
+                values = tuple({v: k for k, v in CONVENTIONS.items()}.get(value, value) for value in values)
             raise UserError(
-                f"checkpoint {path} was trained with {setting}={theirs[key]}, and this run has {ours[key]}."
+                f"checkpoint {path} was trained with model.{setting}={values[0]}, and this run has {values[1]}."
             )
 
 

@@ -5,9 +5,11 @@ Dimensions: N positions of all clips together, K target positions, V vocabulary,
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from .lora import set_lora_dropout, without_dropout
 from .packing import PackedLayout
 from .reading import Reading, find_reading, pad_left, write_after
 from .weights import (
+    RECORD_FILE,
     fingerprint,
     hub_arguments,
     loading,
@@ -255,6 +258,8 @@ def load_prompt(name: str, revision: str | None, instruction: str) -> Prompt:
     source = resolve("decoder", name)
     with loading("decoder", name), quiet_transformers(source):
         tokenizer = AutoTokenizer.from_pretrained(source, **hub_arguments(source, revision))
+        if (record := Path(source) / RECORD_FILE).is_file():  # an exported model, whose template writes one prompt
+            return Prompt.of(tokenizer, instruction, json.loads(record.read_text("utf-8"))["models"]["prompt_ids"])
     return Prompt(tokenizer, instruction)
 
 

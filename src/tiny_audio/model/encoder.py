@@ -13,11 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 from transformers import AutoConfig, GlmAsrEncoder, PreTrainedModel
+from transformers.models.voxtral.modeling_voxtral import VoxtralEncoder
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ..audio import LogMel
+from ..config import ModelConfig
 from ..errors import UserError
-from ..lengths import ALIGNMENT_SAMPLES, HOP_LENGTH, num_encoder_frames, num_mel_frames
+from ..lengths import (
+    ALIGNMENT_FRAMES,
+    ALIGNMENT_SAMPLES,
+    FRAME_SAMPLES,
+    MAX_CLIP_SAMPLES,
+    align_samples,
+    num_clip_frames,
+)
 from .device import upload
 from .kernels import Kernel
 from .packing import PACKED_ATTENTION, PackedLayout
@@ -33,25 +42,30 @@ from .weights import (
 
 logger = logging.getLogger(__name__)
 
+# By model.encoder_window, how clips are padded and their frames counted. Features of different conventions differ.
+CONVENTIONS = {
+    "clip": f"zero-padded to {ALIGNMENT_SAMPLES} samples, attention within the clip, frames that hold any of it",
+    "30s": "silence to 30 s, attention over the whole window, frames that hold any of the clip",
+}
+
 
 class SpeechEncoder(nn.Module, ABC):
     """A frozen encoder with its mel front end.
 
     Attributes:
         encoder_dim: width of an encoder frame.
-        convention: how clips are padded before they are encoded; features of different conventions differ, so it
-            is stored in every checkpoint.
+        encoder_window: what is encoded at once: a `clip`, or the `30s` that silence makes of it.
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
         fingerprint: of the weights, wherever they came from.
         kernel: of packed attention; None: padded inside the op.
     """
 
-    convention: str
     encoder_dim: int
     kernel: Kernel | None = None
 
-    def __init__(self, module: PreTrainedModel, num_mel_bins: int, name: str) -> None:
+    def __init__(self, module: PreTrainedModel, num_mel_bins: int, name: str, encoder_window: str) -> None:
         super().__init__()
+        self.encoder_window = encoder_window
         self.module = module.eval().requires_grad_(False)
         self.log_mel = LogMel(num_mel_bins)
         self.name = name
@@ -61,6 +75,11 @@ class SpeechEncoder(nn.Module, ABC):
     def train(self, mode: bool = True) -> SpeechEncoder:
         """Stay in evaluation mode, whatever `mode`: the encoder is frozen."""
         return super().train(False)
+
+    @property
+    def convention(self) -> str:
+        """How clips are padded before they are encoded, and their frames counted; stored in every checkpoint."""
+        return CONVENTIONS[self.encoder_window]
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -78,51 +97,65 @@ class SpeechEncoder(nn.Module, ABC):
 
         Args:
             waveforms: (B, S) float32, zero beyond each clip.
-            num_samples: (B,) int64 **on the CPU**: lengths of the clips, multiples of 1280.
+            num_samples: (B,) int64 **on the CPU**: lengths of the clips.
 
         Returns:
             frames (N, D), the clips one after another, and each clip's number of frames.
         """
-        lengths = [num_encoder_frames(num_mel_frames(n)) for n in num_samples.tolist()]
+        lengths = [num_clip_frames(n) for n in num_samples.tolist()]
         waveforms, num_samples = self.window(waveforms, num_samples)
         with torch.autocast(waveforms.device.type, enabled=False):
             mel = self.log_mel(waveforms, upload(num_samples, waveforms.device))
             return self.encode(mel.to(self.dtype), lengths), lengths
 
     def window(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the waveforms (B, S) and lengths (B,) that the spectrogram is taken of: the clips as they are."""
-        return waveforms, num_samples
+        """Return the waveforms (B, S) and lengths (B,) that the spectrogram is taken of: whole alignment units, or
+        windows.
+        """
+        if self.encoder_window == "30s":
+            whole = torch.full_like(num_samples, MAX_CLIP_SAMPLES)
+            return pad(waveforms, (0, MAX_CLIP_SAMPLES - waveforms.shape[1])), whole
+        aligned = torch.tensor([align_samples(n) for n in num_samples.tolist()])
+        return pad(waveforms, (0, max(int(aligned.max()) - waveforms.shape[1], 0))), aligned
 
     @abstractmethod
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
-        """Encode (B, M, L) mel frames, zero beyond each clip, into (N, D) packed encoder frames."""
+        """Encode (B, M, L) mel frames, zero beyond each clip, into (N, D) packed encoder frames, `lengths` of each."""
 
 
 class GlmAsrSpeechEncoder(SpeechEncoder):
-    """The audio tower of GLM-ASR on real frames only: convolutions padded, transformer layers packed.
+    """The audio tower of GLM-ASR.
 
-    The stock forward builds no attention mask, so that a padded clip's features depend on its neighbours; here each
-    clip attends within itself and its positions start at 0.
+    Of bare clips on real frames only: convolutions padded, transformer layers packed. The stock forward builds no
+    attention mask, so that a padded clip's features depend on its neighbours; here each clip attends within itself and
+    its positions start at 0.
+
+    Of windows it is the stock forward, as its makers' own processors and servers run it: the frames of the clip are
+    kept, those of the silence after it are dropped.
     """
 
-    convention = f"zero-padded to {ALIGNMENT_SAMPLES} samples, attention within the clip"
-
-    def __init__(self, module: GlmAsrEncoder, name: str) -> None:
-        super().__init__(module, module.config.num_mel_bins, name)
+    def __init__(self, module: GlmAsrEncoder, name: str, encoder_window: str) -> None:
+        super().__init__(module, module.config.num_mel_bins, name, encoder_window)
         self.encoder_dim = int(module.config.hidden_size)
 
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
         """See `SpeechEncoder.encode`."""
         module: Any = self.module
+        if self.encoder_window == "30s":
+            windows = module(mel).last_hidden_state  # (B, 1500, D)
+            return torch.cat([window[:n] for window, n in zip(windows, lengths, strict=True)])
         padded = gelu(module.conv2(gelu(module.conv1(mel)))).transpose(1, 2)  # (B, L / 2, D)
-        layout = PackedLayout.of(lengths, mel.device, self.kernel)
+        aligned = [-(-n // ALIGNMENT_FRAMES) * ALIGNMENT_FRAMES for n in lengths]
+        layout = PackedLayout.of(aligned, mel.device, self.kernel)
         # A clip shorter than the batch's longest still has frames of padding here; they are dropped, not masked.
-        rows = torch.cat([torch.arange(n) + i * padded.shape[1] for i, n in enumerate(lengths)])
+        rows = torch.cat([torch.arange(n) + i * padded.shape[1] for i, n in enumerate(aligned)])
         hidden = padded.flatten(0, 1).index_select(0, upload(rows, mel.device))[None]
         positions = module.rotary_emb(hidden, position_ids=layout.position_ids)
         for layer in module.layers:
             hidden = layer(hidden, position_embeddings=positions, packed_layout=layout)
-        return module.norm(hidden)[0]
+        clips = hidden[0].split(aligned)
+        frames: Tensor = module.norm(torch.cat([clip[:n] for clip, n in zip(clips, lengths, strict=True)]))
+        return frames
 
 
 class WhisperSpeechEncoder(SpeechEncoder):
@@ -131,17 +164,10 @@ class WhisperSpeechEncoder(SpeechEncoder):
     The frames of the clip itself are kept, those of the silence after it are dropped.
     """
 
-    convention = "silence to 30 s, attention over the whole window"
-
-    def __init__(self, module: WhisperEncoder, name: str) -> None:
-        super().__init__(module, module.config.num_mel_bins, name)
+    def __init__(self, module: WhisperEncoder | VoxtralEncoder, name: str) -> None:
+        super().__init__(module, module.config.num_mel_bins, name, "30s")
         self.encoder_dim = int(module.config.d_model)
-        self.window_samples = module.config.max_source_positions * 2 * HOP_LENGTH
-
-    def window(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """See `SpeechEncoder.window`."""
-        silence = self.window_samples - waveforms.shape[1]
-        return pad(waveforms, (0, silence)), torch.full_like(num_samples, self.window_samples)
+        assert module.config.max_source_positions * FRAME_SAMPLES == MAX_CLIP_SAMPLES
 
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
         """See `SpeechEncoder.encode`."""
@@ -188,29 +214,40 @@ def read_mel_bins(name: str, revision: str | None) -> int:
         return int(getattr(config, "audio_config", config).num_mel_bins)
 
 
-def load_encoder(name: str, revision: str | None, dtype: torch.dtype) -> SpeechEncoder:
+def load_encoder(
+    name: str, revision: str | None, dtype: torch.dtype, encoder_window: str = ModelConfig.encoder_window
+) -> SpeechEncoder:
     """Load a frozen encoder, and nothing else of the checkpoint it lies in.
 
     Args:
         name: a Hub id, a folder or `pocket`: a GLM-ASR checkpoint, its audio tower alone, or a Whisper checkpoint.
         revision: commit, tag or branch on the Hub.
         dtype: precision of the weights.
+        encoder_window: `clip` or `30s`; Whisper has the latter alone.
 
     Raises:
-        UserError: it cannot be fetched or read, lacks weights, or is of another kind.
+        UserError: it cannot be fetched or read, lacks weights, is of another kind, or has no such window.
     """
     source = resolve("encoder", name)
     with loading("encoder", name):
         config = AutoConfig.from_pretrained(source, **hub_arguments(source, revision))
-        if config.model_type in ("glmasr", "glmasr_encoder"):
+        tower = config.audio_config if config.model_type == "glmasr" else config
+        prefix = r"^(model\.)?audio_tower\."
+        if tower.model_type == "glmasr_encoder":
             logger.info("Loading GLM-ASR encoder (%s)...", name)
-            tower = config.audio_config if config.model_type == "glmasr" else config
-            prefix = r"^(model\.)?audio_tower\."
             module = _load_part(GlmAsrEncoder, source, revision, tower, prefix, dtype, PACKED_ATTENTION)
-            encoder: SpeechEncoder = GlmAsrSpeechEncoder(module, name)
-        elif config.model_type == "whisper":
+            encoder: SpeechEncoder = GlmAsrSpeechEncoder(module, name, encoder_window)
+        elif tower.model_type in ("whisper", "voxtral_encoder"):
+            if encoder_window != "30s":
+                raise UserError(
+                    f"model.encoder_window={encoder_window}: Whisper ({name}) only knows windows of 30 s; "
+                    "set model.encoder_window=30s."
+                )
             logger.info("Loading Whisper encoder (%s)...", name)
-            module = _load_part(WhisperEncoder, source, revision, config, r"^(model\.)?encoder\.", dtype, "sdpa")
+            if tower.model_type == "whisper":
+                module = _load_part(WhisperEncoder, source, revision, config, r"^(model\.)?encoder\.", dtype, "sdpa")
+            else:  # Whisper's layers under another name, in an exported model
+                module = _load_part(VoxtralEncoder, source, revision, tower, prefix, dtype, "sdpa")
             encoder = WhisperSpeechEncoder(module, name)
         else:
             raise UserError(

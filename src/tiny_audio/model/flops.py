@@ -17,7 +17,7 @@ import torch
 
 from ..audio import N_FFT
 from ..data.loader import Batch
-from ..lengths import num_encoder_frames, num_mel_frames
+from ..lengths import FRAME_SAMPLES
 from .projectors import Projector
 from .projectors.mlp import MLPProjector
 from .projectors.moe import MoEProjector
@@ -102,7 +102,7 @@ class Load:
         if batch.features is None:
             silent = torch.empty(batch.waveforms.shape, device="meta")
             samples = model.encoder.window(silent, batch.num_samples)[1].tolist()
-            encoded = [num_encoder_frames(num_mel_frames(n)) for n in samples]
+            encoded = [n // FRAME_SAMPLES for n in samples]
         padded, longest = len(encoded) * max(encoded, default=0), max(positions, default=0)
         packed, whole = model.encoder.kernel is not None, len(positions) * longest
         return cls(

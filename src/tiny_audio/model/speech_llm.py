@@ -394,7 +394,7 @@ def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     Raises:
         UserError: a model cannot be loaded, or does not fit.
     """
-    encoder = load_encoder(config.encoder, config.encoder_revision, dtype)
+    encoder = load_encoder(config.encoder, config.encoder_revision, dtype, config.encoder_window)
     decoder_dtype = dtype if config.freeze_decoder else torch.float32
     decoder = load_decoder(config.decoder, config.decoder_revision, config.prompt, decoder_dtype)
     if config.use_lora:

@@ -22,6 +22,8 @@ from transformers.utils import logging as transformers_logging
 from ..errors import UserError
 from ..pocket import DECODER_DIR, ENCODER_DIR
 
+# In an exported folder, what a checkpoint says of itself.
+RECORD_FILE = "tiny_audio/model.json"
 POCKET = {"encoder": ENCODER_DIR, "decoder": DECODER_DIR}
 
 

@@ -24,6 +24,7 @@ import yaml
 from ..config import build_config
 from ..errors import UserError
 from ..files import sweep_temporaries, write_whole, written_whole
+from ..model.encoder import CONVENTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ VERSION = 2
 STATE_FILE = "training_state.json"
 CONFIG_FILE = "config.yaml"
 FINAL_FILE = "final.pt"
+# The feature conventions of older versions, and the window that each of them is.
+BEFORE = {
+    "zero-padded to 1280 samples, attention within the clip": "clip",
+    "silence to 30 s, attention over the whole window": "30s",
+}
 _NAME = re.compile(r"checkpoint-step-(\d+)\.pt")
 
 
@@ -72,7 +78,20 @@ def load_checkpoint(path: str | Path, verify: bool = True) -> dict[str, Any]:
         raise UserError(
             f"checkpoint {path} has format version {version}; this version of the toolkit reads {VERSION}: {advice}."
         )
+    _complete(content)
     return content
+
+
+def _complete(saved: dict[str, Any]) -> None:
+    """Add what checkpoints of older versions do not say: `model.encoder_window`.
+
+    They counted frames to the next 80 ms. The stack that is no longer counted holds silence, or the clip's last 60 ms.
+    """
+    settings, models = saved.get("config", {}).get("model"), saved.get("models")
+    if settings is not None and models is not None and "encoder_window" not in settings:
+        settings["encoder_window"] = BEFORE.get(models["feature_convention"], "clip")
+        if models["feature_convention"] in BEFORE:
+            models["feature_convention"] = CONVENTIONS[settings["encoder_window"]]
 
 
 def kind(saved: dict[str, Any]) -> dict[str, Any]:

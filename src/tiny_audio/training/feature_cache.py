@@ -29,14 +29,7 @@ from ..data.loader import open_loader
 from ..data.plan import Draw, SamplingPlan
 from ..data.sources import Source
 from ..errors import UserError
-from ..lengths import (
-    MAX_CLIP_SAMPLES,
-    MAX_CLIP_SECONDS,
-    SAMPLE_RATE,
-    align_samples,
-    num_encoder_frames,
-    num_mel_frames,
-)
+from ..lengths import MAX_CLIP_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE, num_clip_frames
 from ..model.device import upload
 from ..model.encoder import SpeechEncoder
 from ..progress import Progress
@@ -61,7 +54,7 @@ class _Missing:
 
 @dataclass
 class _Decoded:
-    """A batch of recordings: waveforms (B, S) and aligned lengths (B,) for the encoder, of those that it can encode.
+    """A batch of recordings: waveforms (B, S) and lengths (B,) for the encoder, of those that it can encode.
 
     Attributes:
         clips: what is known of each before it is encoded.
@@ -239,8 +232,8 @@ def make_room(folder: Path, sources: Sequence[Source], missing: Sequence[_Missin
             if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
                 leftover.unlink()
     seconds = np.array([sources[one.source].durations[one.row] for one in missing])
-    samples = (align_samples(round(float(s) * SAMPLE_RATE)) for s in seconds)
-    needed = sum(num_encoder_frames(num_mel_frames(n)) for n in samples) * frame_bytes(encoder)
+    frames = sum(num_clip_frames(round(float(s) * SAMPLE_RATE)) for s in seconds)
+    needed = frames * frame_bytes(encoder)
     what = f"{len(missing):,} clips ({seconds.sum() / 3600:.1f} h)"
     if needed > free:
         raise UserError(
