@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "evaluate every checkpoint of a run and mark the best",
     "clean-checkpoints": "delete checkpoints but the best and the newest",
     "average": "make one checkpoint from the best of a run",
+    "export": "a model as a folder for transformers: ta export checkpoint=PATH output=FOLDER",
     "data": "look at the data before a run: ta data check, ta data preview",
     "plot": "draw the curves of one or several runs: ta plot outputs/transcription",
     "sweep": "search for good settings on this machine: ta sweep sweep.yaml",

@@ -1,0 +1,137 @@
+"""`ta export`'s folder: the model, what is known of it, and nothing of the machine it was made on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from .. import __version__
+from ..config import build_config
+from ..errors import UserError
+from ..inference.opened import RECORD_VERSION, WEIGHTS_FILE
+from ..model.checkpointed import describe_models, trained_weights
+from ..model.lora import merge_lora
+from ..model.speech_llm import SpeechLLM
+from ..model.weights import RECORD_FILE, fingerprint
+from ..training.checkpoint import FORMAT
+from .native import native_processor, save_native, why_not_native
+
+logger = logging.getLogger(__name__)
+
+
+def write_folder(model: SpeechLLM, saved: dict[str, Any], folder: Path, dtype: torch.dtype) -> str | None:
+    """Write a trained model into a folder: a native one where there is a class for it.
+
+    Args:
+        model: with the checkpoint's weights; its adapters are merged, for good.
+        saved: the checkpoint.
+        folder: new or empty.
+        dtype: precision of encoder and decoder.
+
+    Returns:
+        Why the folder is not native; None where it is.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    merge_lora(model.decoder.module)
+    model.decoder.fingerprint = fingerprint(model.decoder.module)
+    prompt = model.decoder.prompt.describe()  # before the tokenizer is given a token for the audio
+    reason = why_not_native(model)
+    processor = None
+    if reason is None:
+        made = native_processor(model)
+        reason, processor = (made, None) if isinstance(made, str) else (None, made)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECORD_FILE).parent.mkdir(exist_ok=True)
+        kept = {part: weights for part, weights in trained_weights(model).items() if part in ("projector", "ctc")}
+        if processor is not None:
+            save_native(model, processor, folder, dtype)
+            del kept["projector"]
+            record_projector(model)
+        else:
+            _save_parts(model, folder, dtype)
+        tensors = {f"{part}.{name}": t.contiguous() for part, own in kept.items() for name, t in own.items()}
+        if tensors:
+            save_file(tensors, folder / WEIGHTS_FILE, {"format": "pt"})
+        record = describe(model, saved, processor is not None, prompt)
+        (folder / RECORD_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"output={folder}: cannot be written ({error.strerror or error}).") from None
+    return reason
+
+
+def record_projector(model: SpeechLLM) -> None:
+    """Say that the projector is as wide as the native one."""
+    model.projector.config = replace(model.projector.config, hidden_dim=2 * model.projector.decoder_dim)
+
+
+def _save_parts(model: SpeechLLM, folder: Path, dtype: torch.dtype) -> None:
+    encoder, decoder = model.encoder.module, model.decoder.module
+    encoder.to(dtype).save_pretrained(folder / "encoder")
+    decoder.to(dtype).save_pretrained(folder / "decoder")
+    model.decoder.prompt.tokenizer.save_pretrained(folder / "decoder")
+
+
+def describe(model: SpeechLLM, saved: dict[str, Any], native: bool, prompt: dict[str, Any]) -> dict[str, Any]:
+    """Return what the folder says of itself: what opens it again, and where it comes from."""
+    settings = build_config({"model": saved["config"]["model"]}).model
+    names: dict[str, Any] = {part: public_name(saved["models"][part]) for part in ("encoder", "decoder")}
+    own = replace(
+        settings,
+        **names,
+        projector_config=model.projector.config,
+        projector_checkpoint=None,
+        checkpoint=None,
+        freeze_projector=False,
+        use_lora=False,
+        freeze_decoder=True,
+    )
+    models = describe_models(model, own) | names | {"prompt_ids": prompt}
+    trained = [title for title, on in (("LoRA", settings.use_lora), ("decoder", not settings.freeze_decoder)) if on]
+    data = {key: saved["config"]["data"][key] for key in ("max_audio_length", "text_case", "keep_punctuation")}
+    corpora = {name: about | {"origin": public_name(about["origin"])} for name, about in saved["corpora"].items()}
+    run = {key: value for key, value in saved.get("run", {}).items() if key in ("tiny_audio", "packages")}
+    known = {key: saved[key] for key in ("clip_seconds",) if key in saved}
+    training = saved["config"]["training"]
+    return {
+        "format": FORMAT,
+        "version": RECORD_VERSION,
+        "native": native,
+        "tiny_audio": __version__,
+        "config": {"model": asdict(own), "data": data},
+        "models": models,
+        **known,
+        "provenance": {
+            "encoder": _source(saved, "encoder"),
+            "decoder": _source(saved, "decoder"),
+            "trained": ["projector", *trained],
+            "step": saved["state"]["step"],
+            "history": [row for row in saved["state"]["history"] if "wer" in row][-1:],
+            "training": {key: training[key] for key in ("max_steps", "batch_size", "learning_rate")},
+            "corpora": corpora,
+            "run": run,
+        },
+    }
+
+
+def _source(saved: dict[str, Any], part: str) -> dict[str, Any]:
+    models = saved["models"]
+    return {
+        "name": public_name(models[part]),
+        "revision": models[f"{part}_revision"],
+        "fingerprint": models[f"{part}_fingerprint"],
+    }
+
+
+def public_name(name: str) -> str:
+    """Return the name of a model or corpus without the folders of this machine that it lies in."""
+    return name if re.fullmatch(r"[\w.@:+-]+(/[\w.@:+-]+)?", name) and not name.startswith(".") else Path(name).name
