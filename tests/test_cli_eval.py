@@ -157,7 +157,7 @@ def test_every_clip_is_judged_or_counted(trained, corpus, capsys):
     wrote = {item["name"]: item for item in map(json.loads, Path("wrote.jsonl").read_text().splitlines())}
     assert set(wrote) == {"good.wav", "long.wav", "noise.wav", "gone.wav"}
     assert row["invented_words"] == wrote["noise.wav"]["errors"]
-    segments = Recogniser(trained / "final.pt", "cpu").transcribe("long.wav")
+    segments = Recogniser(trained / "final.pt", "cpu").transcribe("long.wav").text
     assert wrote["long.wav"]["hypothesis"] == segments, "as `ta infer` writes it"
     out = capsys.readouterr().out
     assert "Not judged: 1 clip (1 no_transcript)." in out
@@ -267,7 +267,7 @@ def test_an_average_transcribes_and_is_evaluated_but_no_run_goes_on_from_it(copy
     averaged = rows()[-1]
     assert Path(averaged["checkpoint"]) == mean
     assert averaged["loss"] not in [row["loss"] for row in rows()[:-1]]
-    assert isinstance(Recogniser(mean, "cpu").transcribe(corpus / "dev0.flac"), str)
+    assert isinstance(Recogniser(mean, "cpu").transcribe(corpus / "dev0.flac").text, str)
     weights = load_checkpoint(mean)["weights"]["projector"]
     steps = load_checkpoint(mean)["averaged"]["steps"]
     parts = [load_checkpoint(copy / f"checkpoint-step-{step}.pt")["weights"]["projector"] for step in steps]

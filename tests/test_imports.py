@@ -9,7 +9,7 @@ import tiny_audio
 
 PACKAGE = Path(tiny_audio.__file__).parent
 LAYERS = [
-    {"errors", "config", "config_errors", "custom_metrics", "files", "lengths", "pocket", "progress", "__init__"},
+    {"errors", "config", "config_errors", "custom_metrics", "files", "lengths", "pocket", "progress"},
     {"decoders", "decoding"},
     {"audio", "text", "pieces", "prompt"},
     {"data"},
@@ -17,7 +17,7 @@ LAYERS = [
     {"evaluation"},
     {"training"},
     {"inference", "inspection", "publish", "benchmark", "plot", "sweep"},
-    {"cli"},
+    {"cli", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

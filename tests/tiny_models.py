@@ -89,7 +89,7 @@ def save_glm_asr(folder: Path, *, width: int = 64, text_width: int = 32, text_la
     """A whole `GlmAsrForConditionalGeneration` checkpoint: audio tower, its projector and its own LLM."""
     torch.manual_seed(seed)
     audio = GlmAsrEncoderConfig(
-        hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4, num_mel_bins=128
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=2, num_attention_heads=4, num_mel_bins=128
     )
     text = LlamaConfig(
         vocab_size=320,
@@ -120,7 +120,7 @@ def save_whisper(folder: Path, *, width: int = 32) -> Path:
         decoder_layers=1,
         encoder_attention_heads=2,
         decoder_attention_heads=2,
-        encoder_ffn_dim=64,
+        encoder_ffn_dim=4 * width,
         decoder_ffn_dim=64,
         vocab_size=100,
         pad_token_id=0,

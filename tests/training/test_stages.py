@@ -70,7 +70,7 @@ def test_a_checkpoint_with_adapters_transcribes(stages, corpus):
     adapted, plain = (
         Recogniser(stages / f"outputs/{name}/checkpoints/final.pt", "cpu") for name in ("mlp_lora", "transcription")
     )
-    assert isinstance(adapted.transcribe(corpus / "dev0.flac"), str)
+    assert isinstance(adapted.transcribe(corpus / "dev0.flac").text, str)
     frames, tokens = torch.randn(16, 64), [torch.arange(4)]
     losses = [model.model.loss(frames, [16], tokens).cross_entropy.item() for model in (adapted, plain)]
     assert losses[0] != losses[1], "the adapters are in use"

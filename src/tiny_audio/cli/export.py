@@ -20,8 +20,8 @@ examples:
   ta export checkpoint=final.pt output=my-recogniser dtype=bfloat16 clips=50
   ta export checkpoint=final.pt output=my-recogniser audio=a.wav,b.wav
 
-Where encoder, projector and decoder have a native class, the folder is one that plain transformers and vLLM load; else it
-is one that tiny_audio.load_model and `ta infer checkpoint=FOLDER` open. Adapters are merged into the decoder."""
+Where encoder, projector and decoder have a native class, the folder is one that plain transformers and vLLM load; else
+it is one that tiny_audio.load_model and `ta infer checkpoint=FOLDER` open. Adapters are merged into the decoder."""
 DTYPES = ("float32", "bfloat16")
 
 
@@ -88,8 +88,8 @@ def judge(proof: Proof, encoder_window: str) -> list[str]:
     names = {"stock": "padded with silence to 30 s, as by default", "bare": "one bare clip at a time"}
     count = len(proof.expected)
     lines = [
-        f"Plain transformers, {names[name]}: {way.same} of {count} clips have the checkpoint's text; logits differ by at "
-        f"most {way.difference:.1e} of their standard deviation."
+        f"Plain transformers, {names[name]}: {way.same} of {count} clips have the checkpoint's text; logits differ by "
+        f"at most {way.difference:.1e} of their standard deviation."
         for name, way in proof.ways.items()
         if name == "stock" or encoder_window == "clip"
     ]

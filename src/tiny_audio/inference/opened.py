@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 # In an exported folder, those of a checkpoint's weights that have no place in a native model.
 WEIGHTS_FILE = "tiny_audio/weights.safetensors"
 RECORD_VERSION = 1
-NATIVE_PROJECTOR = "model.multi_modal_projector."
+NATIVE_PROJECTOR = "multi_modal_projector."
 
 
 class Opened(NamedTuple):
@@ -114,6 +114,7 @@ def _read_weights(folder: Path, native: bool) -> dict[str, dict[str, Any]]:
         for file in folder.glob("*.safetensors"):
             with safe_open(file, "pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118  # it cannot be iterated over
-                    if name.startswith(NATIVE_PROJECTOR):
-                        projector[name.removeprefix(NATIVE_PROJECTOR)] = tensors.get_tensor(name).float()
+                    before, found, own = name.partition(NATIVE_PROJECTOR)
+                    if found and before in ("", "model."):  # as files and as modules name it
+                        projector[own] = tensors.get_tensor(name).float()
     return weights

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from ..model.checkpointed import rebuild
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.speech_llm import SpeechLLM, Written
 from ..progress import Progress
-from ..training.checkpoint import load_checkpoint
+from .inputs import Recording, to_waveform
+from .opened import open_model
 from .spans import find_spans, halve
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,11 @@ class Transcription:
         """The whole transcript in one line; empty for silence."""
         return join(self.segments)
 
+    @property
+    def words(self) -> list[AlignedWord]:
+        """The words that were looked for and found, in order, with their times in the recording."""
+        return [word for segment in self.segments for word in segment.words or ()]
+
 
 def join(segments: Sequence[TextSegment]) -> str:
     """Return the text of segments as one line."""
@@ -116,7 +122,8 @@ class Recogniser:
     """A trained checkpoint with the models that it belongs to.
 
     Args:
-        checkpoint: a file that `ta train` wrote; it names its models, which are loaded too.
+        checkpoint: a file that `ta train` wrote, which names its models, that are loaded too; or a run's folder, an
+            exported folder, or one on the Hub: see `open_model`.
         device: auto, cuda, cuda:N, mps or cpu.
         encoder, decoder: where its models lie now, if not where they lay in training.
         decoding: lengths and limits.
@@ -133,11 +140,12 @@ class Recogniser:
         decoder: str | None = None,
         decoding: Decoding | None = None,
     ) -> None:
-        where, saved = choose_device(device), load_checkpoint(checkpoint)
+        where, opened = choose_device(device), open_model(checkpoint)
         dtype = FROZEN_DTYPES[choose_precision("auto", where)]
-        model = rebuild(saved, str(checkpoint), dtype, encoder, decoder).to(where)
+        parts = encoder or opened.encoder, decoder or opened.decoder
+        model = rebuild(opened.saved, opened.path, dtype, *parts).to(where)
         choose_attention(model, "auto")
-        self._set(model, dtype, saved, decoding)
+        self._set(model, dtype, opened.saved, decoding)
 
     @classmethod
     def of(
@@ -155,26 +163,64 @@ class Recogniser:
             model.check_alignable()
 
     @overload
-    def transcribe(self, audio: str | Path | np.ndarray, word_timestamps: Literal[False] = False) -> str: ...
+    def transcribe(
+        self,
+        audio: list[Recording],
+        sampling_rate: int | None = ...,
+        *,
+        word_timestamps: bool = ...,
+        batch_size: int = ...,
+    ) -> list[Transcription]: ...
 
     @overload
-    def transcribe(self, audio: str | Path | np.ndarray, word_timestamps: Literal[True]) -> list[TextSegment]: ...
+    def transcribe(
+        self, audio: Recording, sampling_rate: int | None = ..., *, word_timestamps: bool = ..., batch_size: int = ...
+    ) -> Transcription: ...
 
-    def transcribe(self, audio: str | Path | np.ndarray, word_timestamps: bool = False) -> str | list[TextSegment]:
-        """Write down one recording, of any length.
+    def transcribe(
+        self,
+        audio: Recording | list[Recording],
+        sampling_rate: int | None = None,
+        *,
+        word_timestamps: bool = False,
+        batch_size: int = 8,
+    ) -> Transcription | list[Transcription]:
+        """Write down a recording of any length, or a list of them.
 
         Args:
-            audio: a file, or float samples (S,), mono, 16 kHz.
-            word_timestamps: return the segments of the text, with their words and where they were said.
+            audio: see `to_waveform`: a path, bytes, a file object, an array or tensor, a dict; or a list of these.
+            sampling_rate: of arrays and tensors, in Hz; None: 16,000.
+            word_timestamps: also find where each word was said.
+            batch_size: pieces that are read at once.
 
         Raises:
-            AudioError: it cannot be decoded, holds NaN or infinite samples, or is shorter than 20 ms.
+            AudioError: it cannot be decoded, holds NaN or infinite samples, or is shorter than 20 ms. Of a list, it is
+                the `error` of its transcription, and the others go on.
+            TypeError, ValueError: it is no recording.
             UserError: words are asked for, and the checkpoint has no CTC head.
         """
-        waveform = audio if isinstance(audio, np.ndarray) else load_audio(audio)
-        check_recording(waveform)
-        [segments] = self.transcribe_segments([waveform], word_timestamps=word_timestamps)
-        return segments if word_timestamps else join(segments)
+        alone = not isinstance(audio, list)
+        names: list[str] = []
+        read: list[np.ndarray | str] = []
+        for one in audio if isinstance(audio, list) else [audio]:
+            names.append(str(one) if isinstance(one, str | Path) else "")
+            try:
+                waveform = to_waveform(one, sampling_rate)
+                check_recording(waveform)
+                read.append(waveform)
+            except AudioError as error:
+                if alone:
+                    raise
+                read.append(str(error))
+        waveforms = [waveform for waveform in read if isinstance(waveform, np.ndarray)]
+        written = iter(self.transcribe_segments(waveforms, batch_size, word_timestamps=word_timestamps))
+        made = [
+            Transcription(name, (), 0.0, found)
+            if isinstance(found, str)
+            else Transcription(name, tuple(next(written)), len(found) / SAMPLE_RATE)
+            for name, found in zip(names, read, strict=True)
+        ]
+        return made[0] if alone else made
 
     def transcribe_batch(self, waveforms: Sequence[np.ndarray], batch_size: int = 8) -> list[str]:
         """Return the text of `transcribe_segments`, a line for each recording."""

@@ -76,8 +76,10 @@ def record_projector(model: SpeechLLM) -> None:
 
 def _save_parts(model: SpeechLLM, folder: Path, dtype: torch.dtype) -> None:
     encoder, decoder = model.encoder.module, model.decoder.module
-    encoder.to(dtype).save_pretrained(folder / "encoder")
-    decoder.to(dtype).save_pretrained(folder / "decoder")
+    encoder.config.name_or_path = decoder.config.name_or_path = ""
+    # In the names that the modules have now: how they were named where they were loaded from cannot be undone.
+    encoder.to(dtype).save_pretrained(folder / "encoder", save_original_format=False)
+    decoder.to(dtype).save_pretrained(folder / "decoder", save_original_format=False)
     model.decoder.prompt.tokenizer.save_pretrained(folder / "decoder")
 
 

@@ -107,8 +107,8 @@ def native_model(model: SpeechLLM, audio_token_id: int, dtype: torch.dtype) -> G
     decoder, projector = model.decoder.module, model.projector
     text: PreTrainedConfig = decoder.config
     config = GlmAsrConfig(
-        audio_config=audio_config(model).to_dict(),
-        text_config=text.to_dict(),
+        audio_config=_nameless(audio_config(model)),
+        text_config=_nameless(text),
         audio_token_id=audio_token_id,
         tie_word_embeddings=bool(text.tie_word_embeddings),
     )
@@ -129,6 +129,11 @@ def native_model(model: SpeechLLM, audio_token_id: int, dtype: torch.dtype) -> G
     )
     native.config.dtype = dtype
     return native.eval()
+
+
+def _nameless(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return a configuration without where it was read from, which may be a folder of this machine."""
+    return {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
 
 
 def _widened(projector: Any, width: int) -> dict[str, torch.Tensor]:
