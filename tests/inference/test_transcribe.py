@@ -11,6 +11,7 @@ import soundfile
 
 import tiny_models as make
 from clips import write_bad_files
+from runs import run_ta
 from tiny_audio.audio import load_audio
 from tiny_audio.cli import main
 from tiny_audio.errors import UserError
