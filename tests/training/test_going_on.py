@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_audio.cli import main
 from tiny_audio.errors import UserError
 from tiny_audio.model.speech_llm import SpeechLLM
-from tiny_audio.training import loop
+from tiny_audio.training import checkpoint, loop
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from tiny_audio.training.interrupt import StopRequest
 from tiny_audio.training.ranking import goes_by
@@ -248,20 +248,17 @@ def test_on_a_full_disk_old_checkpoints_make_room_but_never_the_newest_nor_the_b
     assert capsys.readouterr().err.count("The disk is full: ") == 3
 
 
-def test_a_last_checkpoint_that_cannot_get_its_name_is_one_line(train, monkeypatch, capsys):
-    """On a mount without links a copy is made, for which there may be no room."""
+def test_a_last_checkpoint_that_cannot_be_written_for_use_is_one_line(train, monkeypatch, capsys):
+    write = checkpoint.write_whole
 
-    def full(source, target):
-        Path(target).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    def full(path, content):
+        if path.name == "final.pt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, content)
 
-    def unknown(*_):
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(os, "link", unknown)
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(checkpoint, "write_whole", full)
     assert train("training.max_steps=3") == 2
-    message = f"{FOLDER.path}/final.pt cannot be written (No space left on device); {FOLDER.file(3)} holds the same."
+    message = f"{FOLDER.path}/final.pt cannot be written (No space left on device); {FOLDER.file(3)} holds more."
     assert capsys.readouterr().err.splitlines()[-1] == f"ta train: error: {message}"
     assert FOLDER.steps() == [2, 3]
     assert not list(FOLDER.path.glob(".*"))
@@ -307,3 +304,16 @@ def test_a_terminal_that_is_gone_does_not_keep_a_run_from_saving(monkeypatch):
             assert not stop()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_final_is_for_use_and_no_run_goes_on_from_it(finished, train, capsys):
+    folder = finished / "transcription/checkpoints"
+    final, last = (load_checkpoint(folder / name) for name in ("final.pt", "checkpoint-step-2.pt"))
+    assert final["optimizer"] is final["rng"] is None
+    assert last["optimizer"]["state"]
+    for name, weight in last["weights"]["projector"].items():
+        assert torch.equal(final["weights"]["projector"][name], weight)
+    assert (folder / "final.pt").stat().st_size < 0.6 * (folder / "checkpoint-step-2.pt").stat().st_size
+    assert train("training.max_steps=3", f"training.resume_from_checkpoint={folder}/final.pt") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"holds no optimizer, which a run needs to go on; name {folder}/checkpoint-step-2.pt" in error

@@ -70,7 +70,7 @@ def checkpoint(run_settings, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("elsewhere")
     output = f"paths.output_dir={folder}"
     assert main(["train", *run_settings, output, "training.max_steps=1", "data.eval_datasets=[]"]) == 0
-    return folder / "transcription/checkpoints/final.pt"
+    return folder / "transcription/checkpoints/checkpoint-step-1.pt"
 
 
 @pytest.fixture(scope="module")

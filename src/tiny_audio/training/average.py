@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UserError
-from .checkpoint import FINAL_FILE, CheckpointFolder, kind, load_checkpoint, save_checkpoint
+from .checkpoint import FINAL_FILE, OF_THE_RUN, CheckpointFolder, kind, load_checkpoint, save_checkpoint
 from .ranking import rank_checkpoints
 
 
@@ -42,7 +42,7 @@ def average(folder: CheckpointFolder, count: int, output: Path | None = None) ->
         _add(total, content, load_checkpoint(folder.file(step)), folder.file(step))
     for part, weights in content["weights"].items():
         content["weights"][part] = {name: (total[part][name] / count).to(w.dtype) for name, w in weights.items()}
-    content |= dict.fromkeys(("optimizer", "scheduler", "scaler", "rng"))
+    content |= dict.fromkeys(OF_THE_RUN)
     content["state"] |= {"step": max(steps), "history": []}
     content["averaged"] = {"steps": steps, "metric": ranking.metric}
     try:

@@ -1,18 +1,15 @@
 """Checkpoints: one file each, written so that an interruption at any moment leaves the last one whole.
 
-`checkpoint-step-N.pt` holds all that a run needs to go on exactly; `final.pt` is the last of them under a fixed name.
+`checkpoint-step-N.pt` holds all that a run needs to go on exactly; `final.pt` has the last one's weights, for use.
 They are read with `weights_only=True`: a file from a stranger can hold numbers, but run no code.
 """
 
 from __future__ import annotations
 
-import filecmp
 import io
 import json
 import logging
-import os
 import re
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ import yaml
 
 from ..config import build_config
 from ..errors import UserError
-from ..files import sweep_temporaries, write_whole, written_whole
+from ..files import sweep_temporaries, write_whole
 from ..model.encoder import CONVENTIONS
 
 logger = logging.getLogger(__name__)
@@ -33,6 +30,7 @@ VERSION = 2
 STATE_FILE = "training_state.json"
 CONFIG_FILE = "config.yaml"
 FINAL_FILE = "final.pt"
+OF_THE_RUN = ("optimizer", "scheduler", "scaler", "rng")  # what a run goes on with, and nobody else wants
 # The feature conventions of older versions, and the window that each of them is.
 BEFORE = {
     "zero-padded to 1280 samples, attention within the clip": "clip",
@@ -153,11 +151,21 @@ class CheckpointFolder:
         """All checkpoints: those of steps in their order, then others; `final.pt` only where it is not one of them."""
         steps = [self.file(step) for step in self.steps()]
         others = sorted(set(self.path.glob("*.pt")) - set(steps)) if self.path.is_dir() else []
-        return steps + [
-            file
-            for file in others
-            if file.name != FINAL_FILE or not any(filecmp.cmp(file, step) for step in reversed(steps))
-        ]
+        return steps + [file for file in others if file.name != FINAL_FILE or not self._is_copy(file)]
+
+    def _is_copy(self, final: Path) -> bool:
+        """Whether `final.pt` has the weights of the checkpoint of its step; what cannot be read has not."""
+        try:
+            saved = load_checkpoint(final)
+            step = self.file(saved["state"]["step"])
+            theirs = load_checkpoint(step, verify=False)["weights"] if step.is_file() else {}
+        except UserError:
+            return False
+        ours = saved["weights"]
+        return ours.keys() == theirs.keys() and all(
+            own.keys() == theirs[part].keys() and all(torch.equal(own[name], theirs[part][name]) for name in own)
+            for part, own in ours.items()
+        )
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest checkpoint that can be read; what cannot is named and passed over.
@@ -205,17 +213,13 @@ class CheckpointFolder:
         sweep_temporaries(self.path)
 
     def finish(self, step: int) -> Path:
-        """Give the checkpoint of the last step its fixed name, without a second copy where the mount has links.
+        """Write the checkpoint of the last step under its fixed name, without what only the run itself goes on with.
 
         Raises:
-            OSError: such as a full disk, where a copy is needed.
+            OSError: such as a full disk.
         """
         final = self.path / FINAL_FILE
-        with written_whole(final) as temporary:
-            try:
-                os.link(self.file(step), temporary)
-            except OSError:
-                shutil.copyfile(self.file(step), temporary)
+        save_checkpoint(final, load_checkpoint(self.file(step), verify=False) | dict.fromkeys(OF_THE_RUN))
         return final
 
     def write_state(self, state: dict[str, Any]) -> None:

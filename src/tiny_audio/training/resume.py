@@ -75,6 +75,12 @@ def _choose(config: Config, folder: CheckpointFolder) -> tuple[str, dict[str, An
             f"training.resume_from_checkpoint={named} is an average of checkpoints, which no run can go on from; "
             f"to start a run from its weights: model.checkpoint={named}"
         )
+    if saved["optimizer"] is None:
+        raise UserError(
+            f"training.resume_from_checkpoint={named} holds no optimizer, which a run needs to go on; name "
+            f"{Path(named).with_name('checkpoint-step-{}.pt'.format(saved['state']['step']))}, or start a run from its "
+            f"weights: model.checkpoint={named}"
+        )
     marks: dict[str, Any] = {"resumed_from": named}
     if Path(named).resolve().parent != folder.path.resolve():  # another run's: its figures stay there
         marks |= {"history": [], "wandb_run_id": None}

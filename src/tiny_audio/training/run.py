@@ -363,7 +363,7 @@ def warmup_due(config: Config, saved: dict[str, Any] | None) -> bool:
 def finish(
     config: Config, folder: CheckpointFolder, state: RunState, skips: SkipLog, accelerator: Accelerator
 ) -> float | None:
-    """Name the last checkpoint `final.pt`, say what came out, and return the best value.
+    """Write `final.pt`, say what came out, and return the best value.
 
     Raises:
         UserError: there is no room for `final.pt`.
@@ -373,7 +373,7 @@ def finish(
         try:
             folder.finish(state.step)
         except OSError as error:
-            why = f"cannot be written ({error.strerror}); {last} holds the same."
+            why = f"cannot be written ({error.strerror}); {last} holds more."
             raise UserError(f"{folder.path / FINAL_FILE} {why}") from None
     if state.history:
         name = config.training.metric_for_best

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from contextlib import suppress
 
 from ...config import TrainingConfig
 from ...model.checkpointed import trained_bytes
@@ -33,21 +31,21 @@ def check_disk(folder: CheckpointFolder, training: TrainingConfig, step: int, ev
     keep = 1 if training.save_best_only else training.save_total_limit
     # Beyond those that are kept: the best, and the one that is being written.
     most = saves if keep is None else max(1, min(saves, keep + evaluates + 1 - there))
-    if not can_link(folder):  # final.pt is then a copy
-        fewest, most = fewest + 1, most + 1
+    final = size / (1 + MOMENTS)  # final.pt, in which there are the weights alone
     where = f"{folder.path} has {format_bytes(free)} free"
-    if free < fewest * size:
+    if free < fewest * size + final:
         error = (
             f"paths.output_dir: {where}, too little for {_checkpoints(fewest, size)}"
             f"{', since a new one is written before an old one is deleted' if fewest > 1 else ''}; make room, or set "
             "paths.output_dir to a larger disk."
         )
         return Findings(errors=[error])
-    if free < most * size:
+    if free < most * size + final:
         fewer = f", or lower training.save_total_limit={'null' if keep is None else keep}" if keep != 1 else ""
+        total = format_bytes(most * size + final)
         warning = (
-            f"paths.output_dir: {where}, and up to {_checkpoints(most, size)} ({format_bytes(most * size)}) will come "
-            f"there; make room{fewer}."
+            f"paths.output_dir: {where}, and up to {_checkpoints(most, size)} and final.pt ({total}) will come there; "
+            f"make room{fewer}."
         )
         return Findings(warnings=[warning])
     return Findings(notes=[f"{_checkpoints(most, size)} fit on the disk ({format_bytes(free)} free)"])
@@ -62,21 +60,6 @@ def count_saves(training: TrainingConfig, step: int, evaluates: bool) -> int:
     every = [training.save_steps] + [training.eval_steps] * (evaluates and not unlimited)
     due = {number for n in every for number in range(n * (step // n + 1), training.max_steps + 1, n)}
     return len(due | {training.max_steps}) + (evaluates and unlimited)
-
-
-def can_link(folder: CheckpointFolder) -> bool:
-    """Whether a file of the folder can have a second name, as `final.pt` is one."""
-    probe, second = (folder.path / f".preflight{i}.tmp" for i in range(2))
-    try:
-        probe.touch()
-        os.link(probe, second)
-        return True
-    except OSError:
-        return False
-    finally:
-        for path in (probe, second):
-            with suppress(OSError):
-                path.unlink()
 
 
 def _checkpoints(count: int, size: int) -> str:
