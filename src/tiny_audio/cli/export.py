@@ -20,7 +20,7 @@ examples:
   ta export checkpoint=final.pt output=my-recogniser dtype=bfloat16 clips=50
   ta export checkpoint=final.pt output=my-recogniser audio=a.wav,b.wav
 
-Where encoder, projector and decoder have a native class, the folder is one that plain transformers and vLLM load; else
+Where encoder, projector and decoder have a native class, the folder is one that plain transformers load; else
 it is one that tiny_audio.load_model and `ta infer checkpoint=FOLDER` open. Adapters are merged into the decoder."""
 DTYPES = ("float32", "bfloat16")
 
