@@ -60,7 +60,7 @@ def run_sharded(arguments: list[str], folder: Path, change: Callable[[], None] =
     return log
 
 
-def content(folder: Path, name: str = "final.pt") -> dict:
+def content(folder: Path, name: str = f"checkpoint-step-{STEPS}.pt") -> dict:
     return load_checkpoint(folder / "outputs/transcription/checkpoints" / name)
 
 
