@@ -126,9 +126,9 @@ class ModelConfig:
 
     encoder: str = "zai-org/GLM-ASR-Nano-2512"
     encoder_revision: str | None = None
-    encoder_window: str = "30s"  # what is encoded at once: 30s (silence after the clip), or the clip alone
     decoder: str = "Qwen/Qwen3-0.6B"
     decoder_revision: str | None = None
+    encoder_window: str = "30s"  # what is encoded at once: 30s (silence after the clip), or the clip alone
     prompt: str = "Transcribe the speech to text."  # the instruction in the user's turn, after the audio
     projector_type: str = "mlp"
     projector_config: ProjectorConfig = field(default_factory=ProjectorConfig)

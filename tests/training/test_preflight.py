@@ -50,7 +50,7 @@ def accelerator() -> Accelerator:
 def model(tiny_models) -> SpeechLLM:
     projector = ProjectorConfig(hidden_dim=64)
     return build_speech_llm(
-        ModelConfig(str(tiny_models.glm_asr), None, str(tiny_models.qwen3), None, projector_config=projector),
+        ModelConfig(str(tiny_models.glm_asr), None, str(tiny_models.qwen3), None, "clip", projector_config=projector),
         torch.float32,
     )
 
