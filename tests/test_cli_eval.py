@@ -20,7 +20,7 @@ from tiny_audio.cli import main
 from tiny_audio.evaluation.wer import word_errors
 from tiny_audio.inference import Recogniser
 from tiny_audio.inference import checkpoints as evaluating
-from tiny_audio.model.speech_llm import SpeechLLM
+from tiny_audio.model.speech_llm import SpeechLLM, Written
 from tiny_audio.text import NORMALIZER_NAME
 from tiny_audio.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -67,7 +67,9 @@ def rows(path: str = "rows.json") -> list[dict]:
 
 
 def evaluate(*typed: object) -> int:
-    return main(["eval", "--device=cpu", "output=rows.json", *map(str, typed)])
+    """By the rule that runs are evaluated by, unless another is typed."""
+    scoring = [] if any(str(one).startswith("scoring=") for one in typed) else ["scoring=ours"]
+    return main(["eval", "--device=cpu", "output=rows.json", *scoring, *map(str, typed)])
 
 
 def test_the_rows_are_what_the_run_itself_found(trained, loads, monkeypatch, capsys):
@@ -95,10 +97,10 @@ def test_the_rows_are_what_the_run_itself_found(trained, loads, monkeypatch, cap
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0].startswith("dev.jsonl: 8 clips, ")
-    assert [line.split()[:2] for line in lines[3:6]] == [["step", "2"], ["step", "4"], ["step", "6"]]
-    assert [line.split()[1] for line in lines[3:6] if line.rstrip().endswith("best")] == [str(state["best"]["step"])]
-    assert " points of WER lower, 95 % interval " in out
-    assert f"Scored after: {NORMALIZER_NAME}." in out
+    assert [line.split()[:2] for line in lines[4:7]] == [["step", "2"], ["step", "4"], ["step", "6"]]
+    assert [line.split()[1] for line in lines[4:7] if line.rstrip().endswith("best")] == [str(state["best"]["step"])]
+    assert " points of WER lower (ours), 95 % interval " in out
+    assert f"Scored by ours: {NORMALIZER_NAME}; sclite's costs." in out
     assert "\x1b" not in out
     assert "checkpoint-step-4.pt: WER" in err
 
@@ -164,6 +166,30 @@ def test_every_clip_is_judged_or_counted(trained, corpus, capsys):
     assert "1 judged in pieces, with the loop guard" in out
     assert "of 1 clips without speech" in out
     assert "1 clip (1 missing) could not be read, all words count as deleted" in out
+
+
+def test_the_figure_that_others_can_compare_comes_first_and_is_of_transcripts_as_the_corpus_has_them(
+    trained, corpus, monkeypatch, capsys
+):
+    """`$20` is "twenty dollars" to Whisper's normaliser, which has to see the sign that labels go without."""
+    clip = {"audio": str(corpus / "dev0.flac"), "text": "It's $20, Mr. Grey."}
+    Path("mine.jsonl").write_text(json.dumps(clip) + "\n")
+    written = [Written("it is twenty dollars mister gray", looped=False, cut_off=False)]
+    monkeypatch.setattr(SpeechLLM, "write", lambda *_: written)
+    typed = [f"checkpoint={trained}/final.pt", "data.eval_path=mine.jsonl", "transcripts=wrote.jsonl"]
+    assert main(["eval", "--device=cpu", "output=rows.json", *typed]) == 0
+    (row,) = rows()
+    assert (row["scoring"], row["wer"], row["words"]) == ("whisper", 0.0, 5)
+    assert row["wer_ours"] > 1.0
+    assert row["rtfx"] > 0
+    wrote = [json.loads(line) for line in Path("wrote.jsonl").read_text().splitlines()]
+    assert [item["reference"] for item in wrote] == ["It's $20, Mr. Grey."]
+    assert wrote[0]["seconds"] > 0
+    out = capsys.readouterr().out
+    header = out.splitlines()[2]
+    assert header.split() == ["whisper", "whisper", "whisper", "ours"]
+    assert "Scored by whisper: " in out
+    assert "Scored by ours: " in out
 
 
 def test_a_set_of_which_nothing_can_be_judged_is_told(trained, corpus, capsys):
@@ -249,7 +275,7 @@ def test_a_run_without_an_evaluation_set_needs_one(copy, capsys):
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "md"])
 def test_files_hold_the_rows(form, trained):
-    assert main(["eval", "--device=cpu", f"checkpoint={trained}/final.pt", f"output=rows.{form}"]) == 0
+    assert main(["eval", "--device=cpu", f"checkpoint={trained}/final.pt", f"output=rows.{form}", "scoring=ours"]) == 0
     text = Path(f"rows.{form}").read_text()
     wer = json.loads((trained / "training_state.json").read_text())["history"][-1]["wer"]
     if form == "md":
@@ -257,7 +283,8 @@ def test_files_hold_the_rows(form, trained):
         assert NORMALIZER_NAME in text
     else:
         (row,) = csv.DictReader(text.splitlines()) if form == "csv" else map(json.loads, text.splitlines())
-        assert (float(row["wer"]), row["scoring"]) == (wer, NORMALIZER_NAME)
+        assert (float(row["wer"]), row["scoring"]) == (wer, "ours")
+        assert NORMALIZER_NAME in row["normalization"]
 
 
 def test_an_average_transcribes_and_is_evaluated_but_no_run_goes_on_from_it(copy, corpus, run_settings, capsys):
@@ -291,6 +318,8 @@ def test_an_average_transcribes_and_is_evaluated_but_no_run_goes_on_from_it(copy
         ("checkpoint=a.pt output=x.xls", "output=x.xls must end in one of .json, .jsonl, .csv, .md."),
         ("checkpoint=a.pt output=no/x.csv", "output=no/x.csv: cannot be written (No such file or directory)."),
         ("checkpoint=a.pt device=gpu", "device must be one of auto, cuda, mps, cpu, got gpu. Did you mean cuda?"),
+        ("checkpoint=a.pt scoring=jiwer",
+         "scoring=jiwer: there is no rule 'jiwer'; there are whisper, levenshtein, ours."),
         ("checkpoint=a.pt dev.jsonl", "dev.jsonl is not a setting; settings are written KEY=VALUE."),
         ("checkpoint=a.pt training.max_steps=3",
          "ta eval does not read training.max_steps; `ta eval --help` says which settings it does."),

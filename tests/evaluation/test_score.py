@@ -10,6 +10,7 @@ import pytest
 
 from tiny_audio.data.skips import Skip
 from tiny_audio.data.sources import Source
+from tiny_audio.evaluation.breakdown import by_duration, by_speaker
 from tiny_audio.evaluation.evaluate import Evaluation
 from tiny_audio.evaluation.score import (
     Result,
@@ -17,11 +18,15 @@ from tiny_audio.evaluation.score import (
     Tally,
     Transcript,
     difference,
+    macro_average,
     match,
     merge,
+    note_symptoms,
     rank,
     score,
 )
+from tiny_audio.evaluation.scoring import OURS, WHISPER
+from tiny_audio.evaluation.symptoms import EMPTY, LOOP, RUNAWAY, symptoms
 from tiny_audio.evaluation.wer import bootstrap_interval, count_errors
 
 TEXTS = ["one two", "three", "one two", "four five six"]
@@ -92,10 +97,94 @@ def test_the_difference_is_paired():
     """What is hard for both cancels: the interval is that of the one clip that they differ in."""
     hard = [8, 0, 0, 9, 0, 7, 0, 0, 9, 0]
     first, second = made(hard, [10] * 10), made([e + 1 for e in hard], [10] * 10)
-    gap, low, high = difference(first, second)
+    gap, low, high, p_value = difference(first, second)
     assert gap == pytest.approx(0.1)
+    assert p_value == pytest.approx(2 / 2**10, rel=0.5), "all ten go one way, as in 2 of 1,024 exchanges"
     assert (low, high) == (pytest.approx(0.1), pytest.approx(0.1))
     assert first.interval[1] > second.interval[0], "which their own intervals cannot tell"
+
+
+def test_two_that_differ_by_chance_are_not_told_apart():
+    rng = np.random.default_rng(0)
+    first, second = (made(rng.integers(0, 4, 60).tolist(), [10] * 60) for _ in range(2))
+    gap = difference(first, second)
+    assert gap.low < 0 < gap.high
+    assert gap.p_value > 0.05
+    assert difference(first, first).p_value == 1.0
+
+
+def spoken(errors: list[int], speakers: list[str | None]) -> Score:
+    texts = ["one two three four"] * len(errors)
+    written = [" ".join(["x"] * count + ["one", "two", "three", "four"][count:]) for count in errors]
+    rows = [
+        Transcript("set", str(i), text, hypothesis, (), 2.0, speaker)
+        for i, (text, hypothesis, speaker) in enumerate(zip(texts, written, speakers, strict=True))
+    ]
+    return score(rows)
+
+
+def test_clips_of_one_speaker_are_drawn_together():
+    """Ten clips each of five speakers, of whom two are hard to understand: there are five facts, not fifty."""
+    errors = [count for count in (4, 4, 0, 0, 0) for _ in range(10)]
+    speakers: list[str | None] = [name for name in "abcde" for _ in range(10)]
+    known, unknown = spoken(errors, speakers), spoken(errors, [None, *speakers[1:]])
+    assert (known.groups is None, unknown.groups is None) == (False, True)
+    (low, high), (narrow_low, narrow_high) = known.interval, unknown.interval
+    assert high - low > 2 * (narrow_high - narrow_low)
+    assert spoken(errors, ["a", "b"] * 25).groups is None, "two speakers say nothing about others"
+    both = merge([known, unknown])
+    assert both.groups is not None
+    assert len(set(both.groups.tolist())) == 5 + 50
+
+
+def test_the_mean_of_sets_is_of_rates_not_of_counts():
+    small, large = made([1], [2]), made([0] * 10, [10] * 10)
+    rate, low, high = macro_average([small, large])
+    assert (rate, low, high) == (0.25, 0.25, 0.25)
+    assert merge([small, large]).words.rate == 1 / 102
+
+
+def test_several_rules_count_the_same_clips():
+    rows = [Transcript("set", "a", "It's twenty dollars", "it is $20"), Transcript("set", "b", "hmm", "thank you")]
+    found = score(rows, rules=(WHISPER, OURS))
+    assert (found.rule.name, found.words.errors, found.lengths.tolist()) == ("whisper", 0, [3, 0])
+    assert found.others["ours"][0].errors == 5
+    assert merge([found, found]).others["ours"][0].errors == 10
+
+
+@pytest.mark.parametrize(
+    ("said", "written", "expected"),
+    [
+        ("one two", "one too", []),
+        ("one two", "", [EMPTY]),
+        ("", "", []),
+        ("no", "no no no no no", []),
+        ("one two", "one two " * 9, [LOOP, RUNAWAY]),
+        ("one two", " ".join(f"word{i}" for i in range(15)), [RUNAWAY]),
+    ],
+)
+def test_symptoms(said, written, expected):
+    assert symptoms(said, written) == expected
+    (row,) = note_symptoms([Transcript("set", "a", said, written, ("limit",))])
+    assert row.notes == ("limit", *expected)
+
+
+def test_parts_by_length_and_by_speaker():
+    rows = [
+        Transcript("set", "a", "one two", "one two", (), 2.0, "anna"),
+        Transcript("set", "b", "one two", "one", (), 4.9, "ben"),
+        Transcript("set", "c", "one two", None, ("missing",), None, "anna"),
+        Transcript("set", "d", "one two", "", (), 31.0),
+    ]
+    found = score(rows)
+    assert [(part.name, part.clips, part.rate) for part in by_duration(rows, found)] == [
+        ("0 to 5 s", 2, 0.25),
+        ("30 s and longer", 1, 1.0),
+    ]
+    assert [(part.name, part.clips, part.rate) for part in by_speaker(rows, found)] == [
+        ("anna", 2, 0.5),
+        ("ben", 1, 0.5),
+    ]
 
 
 def test_ranking():

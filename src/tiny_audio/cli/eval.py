@@ -54,6 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--batch-size", metavar="N", help="clips at once (default: training.eval_batch_size of the run)")
     add("--encoder", help="where the checkpoints' encoder lies now, if it has moved")
     add("--decoder", help="where the checkpoints' decoder lies now, if it has moved")
+    add("--scoring", metavar="RULE[,RULE]", help="whisper, levenshtein, ours (default: whisper,ours for English)")
     add("--output", type=Path, metavar="FILE", help=f"write the rows to a file, too: {', '.join(FORMATS)}")
     add("--transcripts", type=Path, metavar="FILE", help="write what the best checkpoint wrote (.jsonl)")
     add("--config-dir", action="append", default=[], type=Path, metavar="DIR", help="data presets of your own")
@@ -68,9 +69,11 @@ def run(argv: list[str]) -> int:
     """
     args = parse(argv)
     check(args)
+    from ..evaluation.scoring import parse_rules
     from ..training.checkpoint import find_checkpoints
     from ..training.ranking import goes_by
 
+    rules = None if args.scoring is None else parse_rules(args.scoring)
     folder = find_checkpoints(args.checkpoints_dir) if args.checkpoints_dir else None
     paths = folder.files() if folder else map(Path, args.checkpoint)
     paths = list(paths)
@@ -93,8 +96,8 @@ def run(argv: list[str]) -> int:
             refuse_inputs(path, data_files(config.data), key)
         return config
 
-    results, config = evaluate_checkpoints(paths, settings, args.encoder, args.decoder)
-    by = (goes_by(folder) if folder else None) or asdict(config.training)
+    results, sets = evaluate_checkpoints(paths, settings, args.encoder, args.decoder, rules)
+    by = (goes_by(folder) if folder else None) or asdict(sets.config.training)
     metric = by["metric_for_best"]
     ranked = rank(results, metric, by["greater_is_better"])
     # Where nobody looks at the width of a terminal, no row is broken.
@@ -102,7 +105,7 @@ def run(argv: list[str]) -> int:
     if args.output is not None:
         write_output(args.output, to_text(args.output.suffix, results, ranked).encode())
     if args.transcripts is not None:
-        rows = transcript_rows((ranked or results)[0].transcripts)
+        rows = transcript_rows((ranked or results)[0])
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_output(args.transcripts, lines.encode("utf-8", "backslashreplace"), key="transcripts")
     return 0

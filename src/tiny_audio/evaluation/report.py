@@ -16,12 +16,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..text import NORMALIZER_NAME, is_unspaced
-from .score import Result, Score, Tally, difference
+from ..text import is_unspaced
+from .breakdown import by_duration, by_speaker
+from .score import Difference, Result, Score, Tally, difference, macro_average
+from .scoring import RULES
 
 FORMATS = (".json", ".jsonl", ".csv", ".md")
 ALL = "all sets"
-COLUMNS = ("WER", "95 % interval", "sub", "ins", "del", "CER", "loss")
+
+
+def _columns(score: Score) -> list[tuple[str, str]]:
+    """Return the columns of a table: name, and the rule that it is counted by."""
+    rule = score.rule.name
+    others = [("WER", name) for name in score.others]
+    counts = [("sub", ""), ("ins", ""), ("del", "")]
+    return [("WER", rule), ("95 % interval", rule), *counts, ("CER", rule), *others, ("RTFx", ""), ("loss", "")]
 
 
 def _cells(score: Score) -> list[str]:
@@ -32,7 +41,9 @@ def _cells(score: Score) -> list[str]:
         f"{100 * low:.1f} to {high:.1%}",
         *(f"{count:,}" for count in counts),
         f"{score.characters.rate:.1%}",
-        f"{score.loss:.3f}",
+        *(f"{other[0].rate:.1%}" for other in score.others.values()),
+        "-" if score.rtfx is None else f"{score.rtfx:.1f}" if score.rtfx < 100 else f"{score.rtfx:,.0f}",
+        f"{score.loss:.3f}" if math.isfinite(score.loss) else "-",
     ]
 
 
@@ -61,8 +72,8 @@ def print_tables(console: Console, results: Sequence[Result], ranked: Sequence[R
         console.print(Text(_title(name, scores[0]), "bold"))
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))  # fits in 80 columns
         table.add_column("checkpoint", overflow="fold")
-        for column in COLUMNS:
-            table.add_column(column, justify="right", no_wrap=True)
+        for column, rule in _columns(scores[0]):
+            table.add_column(f"{column}\n{rule}", justify="right", no_wrap=True)
         table.add_column("")
         for result, score in zip(results, scores, strict=True):
             style = "bold" if result is best else None
@@ -71,7 +82,7 @@ def print_tables(console: Console, results: Sequence[Result], ranked: Sequence[R
         for line in notes(name, results, scores):
             console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
         console.print()
-    for line in statements(ranked, metric):
+    for line in (*averages(results), *parts_of((ranked or results)[0]), *statements(ranked or results, metric)):
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
@@ -92,12 +103,16 @@ def notes(name: str, results: Sequence[Result], scores: Sequence[Score]) -> list
         if tally.without_speech:
             parts.append(
                 f"text on {tally.invented_on:,} of {tally.without_speech:,} clips without speech, "
-                f"{tally.invented_words:,} words that count as inserted"
+                f"{tally.invented_words:,} words that {'' if score.rule.counts_empty else 'do not '}count as inserted"
             )
         if tally.cut_off:
             parts.append(f"{tally.cut_off:,} transcripts cut off by the limit of tokens")
+        if tally.empty:
+            parts.append(f"{tally.empty:,} empty")
         if tally.looped:
             parts.append(f"{tally.looped:,} with loops")
+        if tally.runaway:
+            parts.append(f"{tally.runaway:,} far longer than what was said")
         if parts:
             lines.append(f"{result.name}: {'; '.join(parts)}.")
     return lines
@@ -113,20 +128,67 @@ def _each(reasons: Counter[str]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
 
 
-def statements(ranked: Sequence[Result], metric: str) -> list[str]:
+def averages(results: Sequence[Result]) -> list[str]:
+    """Give each recogniser's mean over sets, where there are several: the figure that leaderboards rank by."""
+    if len(results[0].sets) < 2:
+        return []
+    lines = []
+    for result in results:
+        rate, low, high = macro_average(list(result.sets.values()))
+        lines.append(
+            f"{result.name}: mean of {len(result.sets)} sets {rate:.1%} WER ({result.total.rule.name}), "
+            f"95 % interval {100 * low:.1f} to {high:.1%}."
+        )
+    return lines
+
+
+def parts_of(result: Result) -> list[str]:
+    """Say in a line each how a recogniser does by the length of clips, and on its best and worst speaker."""
+    durations = by_duration(result.transcripts, result.total)
+    speakers = by_speaker(result.transcripts, result.total)
+    rule = result.total.rule.name
+    lines = []
+    if len(durations) > 1:
+        each = "; ".join(f"{part.name} {part.rate:.1%}" for part in durations)
+        lines.append(f"{result.name}, WER ({rule}) by length: {each}.")
+    if len(speakers) > 1:
+        worst, best = speakers[0], speakers[-1]
+        drawn = "drawn by speaker" if result.total.groups is not None else "drawn by clip"
+        lines.append(
+            f"{result.name}, WER ({rule}) by speaker, of {len(speakers):,}: from {best.rate:.1%} ({best.name}) to "
+            f"{worst.rate:.1%} ({worst.name}). Intervals are {drawn}."
+        )
+    return lines
+
+
+def statements(ranked: Sequence[Result], metric: str = "wer") -> list[str]:
     """Say in a line each whether the best beats the next by more than chance, and how it was scored."""
     lines = []
     if len(ranked) > 1 and metric == "wer":
         first, second = ranked[:2]
-        gap, low, high = difference(first.total, second.total)
-        verdict = "more than chance" if low > 0 else "these clips cannot tell the two apart"
-        lines.append(
-            f"{first.name} against {second.name}: {100 * gap:.1f} points of WER lower, 95 % interval {100 * low:.1f} "
-            f"to {100 * high:.1f}: {verdict}."
-        )
+        lines.append(verdict(first, second, difference(first.total, second.total)))
     elif len(ranked) > 1:
         lines.append(f"The best is the best by {metric}.")
-    return [*lines, f"Scored after: {NORMALIZER_NAME}."]
+    return [*lines, *rules_of(ranked[0].total)]
+
+
+def verdict(first: Result, second: Result, gap: Difference) -> str:
+    """Say in one line whether the difference of two recognisers is real."""
+    real = "more than chance" if gap.low > 0 or gap.high < 0 else "these clips cannot tell the two apart"
+    p_value = "p < 0.001" if gap.p_value < 0.001 else f"p = {gap.p_value:.2g}"
+    lower = gap.points >= 0
+    low, high = (gap.low, gap.high) if lower else (-gap.high, -gap.low)
+    return (
+        f"{first.name} against {second.name}: {100 * abs(gap.points):.1f} points of WER "
+        f"{'lower' if lower else 'higher'} ({first.total.rule.name}), 95 % interval {100 * low:.1f} to "
+        f"{100 * high:.1f}, {p_value}: {real}."
+    )
+
+
+def rules_of(score: Score) -> list[str]:
+    """Say what each rule of the figures does."""
+    rules = (score.rule, *(RULES[name] for name in score.others))
+    return [f"Scored by {rule.name}: {rule.description}." for rule in rules]
 
 
 def to_rows(results: Sequence[Result], ranked: Sequence[Result]) -> list[dict[str, Any]]:
@@ -149,10 +211,14 @@ def to_rows(results: Sequence[Result], ranked: Sequence[Result]) -> list[dict[st
                     "insertions": words.insertions,
                     "deletions": words.deletions,
                     "cer": score.characters.rate,
+                    "scoring": score.rule.name,
+                    **{f"wer_{name}": counts[0].rate for name, counts in score.others.items()},
+                    **{f"cer_{name}": counts[1].rate for name, counts in score.others.items()},
+                    "rtfx": score.rtfx,
                     "loss": score.loss if math.isfinite(score.loss) else None,  # JSON knows no NaN
                     "best": bool(ranked) and result is ranked[0],
                     **{one.name: getattr(score.tally, one.name) for one in fields(Tally)},
-                    "scoring": NORMALIZER_NAME,
+                    "normalization": score.rule.description,
                 }
             )
     return rows
@@ -179,10 +245,12 @@ def to_text(form: str, results: Sequence[Result], ranked: Sequence[Result]) -> s
 def _markdown(results: Sequence[Result], ranked: Sequence[Result]) -> str:
     lines = []
     for name, scores in _blocks(results).items():
-        lines += [f"**{_title(name, scores[0])}**", "", "| checkpoint | " + " | ".join(COLUMNS) + " |"]
-        lines.append("|---|" + "---:|" * len(COLUMNS))
+        columns = [f"{column} ({rule})" if rule else column for column, rule in _columns(scores[0])]
+        lines += [f"**{_title(name, scores[0])}**", "", "| checkpoint | " + " | ".join(columns) + " |"]
+        lines.append("|---|" + "---:|" * len(columns))
         for result, score in zip(results, scores, strict=True):
             label = f"**{result.name}**" if ranked and result is ranked[0] else result.name
             lines.append(f"| {label} | " + " | ".join(_cells(score)) + " |")
         lines += ["", *(f"- {note}" for note in notes(name, results, scores)), ""]
-    return "\n".join([*lines, f"Bold: the best. Scored after: {NORMALIZER_NAME}.", ""])
+    rest = [*averages(results), *rules_of(results[0].total)]
+    return "\n".join([*lines, "Bold: the best.", "", *(f"- {line}" for line in rest), ""])

@@ -13,18 +13,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..data.sources import Source
+from ..text import normalize_for_scoring, words_for_scoring
 from .evaluate import Evaluation
 from .ranking import best_first
-from .wer import ErrorCounts, bootstrap_interval, count_errors, word_errors
+from .scoring import OURS, Rule
+from .symptoms import EMPTY, LOOP, RUNAWAY, symptoms
+from .wer import ErrorCounts, bootstrap_interval, bootstrap_rates, count_errors, permutation_p_value, word_errors
 
-PIECES, NO_SPEECH, LIMIT, LOOP = "pieces", "no_speech", "limit", "loop"
+PIECES, NO_SPEECH, LIMIT = "pieces", "no_speech", "limit"
+MIN_SPEAKERS = 5  # of fewer, an interval over speakers says nothing
 
 
 class Transcript(NamedTuple):
     """What was said in a clip, and what was written down; None where the clip could not be read.
 
     Notes: `pieces`: longer than the model reads at once, and judged in pieces; `no_speech`: nothing is said in it;
-    `limit`: cut off by the limit of tokens; `loop`: ended since it repeated itself; why it could not be read.
+    `limit`: cut off by the limit of tokens; `empty`, `loop`, `runaway`: see `symptoms`; why it could not be read.
+    Seconds and speaker are None where they are not known.
     """
 
     dataset: str
@@ -32,6 +37,8 @@ class Transcript(NamedTuple):
     reference: str
     hypothesis: str | None
     notes: tuple[str, ...] = ()
+    seconds: float | None = None
+    speaker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,9 @@ class Tally:
         unread: clips that count with all their words deleted, by reason.
         in_pieces: clips that were judged in pieces.
         without_speech: clips in which nothing is said; with text on `invented_on` of them, of `invented_words`, which
-            count as inserted.
-        cut_off, looped: transcripts that the limit of tokens cut off; that were ended since they repeated themselves.
+            count as inserted where the rule of scoring says so.
+        cut_off, looped: transcripts that the limit of tokens cut off; that repeat themselves.
+        empty, runaway: transcripts without a word where something was said; with far more words than were said.
     """
 
     left_out: Counter[str] = field(default_factory=Counter)
@@ -55,12 +63,15 @@ class Tally:
     invented_words: int = 0
     cut_off: int = 0
     looped: int = 0
+    empty: int = 0
+    runaway: int = 0
 
     @classmethod
-    def of(cls, rows: Sequence[Transcript], errors: np.ndarray, left_out: Counter[str]) -> Tally:
-        """Count a set's transcripts, of so many errors each."""
+    def of(cls, rows: Sequence[Transcript], left_out: Counter[str]) -> Tally:
+        """Count a set's transcripts."""
         noted = Counter(note for row in rows if row.hypothesis is not None for note in row.notes)
-        invented = [int(count) for row, count in zip(rows, errors, strict=True) if NO_SPEECH in row.notes and count]
+        silent = [row.hypothesis or "" for row in rows if NO_SPEECH in row.notes]
+        invented = [len(words) for words in map(words_for_scoring, map(normalize_for_scoring, silent)) if words]
         return cls(
             left_out=left_out,
             unread=Counter(note for row in rows if row.hypothesis is None for note in row.notes),
@@ -70,6 +81,8 @@ class Tally:
             invented_words=sum(invented),
             cut_off=noted[LIMIT],
             looped=noted[LOOP],
+            empty=noted[EMPTY],
+            runaway=noted[RUNAWAY],
         )
 
     @classmethod
@@ -93,6 +106,10 @@ class Score:
         errors: (U,) word errors of each clip, in the order of the set, the same for every recogniser.
         lengths: (U,) words of each reference.
         tally: what else became of them.
+        rule: by which all of these are counted.
+        others: words and characters by further rules.
+        groups: (U,) integers, the speakers, where enough are known: see `bootstrap_interval`.
+        audio_seconds, decoding_seconds: of what was transcribed, and how long that took; 0: not known.
     """
 
     words: ErrorCounts
@@ -102,11 +119,21 @@ class Score:
     errors: np.ndarray
     lengths: np.ndarray
     tally: Tally = field(default_factory=Tally)
+    rule: Rule = OURS
+    others: dict[str, tuple[ErrorCounts, ErrorCounts]] = field(default_factory=dict)
+    groups: np.ndarray | None = None
+    audio_seconds: float = 0.0
+    decoding_seconds: float = 0.0
 
     @cached_property
     def interval(self) -> tuple[float, float]:
         """The WER's 95 % interval over sets of clips like this one."""
-        return bootstrap_interval(self.errors, self.lengths)
+        return bootstrap_interval(self.errors, self.lengths, groups=self.groups)
+
+    @property
+    def rtfx(self) -> float | None:
+        """Seconds of audio that are transcribed in a second; None where it was not measured."""
+        return self.audio_seconds / self.decoding_seconds if self.decoding_seconds else None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -121,49 +148,133 @@ def match(source: Source, found: Evaluation) -> list[Transcript]:
         written[name, reference].append((hypothesis, cut_off))
     reasons = {skip.name: skip.reason for skip in found.skipped}
     rows = []
-    for name, text in zip(source.names, source.texts, strict=True):
-        if written[name, text]:
-            hypothesis, cut_off = written[name, text].pop(0)
-            rows.append(Transcript(source.name, name, text, hypothesis, (LIMIT,) * cut_off))
+    for number, row in enumerate(blank_rows(source)):
+        key = source.names[number], row.reference
+        if written[key]:
+            hypothesis, cut_off = written[key].pop(0)
+            rows.append(row._replace(hypothesis=hypothesis, notes=(LIMIT,) * cut_off))
         else:
-            rows.append(Transcript(source.name, name, text, None, (reasons[name],)))
+            rows.append(row._replace(notes=(reasons[row.name],)))
     return rows
 
 
-def score(rows: Sequence[Transcript], found: Evaluation, left_out: Counter[str] | None = None) -> Score:
+def blank_rows(source: Source) -> list[Transcript]:
+    """Return what is known of the clips of a set before they are transcribed."""
+    seconds = [source.listed_seconds(number) for number in range(len(source))]
+    return [
+        Transcript(
+            source.name,
+            name,
+            text,
+            None,
+            seconds=round(seconds[number], 3) if math.isfinite(seconds[number]) else None,
+            speaker=None if source.speakers is None else source.speakers[number] or None,
+        )
+        for number, (name, text) in enumerate(zip(source.names, source.texts, strict=True))
+    ]
+
+
+def note_symptoms(rows: Sequence[Transcript]) -> list[Transcript]:
+    """Return transcripts with notes of what ails them: see `symptoms`."""
+    return [
+        row
+        if row.hypothesis is None
+        else row._replace(notes=tuple(dict.fromkeys([*row.notes, *symptoms(row.reference, row.hypothesis)])))
+        for row in rows
+    ]
+
+
+def score(
+    rows: Sequence[Transcript],
+    found: Evaluation | None = None,
+    left_out: Counter[str] | None = None,
+    rules: Sequence[Rule] = (OURS,),
+    audio_seconds: float = 0.0,
+    decoding_seconds: float = 0.0,
+) -> Score:
     """Score the transcripts of one set.
 
     A clip that could not be read counts with all of its words deleted, in the interval too, and one in which nothing
-    is said with all that was written.
+    is said with all that was written, if the rule says so.
 
     Args:
         rows: U of them, in the order of the set.
-        found: whose loss it is.
+        found: whose loss it is; None: there is none.
         left_out: clips that are not among them, by reason.
+        rules: to count by; the first is the one of the interval and of comparisons.
+        audio_seconds, decoding_seconds: see `Score`.
     """
     said, written = [row.reference for row in rows], [row.hypothesis or "" for row in rows]
-    words, characters = count_errors(said, written)
-    errors, lengths = word_errors(said, written)
-    tally = Tally.of(rows, errors, left_out or Counter())
-    return Score(words, characters, found.loss, found.num_tokens, errors, lengths, tally)
+    counts = {rule.name: count_errors(said, written, rule) for rule in rules}
+    words, characters = counts.pop(rules[0].name)
+    errors, lengths = word_errors(said, written, rules[0])
+    return Score(
+        words,
+        characters,
+        math.nan if found is None else found.loss,
+        0 if found is None else found.num_tokens,
+        errors,
+        lengths,
+        Tally.of(rows, left_out or Counter()),
+        rules[0],
+        counts,
+        speaker_groups(rows),
+        audio_seconds,
+        decoding_seconds,
+    )
+
+
+def speaker_groups(rows: Sequence[Transcript]) -> np.ndarray | None:
+    """Return a number for each clip's speaker (U,), where all are known, and enough of them."""
+    numbers: dict[str, int] = {}
+    for row in rows:
+        if row.speaker is None:
+            return None
+        numbers.setdefault(row.speaker, len(numbers))
+    if len(numbers) < MIN_SPEAKERS:
+        return None
+    return np.array([numbers[row.speaker] for row in rows if row.speaker is not None], dtype=np.int64)
 
 
 def merge(scores: Sequence[Score]) -> Score:
     """Score several sets as one: counts are added up, never rates averaged."""
-    words, characters = ErrorCounts(), ErrorCounts()
-    words.merge([part.words for part in scores])
-    characters.merge([part.characters for part in scores])
     num_tokens = sum(part.num_tokens for part in scores)
     total = sum(part.loss * part.num_tokens for part in scores if part.num_tokens)
     return Score(
-        words,
-        characters,
+        _sum([part.words for part in scores]),
+        _sum([part.characters for part in scores]),
         total / num_tokens if num_tokens else math.nan,
         num_tokens,
         np.concatenate([part.errors for part in scores]),
         np.concatenate([part.lengths for part in scores]),
         Tally.sum([part.tally for part in scores]),
+        scores[0].rule,
+        {
+            name: (_sum([part.others[name][0] for part in scores]), _sum([part.others[name][1] for part in scores]))
+            for name in scores[0].others
+        },
+        _merge_groups(scores),
+        sum(part.audio_seconds for part in scores),
+        sum(part.decoding_seconds for part in scores),
     )
+
+
+def _sum(counts: list[ErrorCounts]) -> ErrorCounts:
+    total = ErrorCounts()
+    total.merge(counts)
+    return total
+
+
+def _merge_groups(scores: Sequence[Score]) -> np.ndarray | None:
+    """Number the speakers of several sets as different ones; of a set without, each clip is one."""
+    if all(part.groups is None for part in scores):
+        return None
+    groups, start = [], 0
+    for part in scores:
+        own = np.arange(len(part.lengths)) if part.groups is None else part.groups
+        groups.append(own + start)
+        start += int(own.max(initial=-1)) + 1
+    return np.concatenate(groups)
 
 
 @dataclass(frozen=True)
@@ -195,19 +306,39 @@ def rank(results: Sequence[Result], metric: str, greater_is_better: bool) -> lis
     return best_first(results, lambda result: result.total.metrics[metric], greater_is_better)
 
 
-def difference(first: Score, second: Score) -> tuple[float, float, float]:
-    """Return by how much the second's WER is above the first's, and the 95 % interval of that over the same clips.
+class Difference(NamedTuple):
+    """By how much one recogniser's WER is above another's on the same clips; `p_value`: see `permutation_p_value`."""
 
-    Paired: clips are drawn with both recognisers' errors in them, so that what is hard for both cancels.
+    points: float
+    low: float
+    high: float
+    p_value: float
+
+
+def difference(first: Score, second: Score) -> Difference:
+    """Return by how much the second's WER is above the first's, the 95 % interval of that, and how sure it is.
+
+    Paired: clips, or speakers, are drawn with both recognisers' errors in them, so that what is hard for both cancels.
     """
-    low, high = bootstrap_interval(second.errors - first.errors, first.lengths)
-    return second.words.rate - first.words.rate, low, high
+    errors = second.errors - first.errors
+    low, high = bootstrap_interval(errors, first.lengths, groups=first.groups)
+    p_value = permutation_p_value(errors, first.groups)
+    return Difference(second.words.rate - first.words.rate, low, high, p_value)
 
 
-def transcript_rows(transcripts: Sequence[Transcript]) -> list[dict[str, object]]:
-    """Return a plain row for each clip, with its word errors."""
-    rows: list[dict[str, object]] = []
-    for item in transcripts:
-        counts, _ = count_errors([item.reference], [item.hypothesis or ""])
-        rows.append({**item._asdict(), "errors": counts.errors, "words": counts.length})
-    return rows
+def macro_average(scores: Sequence[Score]) -> tuple[float, float, float]:
+    """Return the mean of the sets' WERs, as the Open ASR leaderboard ranks by, and its 95 % interval."""
+    seeds = range(len(scores))
+    drawn = [
+        bootstrap_rates(part.errors, part.lengths, part.groups, 10_000, seed)
+        for part, seed in zip(scores, seeds, strict=True)
+    ]
+    low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
+    return float(np.mean([part.words.rate for part in scores])), float(low), float(high)
+
+
+def transcript_rows(result: Result) -> list[dict[str, object]]:
+    """Return a plain row for each clip, with its word errors by the first rule."""
+    total = result.total
+    counts = zip(result.transcripts, total.errors.tolist(), total.lengths.tolist(), strict=True)
+    return [{**row._asdict(), "errors": errors, "words": words} for row, errors, words in counts]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from kaldialign import edit_distance
 
-from ..text import characters_for_scoring, normalize_for_scoring, words_for_scoring
+from .scoring import OURS, Rule
 
 
 @dataclass
@@ -15,7 +16,7 @@ class ErrorCounts:
     """Errors of one unit (words or characters) over a set.
 
     Attributes:
-        substitutions, insertions, deletions: counts, aligned with the costs of NIST sclite.
+        substitutions, insertions, deletions: counts.
         length: units in the references.
     """
 
@@ -34,9 +35,9 @@ class ErrorCounts:
         """Errors per unit of reference; above 1 where more was inserted than said, 0 for an empty set."""
         return self.errors / max(self.length, 1)
 
-    def add(self, reference: list[str], hypothesis: list[str]) -> None:
-        """Align one hypothesis with its reference and count."""
-        found = edit_distance(reference, hypothesis, sclite_mode=True)
+    def add(self, reference: list[str], hypothesis: list[str], sclite: bool = True) -> None:
+        """Align one hypothesis with its reference and count, with the costs of NIST sclite or with plain ones."""
+        found = edit_distance(reference, hypothesis, sclite_mode=sclite)
         self.substitutions += int(found["sub"])
         self.insertions += int(found["ins"])
         self.deletions += int(found["del"])
@@ -51,34 +52,46 @@ class ErrorCounts:
             self.length += other.length
 
 
-def count_errors(references: list[str], hypotheses: list[str]) -> tuple[ErrorCounts, ErrorCounts]:
-    """Count word errors and character errors after normalisation of both sides: `tiny_audio.text.NORMALIZER_NAME`.
+def count_errors(
+    references: Sequence[str], hypotheses: Sequence[str], rule: Rule = OURS
+) -> tuple[ErrorCounts, ErrorCounts]:
+    """Count word errors and character errors after normalisation of both sides by a rule.
 
-    Spaces are characters, but in scripts that are written without: there each character counts as a word.
+    Spaces are characters, but by our own rule in scripts that are written without: there each character counts as a
+    word.
     """
     words, characters = ErrorCounts(), ErrorCounts()
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        said, written = normalize_for_scoring(reference), normalize_for_scoring(hypothesis)
-        words.add(words_for_scoring(said), words_for_scoring(written))
-        characters.add(characters_for_scoring(said), characters_for_scoring(written))
+        said, written = rule.split(reference), rule.split(hypothesis)
+        if said[0] or rule.counts_empty:
+            words.add(said[0], written[0], rule.sclite)
+            characters.add(said[1], written[1], rule.sclite)
     return words, characters
 
 
-def word_errors(references: list[str], hypotheses: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def word_errors(
+    references: Sequence[str], hypotheses: Sequence[str], rule: Rule = OURS
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the word errors and the words of each of U utterances, two arrays (U,) of int64."""
     counts = [
-        count_errors([reference], [written])[0] for reference, written in zip(references, hypotheses, strict=True)
+        count_errors([reference], [written], rule)[0] for reference, written in zip(references, hypotheses, strict=True)
     ]
     return np.array([c.errors for c in counts], dtype=np.int64), np.array([c.length for c in counts], dtype=np.int64)
 
 
 def bootstrap_interval(
-    errors: np.ndarray, lengths: np.ndarray, confidence: float = 0.95, replications: int = 10_000, seed: int = 0
+    errors: np.ndarray,
+    lengths: np.ndarray,
+    confidence: float = 0.95,
+    replications: int = 10_000,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Return the interval of an error rate over other sets of utterances like this one.
 
-    Utterances are drawn with replacement, as in Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR
-    performance evaluation", ICASSP 2004. For the difference of two systems give the difference of their errors.
+    Utterances, or groups of them, are drawn with replacement, as in Bisani and Ney, "Bootstrap estimates for confidence
+    intervals in ASR performance evaluation", ICASSP 2004. For the difference of two systems give the difference of
+    their errors.
 
     Args:
         errors: (U,) of each utterance; or (S, U) of S systems, whose mean rate is meant.
@@ -86,12 +99,56 @@ def bootstrap_interval(
         confidence: share of the replications inside the interval.
         replications: sets that are drawn.
         seed: of the draws.
+        groups: (U,) integers: utterances of one speaker are not independent, and are drawn together. None: each is.
     """
+    rates = bootstrap_rates(np.atleast_2d(errors).mean(0), lengths, groups, replications, seed)
+    low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_rates(
+    errors: np.ndarray, lengths: np.ndarray, groups: np.ndarray | None, replications: int, seed: int
+) -> np.ndarray:
+    """Return the rates (R,) of R sets that are drawn: see `bootstrap_interval`."""
+    if groups is not None:
+        errors, lengths = sum_groups(errors, groups), sum_groups(lengths, groups)
     rng = np.random.default_rng(seed)
-    mean = np.atleast_2d(errors).mean(0)
     rates = np.empty(replications)
     for i in range(replications):
         drawn = rng.integers(len(lengths), size=len(lengths))
-        rates[i] = mean[drawn].sum() / max(lengths[drawn].sum(), 1)
-    low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+        rates[i] = errors[drawn].sum() / max(lengths[drawn].sum(), 1)
+    return rates
+
+
+def sum_groups(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Add up (U,) values by group: (G,) float."""
+    _, inverse = np.unique(groups, return_inverse=True)
+    return np.bincount(inverse, weights=values)
+
+
+def permutation_p_value(
+    difference: np.ndarray, groups: np.ndarray | None = None, replications: int = 10_000, seed: int = 0
+) -> float:
+    """Return how often two systems that are equally good would differ by as many errors as these two do.
+
+    The errors of a pair are exchanged at random, utterance by utterance or group by group: the approximate
+    randomisation test of Noreen, "Computer-intensive methods for testing hypotheses", 1989, two-sided.
+
+    Args:
+        difference: (U,) errors of one system less those of the other, on the same utterances.
+        groups: (U,) as in `bootstrap_interval`.
+        replications: of the exchange; the p-value is no smaller than one by so many.
+        seed: of the draws.
+    """
+    if groups is not None:
+        difference = sum_groups(difference, groups)
+    difference = difference[difference != 0].astype(np.float64)
+    if not len(difference):
+        return 1.0
+    rng = np.random.default_rng(seed)
+    seen = abs(difference.sum())
+    extreme = 0
+    for _ in range(replications):
+        signs = rng.integers(2, size=len(difference)) * 2 - 1
+        extreme += abs((difference * signs).sum()) >= seen
+    return (1 + extreme) / (1 + replications)

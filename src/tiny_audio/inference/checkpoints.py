@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import psutil
@@ -17,10 +17,11 @@ from accelerate import Accelerator
 from ..config import Config, build_config
 from ..data.loader import Batch, ClipDataset, eval_loader
 from ..data.skips import MAX_TOLD
-from ..data.sources import Source, open_sources
+from ..data.sources import Source
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, evaluate
-from ..evaluation.score import Result, match, score
+from ..evaluation.score import Result, match, note_symptoms, score
+from ..evaluation.scoring import Rule
 from ..model.attention import choose_attention
 from ..model.checkpointed import load_weights, rebuild
 from ..model.device import FROZEN_DTYPES
@@ -28,7 +29,9 @@ from ..model.speech_llm import SpeechLLM
 from ..progress import Progress
 from ..training.build import start_accelerator, usable_workers
 from ..training.checkpoint import kind, load_checkpoint
-from .apart import judge, judge_longer, open_apart
+from .apart import judge, judge_longer
+from .sets import Sets, open_sets
+from .timing import TimedAssessment
 from .transcribe import Recogniser
 
 logger = logging.getLogger(__name__)
@@ -39,16 +42,18 @@ def evaluate_checkpoints(
     settings: Callable[[dict[str, Any]], Config],
     encoder: str | None = None,
     decoder: str | None = None,
-) -> tuple[list[Result], Config]:
+    rules: Sequence[Rule] | None = None,
+) -> tuple[list[Result], Sets]:
     """Transcribe the evaluation sets with each checkpoint, and score.
 
     Args:
         paths: checkpoints; of several, one that cannot be used is named and passed over.
         settings: from the configuration of the last of them to that of the evaluation: data and device are read of it.
         encoder, decoder: where the models lie now, if not where they lay in training.
+        rules: of scoring; None: those of `default_rules`.
 
     Returns:
-        A result for each checkpoint, and the configuration.
+        A result for each checkpoint, and the sets.
 
     Raises:
         UserError: no checkpoint can be used, or there is nothing to evaluate on.
@@ -60,24 +65,8 @@ def evaluate_checkpoints(
         usable.pop()
     config = settings(saved["config"])
     del saved  # it may hold gigabytes of optimizer state
-    if not config.data.eval_datasets:
-        raise UserError("the run had no evaluation set; name one: data.eval_path=my/dev.jsonl")
-    accelerator = start_accelerator(config)
-    if accelerator.num_processes > 1:
-        raise UserError("ta eval runs as one process; start it without accelerate or torchrun.")
-    data, cache_dir, data_dir = config.data, Path(config.paths.cache_dir), Path(config.paths.data_dir)
-    limit, seed = data.max_eval_samples, config.training.seed
-    sources = open_sources(
-        data.eval_datasets,
-        data,
-        cache_dir,
-        limit=limit,
-        seed=seed,
-        data_dir=data_dir,
-        evaluation=True,
-        allow_empty=True,
-    )
-    evaluator = _Evaluator(config, accelerator, sources, len(usable), encoder, decoder)
+    sets = open_sets(config, rules)
+    evaluator = _Evaluator(sets, len(usable), encoder, decoder)
     results = []
     with closing(evaluator.progress):
         for path in usable:
@@ -87,7 +76,7 @@ def evaluate_checkpoints(
                 except torch.OutOfMemoryError:
                     size = config.training.eval_batch_size
                     raise UserError(f"the device's memory is too small for batch_size={size}; halve it.") from None
-    return results, config
+    return results, sets
 
 
 def load(path: Path, alone: bool) -> dict[str, Any] | None:
@@ -111,49 +100,40 @@ def title(path: Path, paths: Sequence[Path]) -> str:
 class _Evaluator:
     """Holds models and sets from one checkpoint to the next."""
 
-    def __init__(
-        self,
-        config: Config,
-        accelerator: Accelerator,
-        sources: list[Source],
-        num_checkpoints: int,
-        encoder: str | None,
-        decoder: str | None,
-    ) -> None:
-        self.config, self.accelerator, self.sources = config, accelerator, sources
+    def __init__(self, sets: Sets, num_checkpoints: int, encoder: str | None, decoder: str | None) -> None:
+        self.sets, self.config, self.accelerator = sets, sets.config, start_accelerator(sets.config)
+        if self.accelerator.num_processes > 1:
+            raise UserError("ta eval runs as one process; start it without accelerate or torchrun.")
         self.num_checkpoints, self.encoder, self.decoder = num_checkpoints, encoder, decoder
         self.model: SpeechLLM | None = None
         self._kind: dict[str, Any] = {}
         self._sets: list[EncodedSet] = []
         self._told: set[tuple[str, str]] = set()
-        self.apart = open_apart(sources, config)
-        if not any(len(source) or apart.rows for source, apart in zip(sources, self.apart, strict=True)):
-            reasons = sum((apart.left_out for apart in self.apart), Counter[str]())
-            why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
-            raise UserError(f"no clip of {', '.join(source.name for source in sources)} can be judged ({why}).")
-        clips = sum(len(source) for source in sources) + sum(len(apart.rows) for apart in self.apart)
-        self.progress = Progress("Evaluating", clips * num_checkpoints, "clips", quiet=False)
+        self.progress = Progress("Evaluating", sets.num_clips * num_checkpoints, "clips", quiet=False)
 
     def run(self, path: Path, name: str, saved: dict[str, Any]) -> Result:
         """Evaluate one checkpoint."""
         model = self._load(saved, str(path))
-        sets, transcripts = {}, []
+        scores, transcripts = {}, []
         recogniser = Recogniser.of(model, FROZEN_DTYPES[self.accelerator.mixed_precision], saved)
-        batch_size = self.config.training.eval_batch_size
-        for source, batches, apart in zip(self.sources, self._sets, self.apart, strict=True):
+        batch_size, limit = self.config.training.eval_batch_size, self.config.training.max_new_tokens
+        for source, batches, apart in zip(self.sets.sources, self._sets, self.sets.apart, strict=True):
             counted = self.progress.over(batches, lambda batch: len(batch) + len(batch.skipped))
-            limit = self.config.training.max_new_tokens
-            found = evaluate(model, counted, list(source.texts), self.accelerator, limit)
+            timed = TimedAssessment(model, limit)
+            found = evaluate(model, counted, list(source.texts), self.accelerator, limit, assess=timed)
             self._tell_unread(found)
             rows = match(source, found)
             judge_longer(rows, source, recogniser, batch_size)
+            rows = [row._replace(reference=text) for row, text in zip(rows, apart.texts, strict=True)]
             for row in judge(apart, source, recogniser, batch_size):
                 rows.append(row)
                 self.progress.advance(1)
-            sets[source.name] = score(rows, found, apart.left_out)
+            rows = note_symptoms(rows)
+            seconds = timed.audio_seconds, timed.decoding_seconds + batches.encoding_seconds
+            scores[source.name] = score(rows, found, apart.left_out, self.sets.rules, *seconds)
             transcripts += rows
-        result = Result(path, name, saved["state"]["step"], sets, transcripts)
-        logger.info("%s: WER %.1f%%", path.name, 100 * result.total.words.rate)
+        result = Result(path, name, saved["state"]["step"], scores, transcripts)
+        logger.info("%s: WER %.1f%% (%s)", path.name, 100 * result.total.words.rate, self.sets.rules[0].name)
         return result
 
     def _load(self, saved: dict[str, Any], path: str) -> SpeechLLM:
@@ -167,8 +147,8 @@ class _Evaluator:
         logger.info("Attention: %s", choose_attention(model, self.config.hardware.attention))
         room = psutil.virtual_memory().available // 4 if self.num_checkpoints > 1 else 0
         self._sets = [
-            EncodedSet(self._open(source, model), model, self.accelerator, room // len(self.sources))
-            for source in self.sources
+            EncodedSet(self._open(source, model), model, self.accelerator, room // len(self.sets.sources))
+            for source in self.sets.sources
         ]
         self.model, self._kind = model, kind(saved)
         return model
@@ -201,11 +181,15 @@ class EncodedSet:
         model: whose encoder is used.
         accelerator: for mixed precision.
         room_bytes: of memory; a set that needs more is read and encoded anew in each pass.
+
+    Attributes:
+        encoding_seconds: spent on what is kept.
     """
 
     def __init__(self, batches: Iterable[Batch], model: SpeechLLM, accelerator: Accelerator, room_bytes: int) -> None:
         self.batches, self.model, self.accelerator = batches, model, accelerator
         self.room_bytes = room_bytes
+        self.encoding_seconds = 0.0
         self._kept: list[Batch] = []
         self._whole = False
 
@@ -213,7 +197,7 @@ class EncodedSet:
         if self._whole:
             yield from self._kept
             return
-        self._kept, room = [], self.room_bytes
+        self._kept, room, self.encoding_seconds = [], self.room_bytes, 0.0
         for batch in self.batches:
             if room > 0:
                 batch = self._encoded(batch)
@@ -228,7 +212,10 @@ class EncodedSet:
     def _encoded(self, batch: Batch) -> Batch:
         if not len(batch):
             return batch
+        start = perf_counter()
         with self.accelerator.autocast():
             frames, lengths = self.model.encode(batch)
         assert lengths == batch.num_frames
-        return replace(batch, features=frames.cpu(), waveforms=torch.zeros(0, 0))
+        features = frames.cpu()
+        self.encoding_seconds += perf_counter() - start
+        return replace(batch, features=features, waveforms=torch.zeros(0, 0))

@@ -1,0 +1,34 @@
+"""Transcripts that are not merely wrong: empty, looping, running away. They can be told from the text alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..model.loop_guard import find_loop
+from ..text import normalize_for_scoring, words_for_scoring
+
+EMPTY, LOOP, RUNAWAY = "empty", "loop", "runaway"
+RUNAWAY_FACTOR, RUNAWAY_WORDS = 2, 10  # more than twice as many words as were said, and ten more
+
+
+def symptoms(reference: str, hypothesis: str) -> list[str]:
+    """Return what ails a transcript.
+
+    `empty`: nothing was written where something was said; `loop`: it ends in a loop, by the rule of the loop guard but
+    in words, not tokens; `runaway`: more than twice as many words were written as were said, and ten more.
+    """
+    said, written = (words_for_scoring(normalize_for_scoring(text)) for text in (reference, hypothesis))
+    found = []
+    if said and not written:
+        found.append(EMPTY)
+    if loops(written):
+        found.append(LOOP)
+    if len(written) > RUNAWAY_FACTOR * len(said) + RUNAWAY_WORDS:
+        found.append(RUNAWAY)
+    return found
+
+
+def loops(words: Sequence[str]) -> bool:
+    """Whether words end in a loop."""
+    numbers: dict[str, int] = {}
+    return find_loop([numbers.setdefault(word, len(numbers)) for word in words]) is not None

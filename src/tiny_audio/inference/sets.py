@@ -1,0 +1,70 @@
+"""The sets that recognisers are judged on: the same clips for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import Config
+from ..data.sources import Source, open_sources
+from ..errors import UserError
+from ..evaluation.scoring import Rule, default_rules
+from .apart import Apart, open_apart
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Evaluation sets, opened.
+
+    Attributes:
+        config: what they were opened by.
+        sources: clips that the model reads whole.
+        apart: of each source, what else its corpus holds.
+        rules: of scoring.
+    """
+
+    config: Config
+    sources: list[Source]
+    apart: list[Apart]
+    rules: tuple[Rule, ...]
+
+    @property
+    def num_clips(self) -> int:
+        """Clips that are judged."""
+        return sum(map(len, self.sources)) + sum(len(apart.rows) for apart in self.apart)
+
+
+def open_sets(config: Config, rules: Sequence[Rule] | None = None) -> Sets:
+    """Open the evaluation sets of a configuration.
+
+    Args:
+        config: its data and paths are read.
+        rules: of scoring; None: those of `default_rules`.
+
+    Raises:
+        UserError: there is none, one cannot be opened, or none has a clip that can be judged.
+    """
+    data = config.data
+    if not data.eval_datasets:
+        raise UserError("the run had no evaluation set; name one: data.eval_path=my/dev.jsonl")
+    sources = open_sources(
+        data.eval_datasets,
+        data,
+        Path(config.paths.cache_dir),
+        limit=data.max_eval_samples,
+        seed=config.training.seed,
+        data_dir=Path(config.paths.data_dir),
+        evaluation=True,
+        allow_empty=True,
+    )
+    apart = open_apart(sources, config)
+    if not any(len(source) or one.rows for source, one in zip(sources, apart, strict=True)):
+        reasons = sum((one.left_out for one in apart), Counter[str]())
+        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+        raise UserError(f"no clip of {', '.join(source.name for source in sources)} can be judged ({why}).")
+    if rules is None:
+        texts = [text for one in apart for text in one.texts]
+        rules = default_rules(texts, [entry.language for entry in data.eval_datasets])
+    return Sets(config, sources, apart, tuple(rules))
