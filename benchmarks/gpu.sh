@@ -22,7 +22,7 @@ if [ "${1:-}" = --wheels ]; then
   done
   "$PYTHON" -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
     "${platforms[@]}" -d "$WHEELS" 'hydra-core<1.4' 'omegaconf<2.4' soundfile cffi pycparser soxr kaldialign \
-    datasets 'dill<0.4.2' 'multiprocess<0.70.20'
+    whisper-normalizer more-itertools datasets 'dill<0.4.2' 'multiprocess<0.70.20'
   exec "$PYTHON" -m pip wheel --no-deps -w "$WHEELS" 'antlr4-python3-runtime==4.9.*' # has no wheel of its own
 fi
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -187,9 +188,24 @@ def test_the_figure_that_others_can_compare_comes_first_and_is_of_transcripts_as
     assert wrote[0]["seconds"] > 0
     out = capsys.readouterr().out
     header = out.splitlines()[2]
-    assert header.split() == ["whisper", "whisper", "whisper", "ours"]
+    assert header.split() == ["checkpoint", "whisper", "whisper", "whisper", "ours"]
     assert "Scored by whisper: " in out
     assert "Scored by ours: " in out
+
+
+def test_a_report_of_all_checkpoints_shows_what_the_best_wrote(trained, capsys):
+    assert evaluate("--checkpoints-dir", trained, "report=judged") == 0
+    figures = json.loads(Path("judged/eval.json").read_text())
+    assert figures["results"] == rows()
+    assert len(figures["parts"]) == 3
+    (best,) = [row for row in rows() if row["best"]]
+    wrote = [json.loads(line) for line in Path("judged/predictions.jsonl").read_text().splitlines()]
+    assert sum(row["errors"] for row in wrote) / sum(row["words"] for row in wrote) == best["wer"]
+    page = Path("judged/report.html").read_text()
+    assert page.count(f"{best['wer']:.1%}") >= 1
+    (data,) = re.findall(r"<script id='data' type='application/json'>(.*?)</script>", page, re.DOTALL)
+    assert sorted(map(int, json.loads(data)["audio"])) == list(range(8)), "all of them can be heard"
+    assert "the report is judged/report.html" in capsys.readouterr().err
 
 
 def test_a_set_of_which_nothing_can_be_judged_is_told(trained, corpus, capsys):
@@ -359,7 +375,9 @@ def test_what_is_typed_goes_over_the_runs_own_settings_and_nothing_else_changes(
     config = with_typed(saved, typed).to_dict()
     assert [entry["split"] for entry in config["data"]["eval_datasets"]] == ["dev-clean"]
     assert (config["data"]["text_case"], config["training"]["eval_batch_size"]) == ("keep", 3)
-    expected = {**saved["data"], **{key: config["data"][key] for key in ("name", "eval_datasets", "datasets")}}
+    chosen = ("name", "eval_datasets", "datasets", "max_eval_samples")
+    expected = {**saved["data"], **{key: config["data"][key] for key in chosen}}
+    assert config["data"]["max_eval_samples"] == 500, "as the preset has it: data=leaderboard takes whole sets"
     assert config["data"] == {**expected, "text_case": "keep"}
     assert config["model"] == saved["model"]
     assert saved["hardware"]["device"] == "cpu"

@@ -43,6 +43,7 @@ def evaluation(hypotheses: dict[int, str], order: list[int]) -> Evaluation:
     result = Evaluation(loss=2.0, num_tokens=5)
     result.transcripts = [(found.names[i], TEXTS[i], hypotheses[i]) for i in order]
     result.cut_off = [i == 3 for i in order]
+    result.seconds = [0.5 + i for i in order]
     unread = [i for i in range(4) if i not in order]
     result.skipped = [Skip("set", found.names[i], "missing", "is gone") for i in unread]
     said, wrote = (list(texts) for texts in zip(*[(TEXTS[i], hypotheses.get(i, "")) for i in range(4)], strict=True))
@@ -62,6 +63,7 @@ def test_clips_come_in_the_order_of_the_set_and_unread_ones_are_all_wrong():
     result = score(transcripts, found)
     assert [row.hypothesis for row in transcripts] == ["one two", None, "one too", "four five six seven"]
     assert [row.notes for row in transcripts] == [(), ("missing",), (), ("limit",)]
+    assert [row.seconds for row in transcripts] == [0.5, 1.0, 2.5, 3.5], "as read, and only else as listed"
     assert (result.tally.unread, result.tally.cut_off) == ({"missing": 1}, 1)
     assert result.errors.tolist() == [0, 1, 1, 1]
     assert result.lengths.tolist() == [2, 1, 2, 3]

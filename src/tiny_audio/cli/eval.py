@@ -6,11 +6,11 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Config, build_config, check_device
 from ..errors import UserError
@@ -19,9 +19,16 @@ from .infer import check_checkpoint
 from .options import Parser
 from .output import check_output, data_files, refuse_inputs, write_output
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..evaluation.score import Result
+    from ..evaluation.scoring import Rule
+    from ..inference.sets import Sets
+
 FORMATS = (".json", ".jsonl", ".csv", ".md")
 # What a data preset chooses; lengths and text form stay those that the checkpoint was trained with.
-CORPORA = ("name", "train_path", "eval_path", "datasets", "eval_datasets")
+CORPORA = ("name", "train_path", "eval_path", "datasets", "eval_datasets", "max_eval_samples")
 READ = re.compile(
     r"data|data\.\w+|hardware\.\w+|paths\.(cache|data)_dir|training\.(max_new_tokens|eval_batch_size|seed)"
 )
@@ -32,6 +39,12 @@ examples:
   ta eval checkpoint=a.pt checkpoint=b.pt data.eval_path=my/dev.jsonl transcripts=wrote.jsonl
   ta eval --checkpoints-dir outputs/mosa data=librispeech output=mosa.csv
   ta eval checkpoint=a.pt 'data.eval_datasets=[{path: noisy.jsonl}, {path: clean.jsonl}]'
+  ta eval checkpoint=final.pt data=leaderboard report=judged
+  ta eval --compare final.pt openai/whisper-base data=librispeech report=judged
+  ta eval --compare judged/predictions.jsonl theirs.jsonl
+
+--compare takes checkpoints, folders with a model, models of the Hub that transformers can run as speech recognisers
+(Whisper, wav2vec2, GLM-ASR, ...), and prediction files, a line a clip: name, reference, hypothesis.
 
 Without data the clips are those that the run itself was evaluated on. Any setting of `ta train` that says what is
 evaluated may be typed: data=NAME, data.*, hardware.*, training.max_new_tokens, paths.*_dir. Options may be written
@@ -42,14 +55,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read options in both spellings, and settings among them."""
     parser = Parser(
         "ta eval",
-        "ta eval --checkpoints-dir DIR | checkpoint=PATH [data=NAME] [KEY=VALUE ...] [output=FILE] ...",
-        "Transcribe evaluation sets with checkpoints; print error rates with 95 % intervals, and mark the best.",
+        "ta eval --checkpoints-dir DIR | checkpoint=PATH | --compare A B [data=NAME] [KEY=VALUE ...] [output=FILE] ...",
+        "Transcribe evaluation sets with checkpoints; print error rates with 95 % intervals, and mark the best. Or "
+        "compare two recognisers on the same clips.",
         EPILOG,
     )
     add = parser.add_argument
     add("settings", nargs="*", metavar="KEY=VALUE", help="data and device: see below")
     add("--checkpoints-dir", metavar="DIR", help="a run, or its folder of checkpoints: all of them")
     add("--checkpoint", action="append", default=[], metavar="PATH", help="one checkpoint; may be repeated")
+    add("--compare", nargs=2, metavar=("A", "B"), help="two recognisers on the same clips: see below")
     add("--device", help="auto, cuda, cuda:1, mps, cpu (default: auto)")
     add("--batch-size", metavar="N", help="clips at once (default: training.eval_batch_size of the run)")
     add("--encoder", help="where the checkpoints' encoder lies now, if it has moved")
@@ -57,6 +72,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--scoring", metavar="RULE[,RULE]", help="whisper, levenshtein, ours (default: whisper,ours for English)")
     add("--output", type=Path, metavar="FILE", help=f"write the rows to a file, too: {', '.join(FORMATS)}")
     add("--transcripts", type=Path, metavar="FILE", help="write what the best checkpoint wrote (.jsonl)")
+    add("--report", type=Path, metavar="FOLDER", help="write eval.json, predictions.jsonl and report.html into it")
     add("--config-dir", action="append", default=[], type=Path, metavar="DIR", help="data presets of your own")
     return parser.read(argv)
 
@@ -70,50 +86,137 @@ def run(argv: list[str]) -> int:
     args = parse(argv)
     check(args)
     from ..evaluation.scoring import parse_rules
+
+    rules = None if args.scoring is None else parse_rules(args.scoring)
+    outputs = {key: path for key in ("output", "transcripts", "report") if (path := getattr(args, key)) is not None}
+    typed = to_settings(args)
+
+    def settings(saved: dict[str, Any] | None) -> Config:
+        if saved is None and not any(token.startswith(("data=", "data.eval_")) for token in typed):
+            raise UserError("say on which clips: data=leaderboard, or data.eval_path=my/dev.jsonl")
+        config = with_typed(saved, typed, args.config_dir)
+        for key, path in outputs.items():
+            for file in files_of(key, path):
+                refuse_inputs(file, data_files(config.data), key)
+        return config
+
+    return (run_compare if args.compare else run_checkpoints)(args, outputs, settings, rules)
+
+
+def run_checkpoints(
+    args: argparse.Namespace,
+    outputs: dict[str, Path],
+    settings: Callable[[dict[str, Any] | None], Config],
+    rules: tuple[Rule, ...] | None,
+) -> int:
+    """Evaluate checkpoints: see `run`."""
     from ..training.checkpoint import find_checkpoints
     from ..training.ranking import goes_by
 
-    rules = None if args.scoring is None else parse_rules(args.scoring)
     folder = find_checkpoints(args.checkpoints_dir) if args.checkpoints_dir else None
-    paths = folder.files() if folder else map(Path, args.checkpoint)
-    paths = list(paths)
-    outputs = {key: path for key in ("output", "transcripts") if (path := getattr(args, key)) is not None}
-    for key, path in outputs.items():  # hours later would be too late to find out
-        check_output(path, paths, text=True, key=key)
-    if len(outputs) == 2 and args.output.resolve() == args.transcripts.resolve():
-        raise UserError(f"output= and transcripts= are one file, {args.output}; name two.")
-    from rich.console import Console
-
-    from ..evaluation.report import print_tables, to_text
-    from ..evaluation.score import rank, transcript_rows
+    paths = list(folder.files() if folder else map(Path, args.checkpoint))
+    check_outputs(outputs, paths)  # hours later would be too late to find out
+    from ..evaluation.report import print_statements, print_tables, statements
+    from ..evaluation.score import rank
     from ..inference.checkpoints import evaluate_checkpoints
-
-    typed = to_settings(args)
-
-    def settings(saved: dict[str, Any]) -> Config:
-        config = with_typed(saved, typed, args.config_dir)
-        for key, path in outputs.items():
-            refuse_inputs(path, data_files(config.data), key)
-        return config
 
     results, sets = evaluate_checkpoints(paths, settings, args.encoder, args.decoder, rules)
     by = (goes_by(folder) if folder else None) or asdict(sets.config.training)
     metric = by["metric_for_best"]
     ranked = rank(results, metric, by["greater_is_better"])
-    # Where nobody looks at the width of a terminal, no row is broken.
-    print_tables(Console(width=None if sys.stdout.isatty() else 200), results, ranked, metric)
-    if args.output is not None:
-        write_output(args.output, to_text(args.output.suffix, results, ranked).encode())
-    if args.transcripts is not None:
-        rows = transcript_rows((ranked or results)[0])
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_output(args.transcripts, lines.encode("utf-8", "backslashreplace"), key="transcripts")
+    console = make_console()
+    print_tables(console, results, ranked)
+    print_statements(console, results, ranked, metric)
+    best = (ranked or results)[0]
+    line = statements(ranked, metric)[0] if len(ranked) > 1 else ""
+    write_files(outputs, results, ranked, [best], line, sets)
     return 0
+
+
+def run_compare(
+    args: argparse.Namespace,
+    outputs: dict[str, Path],
+    settings: Callable[[dict[str, Any] | None], Config],
+    rules: tuple[Rule, ...] | None,
+) -> int:
+    """Compare two recognisers: see `run`."""
+    from ..judge.compare import check_recogniser, compare, decide, differing
+
+    for name in args.compare:
+        check_recogniser(name)
+    check_outputs(outputs, [Path(name) for name in args.compare])
+    from ..evaluation.report import print_differing, print_statements, print_tables
+    from ..evaluation.score import rank
+
+    results, sets = compare(args.compare, settings, rules, args.encoder, args.decoder)
+    line, console = decide(results), make_console()
+    print_tables(console, results, rank(results, "wer", False))
+    print_differing(console, results, differing(results))
+    print_statements(console, results, results, "wer")
+    write_files(outputs, results, rank(results, "wer", False), results, line, sets)
+    return 0
+
+
+def make_console() -> Console:
+    """Return standard output; where nobody looks at the width of a terminal, no row is broken."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def files_of(key: str, path: Path) -> list[Path]:
+    """Return the files that an option names: `report=` is a folder of several."""
+    names = ("eval.json", "predictions.jsonl", "predictions-2.jsonl", "report.html")
+    return [path / name for name in names] if key == "report" else [path]
+
+
+def check_outputs(outputs: dict[str, Path], inputs: Sequence[Path]) -> None:
+    """Refuse outputs that cannot be written, or that are read."""
+    seen: dict[Path, str] = {}
+    for key, path in outputs.items():
+        if key == "report" and path.exists() and not path.is_dir():
+            raise UserError(f"report={path} is a file; name a folder, which is made where it is not there.")
+        if key == "report":
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"report={path}: cannot be made ({error.strerror}).") from None
+        for file in files_of(key, path):
+            check_output(file, inputs, text=True, key=key)
+            if other := seen.get(file.resolve()):
+                raise UserError(f"{other}= and {key}= are one file, {path}; name two.")
+            seen[file.resolve()] = key
+
+
+def write_files(
+    outputs: dict[str, Path],
+    results: list[Result],
+    ranked: list[Result],
+    shown: list[Result],
+    line: str,
+    sets: Sets | None,
+) -> None:
+    """Write what was asked for."""
+    from ..evaluation.report import to_text
+    from ..evaluation.score import transcript_rows
+
+    if path := outputs.get("output"):
+        write_output(path, to_text(path.suffix, results, ranked).encode())
+    if path := outputs.get("transcripts"):
+        rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in transcript_rows(shown[0]))
+        write_output(path, "".join(rows).encode("utf-8", "backslashreplace"), key="transcripts")
+    if path := outputs.get("report"):
+        from ..judge.folder import write_report
+
+        write_report(path, results, ranked, shown, line, sets)
+        print(f"ta eval: the report is {path / 'report.html'}.", file=sys.stderr)
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot be meant, before anything is imported."""
-    if bool(args.checkpoints_dir) == bool(args.checkpoint):
+    if args.compare and (args.checkpoints_dir or args.checkpoint):
+        raise UserError("--compare A B names the two; leave checkpoint= and --checkpoints-dir out.")
+    if not args.compare and bool(args.checkpoints_dir) == bool(args.checkpoint):
         raise UserError("name checkpoints: ta eval --checkpoints-dir outputs/transcription, or checkpoint=PATH")
     for path in args.checkpoint:
         check_checkpoint(path)
@@ -142,18 +245,21 @@ def to_settings(args: argparse.Namespace) -> list[str]:
     return typed
 
 
-def with_typed(saved: dict[str, Any], typed: Sequence[str], own: Sequence[Path] = ()) -> Config:
+def with_typed(saved: dict[str, Any] | None, typed: Sequence[str], own: Sequence[Path] = ()) -> Config:
     """Return the configuration of a checkpoint's run with what was typed put over it.
 
     Args:
         saved: the run's configuration, as the checkpoint holds it. Its device is not asked for: the checkpoint may come
-            from another machine.
+            from another machine. None: there is no run, and the defaults are those of `ta train`.
         typed: settings as `ta train` takes them.
         own: folders with data presets of one's own.
 
     Raises:
         ConfigError: a setting that does not exist, or a value that is wrong.
     """
+    if saved is None:
+        register(own)
+        return compose(to_overrides([*typed, "data.datasets=[]"], own))[0]
     values = deepcopy(saved)
     values["hardware"]["device"] = "auto"
     if typed:

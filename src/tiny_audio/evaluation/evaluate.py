@@ -26,6 +26,7 @@ class Evaluation:
         words, characters: error counts.
         transcripts: (name, reference, hypothesis) of each clip that was decoded by this process.
         cut_off: of each of them, whether the limit of tokens cut it off; `num_cut_off`: of all processes.
+        seconds: of each of them, how long it is.
         skipped: clips that could not be read. What was said in them counts as deleted: a set does not become easier
             by losing clips.
     """
@@ -36,6 +37,7 @@ class Evaluation:
     characters: ErrorCounts = field(default_factory=ErrorCounts)
     transcripts: list[tuple[str, str, str]] = field(default_factory=list)
     cut_off: list[bool] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     num_cut_off: int = 0
     skipped: list[Skip] = field(default_factory=list)
 
@@ -89,6 +91,7 @@ def evaluate(
             texts = [one.text for one in written]
             result.transcripts += zip(batch.names, batch.transcripts, texts, strict=True)
             result.cut_off += [one.cut_off for one in written]
+            result.seconds += batch.seconds
     finally:
         model.train(training)
     result.words, result.characters = count_errors(

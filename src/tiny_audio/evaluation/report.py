@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ..text import is_unspaced
 from .breakdown import by_duration, by_speaker
-from .score import Difference, Result, Score, Tally, difference, macro_average
+from .score import Difference, Result, Score, Tally, Transcript, difference, macro_average
 from .scoring import RULES
 
 FORMATS = (".json", ".jsonl", ".csv", ".md")
@@ -47,6 +47,12 @@ def _cells(score: Score) -> list[str]:
     ]
 
 
+def table_of(results: Sequence[Result], scores: Sequence[Score]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Return the columns, each with the rule that it is counted by, and the rows of recognisers on one set."""
+    rows = [[result.name, *_cells(score)] for result, score in zip(results, scores, strict=True)]
+    return [("", ""), *_columns(scores[0])], rows
+
+
 def _blocks(results: Sequence[Result]) -> dict[str, list[Score]]:
     """Return each set's figures, of each result; last those of all sets together, where there are several."""
     names = list(results[0].sets)
@@ -58,14 +64,13 @@ def _title(name: str, score: Score) -> str:
     return f"{name}: {len(score.lengths):,} clips, {score.words.length:,} words"
 
 
-def print_tables(console: Console, results: Sequence[Result], ranked: Sequence[Result], metric: str) -> None:
-    """Print a table for each set, what the figures mean, and whether the best differs from the next by chance.
+def print_tables(console: Console, results: Sequence[Result], ranked: Sequence[Result]) -> None:
+    """Print a table for each set.
 
     Args:
         console: standard output.
         results: in the order of the rows.
         ranked: best first.
-        metric: what they are ranked by.
     """
     best = ranked[0] if len(results) > 1 and ranked else None
     for name, scores in _blocks(results).items():
@@ -82,6 +87,17 @@ def print_tables(console: Console, results: Sequence[Result], ranked: Sequence[R
         for line in notes(name, results, scores):
             console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
         console.print()
+
+
+def print_statements(console: Console, results: Sequence[Result], ranked: Sequence[Result], metric: str) -> None:
+    """Print what the figures mean, and whether the best differs from the next by chance.
+
+    Args:
+        console: standard output.
+        results: as in `print_tables`.
+        ranked: best first; of a comparison the two in their own order.
+        metric: what they are ranked by.
+    """
     for line in (*averages(results), *parts_of((ranked or results)[0]), *statements(ranked or results, metric)):
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
@@ -126,6 +142,28 @@ def _count(reasons: Counter[str]) -> str:
 
 def _each(reasons: Counter[str]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+
+
+def print_differing(
+    console: Console, results: Sequence[Result], clips: Sequence[tuple[Transcript, Transcript, int]]
+) -> None:
+    """Print the clips on which two recognisers differ most.
+
+    Args:
+        console: standard output.
+        results: the two.
+        clips: what each wrote, and how many errors more the second made.
+    """
+    if clips:
+        console.print(Text("Where they differ most", "bold"))
+    width = max(len(result.name) for result in results)
+    for first, second, more in clips:
+        better = results[0 if more > 0 else 1].name
+        console.print(Text(f"{first.name}: {better} by {abs(more)} error{'s' * (abs(more) > 1)}"), highlight=False)
+        names = ("said", *(result.name for result in results))
+        for name, text in zip(names, (first.reference, first.hypothesis, second.hypothesis), strict=True):
+            console.print(Text(f"  {name:>{width}}  {text or ''}"), highlight=False, soft_wrap=True)
+    console.print()
 
 
 def averages(results: Sequence[Result]) -> list[str]:

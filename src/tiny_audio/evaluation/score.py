@@ -143,16 +143,17 @@ class Score:
 
 def match(source: Source, found: Evaluation) -> list[Transcript]:
     """Return the transcripts of an evaluation in the order of the set; what could not be read has a note why."""
-    written: dict[tuple[str, str], list[tuple[str, bool]]] = defaultdict(list)
-    for (name, reference, hypothesis), cut_off in zip(found.transcripts, found.cut_off, strict=True):
-        written[name, reference].append((hypothesis, cut_off))
+    written: dict[tuple[str, str], list[tuple[str, bool, float]]] = defaultdict(list)
+    transcribed = zip(found.transcripts, found.cut_off, found.seconds, strict=True)
+    for (name, reference, hypothesis), cut_off, seconds in transcribed:
+        written[name, reference].append((hypothesis, cut_off, seconds))
     reasons = {skip.name: skip.reason for skip in found.skipped}
     rows = []
     for number, row in enumerate(blank_rows(source)):
         key = source.names[number], row.reference
         if written[key]:
-            hypothesis, cut_off = written[key].pop(0)
-            rows.append(row._replace(hypothesis=hypothesis, notes=(LIMIT,) * cut_off))
+            hypothesis, cut_off, seconds = written[key].pop(0)
+            rows.append(row._replace(hypothesis=hypothesis, notes=(LIMIT,) * cut_off, seconds=round(seconds, 3)))
         else:
             rows.append(row._replace(notes=(reasons[row.name],)))
     return rows
@@ -284,14 +285,14 @@ class Result:
     Attributes:
         path: the checkpoint.
         name: what tables call it.
-        step: of its run.
+        step: of its run; None: it is no checkpoint.
         sets: the sets' names and figures.
         transcripts: of all sets, one after another.
     """
 
     path: Path
     name: str
-    step: int
+    step: int | None
     sets: dict[str, Score]
     transcripts: list[Transcript]
 

@@ -110,6 +110,7 @@ def judge_longer(rows: list[Transcript], source: Source, recogniser: Recogniser,
         if row.hypothesis is None and "too_long" in row.notes:
             waveform = source.read(number)
             check_recording(waveform)
+            row = row._replace(seconds=round(len(waveform) / SAMPLE_RATE, 3))
             rows[number] = write_down(row, waveform, recogniser, batch_size)
 
 

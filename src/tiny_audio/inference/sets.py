@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from ..audio import load_audio
 from ..config import Config
 from ..data.sources import Source, open_sources
 from ..errors import UserError
@@ -34,6 +37,21 @@ class Sets:
     def num_clips(self) -> int:
         """Clips that are judged."""
         return sum(map(len, self.sources)) + sum(len(apart.rows) for apart in self.apart)
+
+    def read(self, number: int) -> np.ndarray:
+        """Return the samples (S,), 16 kHz, of a clip by its number among the transcripts.
+
+        Raises:
+            AudioError: it cannot be read.
+        """
+        for source, apart in zip(self.sources, self.apart, strict=True):
+            if number < len(source):
+                return source.read(number)
+            number -= len(source)
+            if number < len(apart.rows):
+                return load_audio(apart.table.recordings[apart.rows[number][0]], channel=source.channel)
+            number -= len(apart.rows)
+        raise IndexError(number)
 
 
 def open_sets(config: Config, rules: Sequence[Rule] | None = None) -> Sets:

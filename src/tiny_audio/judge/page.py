@@ -1,0 +1,177 @@
+"""`report.html`: one file that needs no network and no other file, to listen and look where a recogniser errs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from ..audio import AudioError
+from ..evaluation.breakdown import Part, by_duration, by_speaker
+from ..evaluation.report import ALL, averages, notes, rules_of, table_of
+from ..evaluation.score import Result
+from ..lengths import SAMPLE_RATE
+from ..plot.page import document, table
+from .alignment import align_words
+
+CLIPS = 10_000  # that a page lists: some 8 MB
+AUDIO_SECONDS = 1800.0  # that a page holds: some 8 MB
+SPEAKERS = 20  # that are listed
+Read = Callable[[int], np.ndarray]
+
+
+def build_page(results: Sequence[Result], shown: Sequence[Result], verdict: str = "", read: Read | None = None) -> str:
+    """Return the page.
+
+    Args:
+        results: recognisers whose figures are listed.
+        shown: one or two of them, whose transcripts are shown, of the same clips.
+        verdict: one line about two.
+        read: returns a clip's samples (S,), 16 kHz, by its number among the transcripts; None: there is no sound.
+
+    Returns:
+        HTML.
+    """
+    first = shown[0]
+    clips = worst_first([to_clip(number, shown) for number in range(len(first.transcripts))])[:CLIPS]
+    total = len(first.transcripts)
+    more = "" if len(clips) == total else f"; the {len(clips):,} of them in which there is most to see are listed below"
+    data = {
+        "systems": [result.name for result in shown],
+        "rule": first.total.rule.name,
+        "clips": clips,
+        "audio": {} if read is None else read_sounds(clips, read),
+    }
+    title = " against ".join(result.name for result in shown)
+    names = ", ".join(first.sets)
+    assets = files(__package__)
+    body = "\n".join(
+        [
+            f"<p class='faint'>{escape(names)}: {total:,} clips{more}</p>",
+            f"<p class='verdict'>{escape(verdict)}</p>" if verdict else "",
+            *figures(results),
+            *parts(shown),
+            assets.joinpath("page.html").read_text(encoding="utf-8"),
+            f"<script id='data' type='application/json'>{to_script(data)}</script>",
+            f"<script>\n{assets.joinpath('page.js').read_text(encoding='utf-8')}</script>",
+        ]
+    )
+    return document(title, body, assets.joinpath("page.css").read_text(encoding="utf-8"))
+
+
+def to_script(data: dict[str, Any]) -> str:
+    """Return JSON that cannot end the element it stands in."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def to_clip(number: int, shown: Sequence[Result]) -> dict[str, Any]:
+    """Return a clip for the page: what was said, and of each recogniser its errors, its notes and its alignment."""
+    row = shown[0].transcripts[number]
+    systems = []
+    for result in shown:
+        own, total = result.transcripts[number], result.total
+        systems.append(
+            {
+                "errors": int(total.errors[number]),
+                "notes": list(own.notes),
+                "read": own.hypothesis is not None,
+                "steps": align_words(own.reference, own.hypothesis or "", total.rule),
+            }
+        )
+    return {
+        "number": number,
+        "set": row.dataset,
+        "name": row.name,
+        "seconds": row.seconds,
+        "speaker": row.speaker,
+        "words": int(shown[0].total.lengths[number]),
+        "said": row.reference,
+        "systems": systems,
+    }
+
+
+def worst_first(clips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return clips by how much there is to see in them: of two recognisers by how much they differ."""
+
+    def key(clip: dict[str, Any]) -> tuple[float, ...]:
+        errors = [system["errors"] for system in clip["systems"]]
+        return (-abs(errors[0] - errors[-1]), -sum(errors), -sum(errors) / max(clip["words"], 1))
+
+    return sorted(clips, key=key)
+
+
+def read_sounds(clips: Sequence[dict[str, Any]], read: Read) -> dict[int, str]:
+    """Return the sound of the worst clips, as far as the page has room, by their number: base64 of MP3."""
+    sounds: dict[int, str] = {}
+    seconds = 0.0
+    for clip in worst_first(clips):
+        try:
+            waveform = read(clip["number"])
+        except AudioError:
+            continue  # the notes of the clip say why
+        seconds += len(waveform) / SAMPLE_RATE
+        if seconds > AUDIO_SECONDS:
+            break
+        sounds[clip["number"]] = base64.b64encode(to_mp3(waveform)).decode()
+    return sounds
+
+
+def to_mp3(waveform: np.ndarray) -> bytes:
+    """Return samples (S,), 16 kHz, as MP3, which every browser plays."""
+    buffer = io.BytesIO()
+    peak = float(np.abs(waveform).max(initial=0.0))
+    scaled = waveform / peak if peak > 1 else waveform
+    soundfile.write(buffer, scaled, SAMPLE_RATE, format="MP3", bitrate_mode="VARIABLE", compression_level=0.8)
+    return buffer.getvalue()
+
+
+def figures(results: Sequence[Result]) -> list[str]:
+    """Return the tables of error rates, with what has to be said of them."""
+    lines = []
+    names = list(results[0].sets)
+    for name in [*names, ALL] if len(names) > 1 else names:
+        scores = [result.sets.get(name, result.total) for result in results]
+        columns, rows = table_of(results, scores)
+        head = [escape(f"{column} ({rule})" if rule else column) for column, rule in columns]
+        cells = ([escape(cell) for cell in row] for row in rows)
+        lines.append(f"<h2>{escape(name)}</h2>{table(head, cells, [False] + [True] * (len(head) - 1))}")
+        lines += [f"<p class='faint'>{escape(note)}</p>" for note in notes(name, results, scores)]
+    rest = [*averages(results), *rules_of(results[0].total)]
+    return [*lines, *(f"<p class='faint'>{escape(line)}</p>" for line in rest)]
+
+
+def parts(shown: Sequence[Result]) -> list[str]:
+    """Return the error rates by length and by speaker."""
+    durations = [by_duration(result.transcripts, result.total) for result in shown]
+    speakers = [by_speaker(result.transcripts, result.total) for result in shown]
+    blocks = []
+    if len(durations[0]) > 1:
+        blocks.append(part_table("By length", shown, durations))
+    if len(speakers[0]) > 1:
+        more = f", the worst {SPEAKERS} of {len(speakers[0])}" if len(speakers[0]) > SPEAKERS else ""
+        blocks.append(part_table(f"By speaker{more}", shown, speakers))
+    return [f"<div class='parts'>{''.join(blocks)}</div>"] if blocks else []
+
+
+def part_table(title: str, shown: Sequence[Result], lists: Sequence[Sequence[Part]]) -> str:
+    """Return a table of parts, a column with a bar for each recogniser; in the order of the first."""
+    others = [{part.name: part for part in found} for found in lists]
+    rule = shown[0].total.rule.name
+    widest = max(part.rate for found in lists for part in found) or 1.0
+    rows = []
+    for part in lists[0][:SPEAKERS]:
+        rates = [found[part.name].rate for found in others]
+        bars = [
+            f"<span class='bar' style='--share:{100 * min(rate / widest, 1):.0f}%'></span> {rate:.1%}" for rate in rates
+        ]
+        rows.append([escape(part.name), f"{part.clips:,}", f"{part.words:,}", *bars])
+    heads = [f"WER ({rule})" if len(shown) == 1 else f"{escape(result.name)}<br>WER ({rule})" for result in shown]
+    numbers = [False, True, True, *[False] * len(shown)]
+    return f"<div><h2>{escape(title)}</h2>{table(['', 'clips', 'words', *heads], rows, numbers)}</div>"
