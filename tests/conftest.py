@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
+# A shell has its background jobs ignore Ctrl+C, and they hand that on; the runs that are tested wait for it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 sys.path.insert(0, str(Path(__file__).parent))  # tiny_models
 

@@ -96,6 +96,7 @@ def test_the_grouped_product_of_experts_is_the_dense_one(precision, device):
         assert not results[1][2][unused].any()
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # said once, by what switches it on
 @pytest.mark.parametrize("kind", PROJECTORS)
 def test_the_host_never_waits_for_the_device_in_a_step(kind, tiny_models, batch, device, tmp_path, monkeypatch):
     """torch raises at whatever would make it wait."""
