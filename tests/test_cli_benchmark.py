@@ -98,6 +98,7 @@ def test_a_variant_that_does_not_fit_is_said_so_and_the_others_go_on(monkeypatch
         ("--workers 1,-1", "--workers must be at least 0, got -1."),
         ("--no-step", "--no-step leaves nothing to measure; name recordings: --data my/train.jsonl"),
         ("--batchsize 8", "unrecognized arguments: --batchsize 8; `ta benchmark --help` says more."),
+        ("--json a.json --json b.json", "json is given twice; `ta benchmark --help` says more."),
         ("--json no/such/folder.json", "--json=no/such/folder.json: cannot be written (No such file or directory)."),
     ],
 )  # fmt: skip

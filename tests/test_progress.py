@@ -10,6 +10,7 @@ import rich.console
 
 from tiny_audio import progress
 from tiny_audio.cli import main
+from tiny_audio.inspection.report import say
 from tiny_audio.progress import LiveBar, Progress
 
 
@@ -37,6 +38,22 @@ def test_an_evaluation_in_training_shows_how_far_it_is(talkative, run_settings, 
     assert main(["train", *run_settings, *sizes]) == 0
     lines = [record.getMessage() for record in talkative.records if record.getMessage().startswith("Evaluating: ")]
     assert [line.split(",")[0] for line in lines] == ["Evaluating: 5/10 clips", "Evaluating: 10/10 clips"]
+
+
+def test_transcribing_shows_how_far_it_is(talkative, run_settings, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *run_settings, "training.max_steps=1"]) == 0
+    talkative.clear()
+    status = main(["infer", "checkpoint=outputs/transcription/checkpoints/final.pt", f"audio={corpus}/train1.flac"])
+    assert status == 0
+    assert any(record.getMessage().startswith("Transcribing: ") for record in talkative.records)
+
+
+def test_a_path_is_not_broken_by_a_narrow_terminal():
+    screen = io.StringIO()
+    path = "/recordings/of/the/year/before/last/clips-that-were-left-out.jsonl"
+    say(rich.console.Console(file=screen, force_terminal=True, width=30), f"Clips that were left out: see {path}")
+    assert path in screen.getvalue()
 
 
 def test_bars_of_a_run_and_of_its_evaluation_share_a_terminal(monkeypatch):

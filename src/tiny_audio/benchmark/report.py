@@ -38,7 +38,7 @@ class Report:
 
     def line(self, text: str) -> None:
         """Print a line as it is, broken between words in a terminal alone."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=not self.console.is_terminal)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _print(self, title: str, table: Table) -> None:
         self.line("")

@@ -6,11 +6,10 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from ..benchmark.settings import Settings
 from ..config import ATTENTIONS, PROJECTORS
-from ..errors import UserError
+from .options import Parser
 from .output import check_output, write_output
 
 DEFAULTS = Settings()
@@ -29,21 +28,9 @@ examples:
   ta benchmark --data my/train.jsonl --no-step --workers 1,2,4,8,16"""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `ta benchmark --help` says more.")
-
-
 def parse(argv: Sequence[str]) -> tuple[Settings, Path | None]:
     """Read the options; return what to measure, and the file for the figures."""
-    parser = _Parser(
-        prog="ta benchmark",
-        usage="ta benchmark [options]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("ta benchmark", "ta benchmark [options]", DESCRIPTION, EPILOG)
     add = parser.add_argument_group("the machine").add_argument
     add("--device", default=DEFAULTS.device, help="auto, cuda, cuda:1, mps, cpu (default: %(default)s)")
     add("--precision", default=DEFAULTS.precision, help="bf16, no or auto: bf16 where a GPU has it (default: auto)")
@@ -74,7 +61,7 @@ def parse(argv: Sequence[str]) -> tuple[Settings, Path | None]:
     add("--workers", type=_numbers, default=DEFAULTS.workers, metavar="N,N",
         help="numbers of worker processes (default: 0,1,2,4)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file, too")
-    args = vars(parser.parse_args(argv))
+    args = vars(parser.read(argv))
     path = args.pop("json")
     settings = Settings(
         projectors=args.pop("projector"), baseline=not args.pop("no_baseline"), step=not args.pop("no_step"), **args

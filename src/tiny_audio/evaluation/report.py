@@ -85,7 +85,7 @@ def print_tables(console: Console, results: Sequence[Result], ranked: Sequence[R
             table.add_row(Text(result.name), *_cells(score), "best" if result is best else "", style=style)
         console.print(table)
         for line in notes(name, results, scores):
-            console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         console.print()
 
 
@@ -99,7 +99,7 @@ def print_statements(console: Console, results: Sequence[Result], ranked: Sequen
         metric: what they are ranked by.
     """
     for line in (*averages(results), *parts_of((ranked or results)[0]), *statements(ranked or results, metric)):
-        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def notes(name: str, results: Sequence[Result], scores: Sequence[Score]) -> list[str]:

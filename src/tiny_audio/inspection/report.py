@@ -56,7 +56,7 @@ def show(console: Console, table: Table | None) -> None:
 
 def say(console: Console, line: str, style: str = "") -> None:
     """Print a line of text as it is."""
-    console.print(Text(line, style), soft_wrap=not console.is_terminal)
+    console.print(Text(line, style), soft_wrap=True)
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:

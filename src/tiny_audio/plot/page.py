@@ -31,6 +31,7 @@ table {{ border-collapse: collapse; }}
 th, td {{ padding: .3em .9em .3em 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }}
 td {{ font-variant-numeric: tabular-nums; }}
 .number {{ text-align: right; }}
+td.number {{ white-space: nowrap; }}
 .run {{ display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .4em; }}
 {style}</style>
 </head>
