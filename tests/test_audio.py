@@ -132,9 +132,9 @@ def test_tolerance_for_short_clips() -> None:
     assert not is_cut_short(25.0, 20.0)
 
 
-def test_padding_to_whole_units() -> None:
+def test_padding_to_the_longest_clip() -> None:
     waveforms, lengths = pad_waveforms([tone(0.1), tone(1.0), tone(0.08)])
-    assert lengths.tolist() == [2560, 16_640, 1280]
+    assert lengths.tolist() == [1600, 16_000, 1280]
     assert waveforms.shape == (3, 16_640)
     assert torch.equal(waveforms[0, :1600], torch.from_numpy(tone(0.1)))
     assert waveforms[0, 1600:].abs().max() == 0

@@ -32,12 +32,12 @@ def test_all_of_it(corpus, capsys):
     assert main([*QUICK, *typed, "--json", "figures.json"]) == 0
     printed, figures = capsys.readouterr().out, json.loads(Path("figures.json").read_text())
     (measured,) = figures["projectors"]
-    assert list(measured["variants"]) == ["usual", "plain", "ours"]
+    assert list(measured["variants"]) == ["usual", "plain", "ours, 30s", "ours"]
     for found in measured["variants"].values():
         assert found["audio_hours_per_hour"] == pytest.approx(figures["audio_seconds"] / found["seconds"])
         assert found["utilisation"] == pytest.approx(found["flops"] / found["seconds"] / 1e11)
         assert found["run_usd"] == pytest.approx(2 * found["seconds"])
-    usual, plain, ours = measured["variants"].values()
+    usual, plain, _, ours = measured["variants"].values()
     assert ours["times_as_fast_as_usual"] == pytest.approx(usual["seconds"] / ours["seconds"])
     assert plain["loss"] == pytest.approx(ours["loss"], abs=1e-5)
     assert set(figures["data"]["audio_hours_per_hour"]) == {"0", "1"}

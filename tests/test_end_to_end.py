@@ -23,7 +23,7 @@ def test_default_experiment_on_checkpoints_in_the_hub_layout(run_settings, tmp_p
         "[INFO] Loading Qwen3 decoder",
         "[INFO] Initializing MLP projector...",
         "[INFO] Trainable parameters: 19.6K",
-        "[INFO] Frozen parameters: 165.7K",
+        "[INFO] Frozen parameters: 198.7K",
         "[INFO] Loading dataset...",
         "[INFO] Starting training...",
         "Step 1/4: loss=",

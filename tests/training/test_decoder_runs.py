@@ -54,7 +54,7 @@ def test_a_run_trains_goes_on_to_the_bit_evaluates_and_transcribes(
         state.pop("train_seconds")
     assert parted["state"] == whole["state"]
 
-    assert main(["eval", "--device=cpu", f"checkpoint={folder}/final.pt", "output=rows.json"]) == 0
+    assert main(["eval", "--device=cpu", f"checkpoint={folder}/final.pt", "scoring=ours", "output=rows.json"]) == 0
     (row,) = json.loads(Path("rows.json").read_text())
     assert row["wer"] == whole["state"]["history"][-1]["wer"]
     assert row["loss"] == pytest.approx(whole["state"]["history"][-1]["loss"], rel=1e-5)

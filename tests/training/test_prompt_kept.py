@@ -66,7 +66,7 @@ def test_a_stage_reads_the_prompt_of_the_stage_before(run, typed):
 
 def test_it_evaluates_and_transcribes_as_when_it_was_trained(run, corpus, capsys):
     last = load_checkpoint(run / "final.pt")["state"]["history"][-1]
-    assert main(["eval", "--device=cpu", f"checkpoint={run}/final.pt", "output=rows.json"]) == 0
+    assert main(["eval", "--device=cpu", f"checkpoint={run}/final.pt", "scoring=ours", "output=rows.json"]) == 0
     assert capsys.readouterr().err.count(TODAY) == 1
     (row,) = json.loads(Path("rows.json").read_text())
     assert (row["wer"], row["loss"]) == (last["wer"], pytest.approx(last["loss"], rel=1e-5))

@@ -115,8 +115,8 @@ class SpeechEncoder(nn.Module, ABC):
         if self.encoder_window == "30s":
             whole = torch.full_like(num_samples, MAX_CLIP_SAMPLES)
             return pad(waveforms, (0, MAX_CLIP_SAMPLES - waveforms.shape[1])), whole
-        aligned = torch.tensor([align_samples(n) for n in num_samples.tolist()])
-        return pad(waveforms, (0, max(int(aligned.max()) - waveforms.shape[1], 0))), aligned
+        aligned = [align_samples(n) for n in num_samples.tolist()]
+        return pad(waveforms, (0, max(max(aligned) - waveforms.shape[1], 0))), torch.tensor(aligned)
 
     @abstractmethod
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
