@@ -24,6 +24,7 @@ COMMANDS = {
     "plot": "draw the curves of one or several runs: ta plot outputs/transcription",
     "sweep": "search for good settings on this machine: ta sweep sweep.yaml",
     "benchmark": "measure a training step on this machine, before anything is downloaded",
+    "completion": "have a shell complete what is typed: ta completion bash",
 }
 
 

@@ -1,0 +1,132 @@
+"""`ta completion`: what Tab offers in bash, zsh and fish. The shell asks this program, so nothing is listed twice."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, get_type_hints
+
+from ..config import AUGMENTATIONS, DEVICES, METRICS, PRECISIONS, PROJECTORS, SCHEDULES, TEXT_CASES, Config
+from ..errors import UserError
+from .compose import GROUPS, choices, shipped_folder
+from .options import Parser
+
+DESCRIPTION = "Print what makes a shell complete commands, settings, experiments, presets and files of `ta`."
+EPILOG = """\
+to have it in every new shell:
+  bash   echo 'eval "$(ta completion bash)"' >> ~/.bashrc
+  zsh    echo 'eval "$(ta completion zsh)"' >> ~/.zshrc      after the line with compinit
+  fish   ta completion fish > ~/.config/fish/completions/ta.fish"""
+SCRIPTS = {
+    # bash takes what follows `=` for a word of its own.
+    "bash": """\
+_ta() {
+    local word="${COMP_LINE:0:COMP_POINT}"
+    word="${word##*[[:space:]]}"
+    local IFS=$'\\n'
+    COMPREPLY=($(ta completion words "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))
+    if [[ $word == *=* ]]; then COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}"); fi
+}
+complete -o default -o nospace -F _ta ta
+""",
+    "zsh": """\
+_ta() {
+    local -a found
+    found=("${(@f)$(ta completion words "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
+    if [[ -n "$found" ]]; then compadd -Q -S '' -- $found; else compset -P '*='; _files; fi
+}
+compdef _ta ta
+""",
+    "fish": """\
+complete -c ta -a '(ta completion words (string join " " -- (commandline -opc) (commandline -ct)) 2>/dev/null)'
+""",
+}
+SUBCOMMANDS = {"data": ("check", "preview"), "completion": tuple(SCRIPTS)}
+VALUES = {
+    "model.projector_type": tuple(PROJECTORS),
+    "data.text_case": TEXT_CASES,
+    "data.augmentation": AUGMENTATIONS,
+    "training.lr_scheduler": SCHEDULES,
+    "training.metric_for_best": METRICS,
+    "hardware.mixed_precision": PRECISIONS,
+    "hardware.device": DEVICES,
+    "device": DEVICES,
+    "model.encoder": ("pocket",),
+    "model.decoder": ("pocket",),
+}
+
+
+def run(argv: list[str]) -> int:
+    """Run `ta completion` with these arguments and return the exit status.
+
+    Raises:
+        UserError: it is no shell that we know.
+    """
+    parser = Parser("ta completion", "ta completion bash|zsh|fish", DESCRIPTION, EPILOG)
+    parser.add_argument("shell", metavar="SHELL", help="bash, zsh or fish")
+    parser.add_argument(
+        "line", nargs="?", default="", metavar="LINE", help="with SHELL `words`: what Tab offers after it"
+    )
+    args = parser.read(argv)
+    if args.shell == "words":
+        print("\n".join(offers(args.line)))
+    elif args.shell in SCRIPTS:
+        print(SCRIPTS[args.shell], end="")
+    else:
+        raise UserError(f"{args.shell} is not known; `ta completion bash`, zsh or fish.")
+    return 0
+
+
+def offers(line: str) -> list[str]:
+    """Return the words that may stand in the place of the last of a command line; none where files may."""
+    from . import COMMANDS
+
+    _, *typed, last = line.split(" ") if " " in line else ("ta", "")
+    command, *rest = [word for word in typed if word] or [""]
+    first = COMMANDS if not command else SUBCOMMANDS.get(command, ()) if not rest else ()
+    if first:
+        return [name for name in first if name.startswith(last)]
+    dashes = last[: len(last) - len(last.lstrip("-"))]
+    key, sign, value = last.removeprefix(dashes).partition("=")
+    settings = dict(settings_of(Config)) if command in ("train", "eval", "data") else {}
+    if sign:
+        known = sorted(choices(GROUPS[key], [shipped_folder()])) if key in GROUPS else _values(key, settings.get(key))
+        return [f"{dashes}{key}={option}" for option in known if option.startswith(value)]
+    names = dict.fromkeys(
+        [*(GROUPS if settings else ()), *settings, *(options_of(command, *rest[:1]) if command != "train" else ())]
+    )
+    return [f"{dashes}{name}=" for name in names if name.startswith(key)]
+
+
+def settings_of(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield all settings of a dataclass of them, `training.max_steps`, each with its type."""
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from settings_of(hints[field.name], f"{name}.")
+        else:
+            yield name, hints[field.name]
+
+
+def options_of(command: str, first: str = "") -> Sequence[str]:
+    """Return the options of a command, in the order of its help; `first` is the first word after it."""
+    from . import COMMANDS
+
+    if command not in COMMANDS:
+        return []
+    parts = [first] if first in SUBCOMMANDS.get(command, ()) else []
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        importlib.import_module("." + command.replace("-", "_"), __package__).run([*parts, "--help"])
+    found = re.findall(r"^ +--([a-z][a-z-]*)", text.getvalue(), re.MULTILINE)
+    found += re.findall(r"^ +-\w, --([a-z][a-z-]*)", text.getvalue(), re.MULTILINE)
+    return [name.replace("-", "_") for name in dict.fromkeys(found) if name != "help"]
+
+
+def _values(key: str, kind: Any) -> Sequence[str]:
+    return ("true", "false") if kind is bool else VALUES.get(key, ())

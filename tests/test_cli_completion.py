@@ -1,0 +1,89 @@
+"""What Tab offers: asked of the program, and of a real bash that has loaded its script."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiny_audio.cli import COMMANDS, main
+from tiny_audio.cli.completion import SCRIPTS, offers
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("ta tr", ["train"]),
+        ("ta train exp", ["experiment="]),
+        ("ta train experiment=la", ["experiment=laptop", "experiment=laptop_lora"]),
+        ("ta train data=po", ["data=pocket"]),
+        ("ta train experiment=laptop training.max_s", ["training.max_steps="]),
+        ("ta train model.use_lora=", ["model.use_lora=true", "model.use_lora=false"]),
+        ("ta train model.projector_type=mo", ["model.projector_type=mosa", "model.projector_type=moe"]),
+        ("ta infer checkp", ["checkpoint="]),
+        ("ta infer --checkp", ["--checkpoint="]),
+        ("ta infer checkpoint=out", []),
+        ("ta data ch", ["check"]),
+        ("ta data check outp", ["output="]),
+        ("ta completion z", ["zsh"]),
+        ("ta nothing x", []),
+    ],
+)
+def test_a_word_is_completed(line, wanted):
+    assert offers(line) == wanted
+
+
+def test_without_a_word_all_commands_are_offered():
+    assert offers("ta ") == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "completion"])
+def test_every_command_offers_something(command):
+    assert offers(f"ta {command} ")
+
+
+def test_a_shell_that_is_not_known(capsys):
+    assert main(["completion", "csh"]) == 2
+    assert "csh is not known" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", SCRIPTS)
+def test_the_shell_reads_its_script(shell, capsys):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    assert main(["completion", shell]) == 0
+    prepare = "autoload -U compinit; compinit -u -D; " if shell == "zsh" else ""
+    result = subprocess.run([shell, "-c", prepare + capsys.readouterr().out], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("ta train experiment=qu", ["quickstart"]),
+        ("ta inf", ["infer"]),
+        ("ta plot outputs/tra", []),
+    ],
+)
+def test_bash_completes(line, wanted, tmp_path, capsys):
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed")
+    program = tmp_path / "ta"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tiny_audio.cli "$@"\n')
+    program.chmod(0o755)
+    assert main(["completion", "bash"]) == 0
+    script = (
+        capsys.readouterr().out
+        + f"""
+PATH={tmp_path}:$PATH COMP_LINE='{line}' COMP_POINT={len(line)}
+_ta
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    )
+    result = subprocess.run([bash, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert result.stderr == ""
+    assert result.stdout.split() == wanted
