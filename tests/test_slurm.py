@@ -63,6 +63,7 @@ def test_a_mistake_in_one_job_is_one_line_and_stops_no_other(run_settings, tmp_p
     assert [row["step"] for row in rows(tmp_path / "jobs/1")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_preempted_saves_and_comes_back_and_the_other_goes_on(run_settings, tmp_path):
     """submitit sends USR2; the step is finished and saved before it gets the signal, and the same job starts again."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -82,6 +83,7 @@ def test_a_job_that_is_preempted_saves_and_comes_back_and_the_other_goes_on(run_
     assert rows(tmp_path / "jobs/0")[0]["train/loss"] != rows(tmp_path / "jobs/1")[0]["train/loss"]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_is_one_line(run_settings, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     process = started(run_settings, tmp_path, "training.max_steps=5000")

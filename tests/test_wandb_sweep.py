@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from wandb_stub import ENTITY, PROJECT, SWEEP, WandbStub
@@ -44,6 +45,7 @@ def wandb(arguments: list[str], folder: Path, url: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_of_two_trials(tmp_path, run_settings):
     sweep = yaml.safe_load((REPOSITORY / "sweep.yaml").read_text())
     assert sweep["command"].count("experiment=transcription") == 1

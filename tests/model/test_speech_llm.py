@@ -147,6 +147,7 @@ def test_bf16_gives_nearly_the_loss_of_fp32(tiny_models, clips, kind):
 
 
 # torch looks whether a hidden state has a gradient while it traces
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_layers_give_the_same_loss_and_gradients_at_other_lengths_too(tiny_models, clips, monkeypatch):
     """Traced and differentiated ahead of time as for a GPU, but run by torch's own kernels: no compiler is needed."""
