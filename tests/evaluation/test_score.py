@@ -27,7 +27,7 @@ from tiny_audio.evaluation.score import (
 )
 from tiny_audio.evaluation.scoring import OURS, WHISPER
 from tiny_audio.evaluation.symptoms import EMPTY, LOOP, RUNAWAY, symptoms
-from tiny_audio.evaluation.wer import bootstrap_interval, count_errors
+from tiny_audio.evaluation.wer import ErrorCounts, bootstrap_interval, count_errors
 
 TEXTS = ["one two", "three", "one two", "four five six"]
 
@@ -197,3 +197,17 @@ def test_ranking():
     assert [item.name for item in rank(found, "wer", False)] == ["b", "c", "a"]
     assert [item.name for item in rank(found, "wer", True)] == ["a", "b", "c"]
     assert [item.name for item in rank(found, "loss", False)] == ["a", "b"]
+
+
+def test_what_is_best_goes_by_the_rule_of_the_run_whatever_is_printed_first():
+    """Whisper's rule would put the second first; the run, and so its list of checkpoints, goes by ours."""
+
+    def counted(name: str, whisper: int, ours: int) -> Result:
+        counts = [ErrorCounts(errors, 0, 0, 10) for errors in (whisper, ours)]
+        others = {"ours": (counts[1], counts[1])}
+        nothing = np.zeros(0, dtype=np.int64)
+        score = Score(counts[0], counts[0], 1.0, 1, nothing, nothing, rule=WHISPER, others=others)
+        return Result(Path(name), name, None, {"dev": score}, [])
+
+    first, second = counted("first.pt", 5, 1), counted("second.pt", 3, 2)
+    assert rank([second, first], "wer", False) == [first, second]

@@ -137,8 +137,12 @@ class Score:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The figures by the names of `training.metric_for_best`."""
-        return {"loss": self.loss, "wer": self.words.rate, "cer": self.characters.rate}
+        """The figures by the names of `training.metric_for_best`, by a run's own rule where that was counted.
+
+        So what is best here is what the run says is its best.
+        """
+        words, characters = self.others.get(OURS.name, (self.words, self.characters))
+        return {"loss": self.loss, "wer": words.rate, "cer": characters.rate}
 
 
 def match(source: Source, found: Evaluation) -> list[Transcript]:
