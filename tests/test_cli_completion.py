@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tiny_audio.cli import COMMANDS, main
-from tiny_audio.cli.completion import SCRIPTS, offers
+from tiny_audio.cli.completion import SCRIPTS, VALUES, offers, settings_of
+from tiny_audio.config import Config
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,10 @@ def test_without_a_word_all_commands_are_offered():
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "completion"])
 def test_every_command_offers_something(command):
     assert offers(f"ta {command} ")
+
+
+def test_values_are_those_of_settings_that_exist():
+    assert VALUES.keys() - {"device"} <= dict(settings_of(Config)).keys()
 
 
 def test_a_shell_that_is_not_known(capsys):

@@ -200,7 +200,7 @@ def test_ranking():
 
 
 def test_what_is_best_goes_by_the_rule_of_the_run_whatever_is_printed_first():
-    """Whisper's rule would put the second first; the run, and so its list of checkpoints, goes by ours."""
+    """Whisper's rule puts the second first; the run, and so its list of checkpoints, goes by ours."""
 
     def counted(name: str, whisper: int, ours: int) -> Result:
         counts = [ErrorCounts(errors, 0, 0, 10) for errors in (whisper, ours)]
@@ -210,4 +210,5 @@ def test_what_is_best_goes_by_the_rule_of_the_run_whatever_is_printed_first():
         return Result(Path(name), name, None, {"dev": score}, [])
 
     first, second = counted("first.pt", 5, 1), counted("second.pt", 3, 2)
-    assert rank([second, first], "wer", False) == [first, second]
+    assert rank([second, first], "wer", False, OURS.name) == [first, second]
+    assert rank([first, second], "wer", False) == [second, first]

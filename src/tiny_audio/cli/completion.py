@@ -10,7 +10,18 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, get_type_hints
 
-from ..config import AUGMENTATIONS, DEVICES, METRICS, PRECISIONS, PROJECTORS, SCHEDULES, TEXT_CASES, Config
+from ..config import (
+    ATTENTIONS,
+    AUGMENTATIONS,
+    DEVICES,
+    ENCODER_WINDOWS,
+    METRICS,
+    PRECISIONS,
+    PROJECTORS,
+    SCHEDULES,
+    TEXT_CASES,
+    Config,
+)
 from ..errors import UserError
 from .compose import GROUPS, choices, shipped_folder
 from .options import Parser
@@ -29,9 +40,10 @@ _ta() {
     word="${word##*[[:space:]]}"
     local IFS=$'\\n'
     COMPREPLY=($(ta completion words "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))
+    if [[ ${COMPREPLY[0]} == *= ]]; then compopt -o nospace 2>/dev/null; fi
     if [[ $word == *=* ]]; then COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}"); fi
 }
-complete -o default -o nospace -F _ta ta
+complete -o default -F _ta ta
 """,
     "zsh": """\
 _ta() {
@@ -50,11 +62,13 @@ VALUES = {
     "model.projector_type": tuple(PROJECTORS),
     "data.text_case": TEXT_CASES,
     "data.augmentation": AUGMENTATIONS,
-    "training.lr_scheduler": SCHEDULES,
+    "training.lr_schedule": SCHEDULES,
     "training.metric_for_best": METRICS,
     "hardware.mixed_precision": PRECISIONS,
+    "hardware.attention": ATTENTIONS,
     "hardware.device": DEVICES,
     "device": DEVICES,
+    "model.encoder_window": ENCODER_WINDOWS,
     "model.encoder": ("pocket",),
     "model.decoder": ("pocket",),
 }

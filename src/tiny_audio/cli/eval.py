@@ -118,14 +118,18 @@ def run_checkpoints(
     check_outputs(outputs, paths)  # hours later would be too late to find out
     from ..evaluation.report import print_statements, print_tables, statements
     from ..evaluation.score import rank
+    from ..evaluation.scoring import OURS
     from ..inference.checkpoints import evaluate_checkpoints
 
     results, sets = evaluate_checkpoints(paths, settings, args.encoder, args.decoder, rules)
     by = (goes_by(folder) if folder else None) or asdict(sets.config.training)
     metric = by["metric_for_best"]
-    ranked = rank(results, metric, by["greater_is_better"])
+    rule = OURS.name if rules is None else rules[0].name  # a run goes by ours: both mark the same one as the best
+    ranked = rank(results, metric, by["greater_is_better"], rule)
     console = make_console()
     print_tables(console, results, ranked)
+    if len(ranked) > 1 and metric != "loss":
+        console.print(f"Best by {metric.upper()} ({rule}).", highlight=False, soft_wrap=True)
     print_statements(console, results, ranked, metric)
     best = (ranked or results)[0]
     line = statements(ranked, metric)[0] if len(ranked) > 1 else ""

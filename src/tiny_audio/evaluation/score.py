@@ -135,13 +135,9 @@ class Score:
         """Seconds of audio that are transcribed in a second; None where it was not measured."""
         return self.audio_seconds / self.decoding_seconds if self.decoding_seconds else None
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The figures by the names of `training.metric_for_best`, by a run's own rule where that was counted.
-
-        So what is best here is what the run says is its best.
-        """
-        words, characters = self.others.get(OURS.name, (self.words, self.characters))
+    def metrics(self, rule: str | None = None) -> dict[str, float]:
+        """Return the figures by the names of `training.metric_for_best`, by the first rule or another one counted."""
+        words, characters = self.others.get(rule or "", (self.words, self.characters))
         return {"loss": self.loss, "wer": words.rate, "cer": characters.rate}
 
 
@@ -306,9 +302,9 @@ class Result:
         return merge(list(self.sets.values()))
 
 
-def rank(results: Sequence[Result], metric: str, greater_is_better: bool) -> list[Result]:
-    """Return the results, best first: see `best_first`."""
-    return best_first(results, lambda result: result.total.metrics[metric], greater_is_better)
+def rank(results: Sequence[Result], metric: str, greater_is_better: bool, rule: str | None = None) -> list[Result]:
+    """Return the results, best first: see `best_first`, and for the rule `Score.metrics`."""
+    return best_first(results, lambda result: result.total.metrics(rule)[metric], greater_is_better)
 
 
 class Difference(NamedTuple):

@@ -82,7 +82,7 @@ RULES = {rule.name: rule for rule in (WHISPER, LEVENSHTEIN, OURS)}
 
 
 def parse_rules(names: str) -> tuple[Rule, ...]:
-    """Return the rules that `scoring=` names, with commas between; the first is the one that results are ranked by.
+    """Return the rules that `scoring=` names, with commas between; results are ranked by the first.
 
     Raises:
         UserError: a name that is not known, or named twice.

@@ -71,12 +71,8 @@ def to_figures(
             {
                 "checkpoint": str(result.path),
                 "scoring": result.total.rule.name,
-                "by_duration": [
-                    asdict(part) | {"wer": part.rate} for part in by_duration(result.transcripts, result.total)
-                ],
-                "by_speaker": [
-                    asdict(part) | {"wer": part.rate} for part in by_speaker(result.transcripts, result.total)
-                ],
+                "by_duration": _parts(by_duration(result.transcripts, result.total)),
+                "by_speaker": _parts(by_speaker(result.transcripts, result.total)),
             }
             for result in results
         ],
