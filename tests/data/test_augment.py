@@ -14,7 +14,7 @@ import soundfile
 import torch
 
 from clips import tone, write, write_bad_files, write_manifest
-from tiny_audio.audio import load_audio
+from tiny_audio.audio import is_silent, load_audio
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.augment import SPEEDS, Augmenter, add_noise, level, open_augmenter, reverberate
 from tiny_audio.data.loader import ClipDataset, eval_loader, train_loader
@@ -390,12 +390,14 @@ def test_real_noises_and_rooms():
     manifest = NOISE_RIR.parent / "manifest.jsonl"
     listed = [json.loads(line) for line in manifest.read_text().splitlines()]
     assert len(open_sounds("data.noise_path", manifest)) == len(listed)
-    speech = tone(0.5)
+    speech, heard = tone(0.5), 0
     for i in range(60):
         piece = noises.piece((i + 0.5) / 60, 0.37, len(speech))
         noisy = add_noise(speech, piece, 15.0)
-        if np.abs(piece).max() > 1e-5:
+        if not is_silent(piece):  # some of the recordings are digital silence for seconds
+            heard += 1
             assert decibels(speech, noisy - speech) == pytest.approx(15.0, abs=0.05)
+    assert heard >= 50
     for i in range(10):
         response = rooms.whole((i + 0.5) / 10)
         direct = int(np.abs(response).argmax())
