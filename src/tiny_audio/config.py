@@ -48,6 +48,11 @@ def _at_least(key: str, value: float | None, low: float) -> None:
         raise ConfigError(f"{key} must be at least {low:g}, got {value:g}.")
 
 
+def _at_most(key: str, value: float | None, high: float) -> None:
+    if value is not None and value > high:
+        raise ConfigError(f"{key} must be at most {high:g}, got {value:g}.")
+
+
 def _above(key: str, value: float | None, low: float) -> None:
     _finite(key, value)
     if value is not None and value <= low:
@@ -101,6 +106,8 @@ class ProjectorConfig:
             *("expert_dim", "num_queries", "window_frames", "num_layers", "num_heads"),
         ):
             _at_least(f"model.projector_config.{name}", getattr(self, name), 1)
+        for name in ("num_experts", "num_layers"):
+            _at_most(f"model.projector_config.{name}", getattr(self, name), 1000)
         _fraction("model.projector_config.dropout", self.dropout)
         _at_least("model.projector_config.load_balancing_loss_weight", self.load_balancing_loss_weight, 0)
 
@@ -436,15 +443,33 @@ class Config:
         return asdict(self)
 
 
+def _refuse_interpolations(key: str, value: Any) -> None:
+    """Refuse what OmegaConf would resolve: the environment of whoever opens a file is none of the file's business."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _refuse_interpolations(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_interpolations(key, inner)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{key} is {value[:60]}: stored settings are values, and nothing in them is looked up.")
+
+
 def build_config(values: DictConfig | Mapping[str, Any]) -> Config:
     """Turn composed YAML, or the dict that `Config.to_dict` returned, into validated settings.
 
+    Args:
+        values: of a dict, which may be out of a stranger's checkpoint, no interpolation (`${oc.env:...}`) is resolved.
+
     Raises:
-        ConfigError: a setting that does not exist; a value of the wrong type, out of range, or not a choice.
+        ConfigError: a setting that does not exist; a value of the wrong type, out of range, or not a choice; an
+            interpolation in a dict.
     """
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    if not isinstance(values, DictConfig):
+        _refuse_interpolations("", values)
     try:
         # Through plain values: what `+key=value` forced into a composed config is then refused like any typo.
         composed = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from ..errors import UserError
+from ..errors import MAX_MESSAGE, UserError, printable
 
 LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}  # the others as they are: INFO, ERROR, DEBUG
 USAGE_ERROR = 2  # what argparse exits with, too
@@ -25,7 +25,8 @@ class _Stderr(logging.Handler):
         if "shown" in record.__dict__:  # printed in its own way
             return
         level = LEVELS.get(record.levelname, record.levelname)
-        print(f"[{level}] {self.format(record)}", file=sys.stderr)
+        lines = [printable(line, MAX_MESSAGE) for line in self.format(record).split("\n")]
+        print(f"[{level}] " + "\n".join(lines), file=sys.stderr)
 
 
 def configure_logging() -> None:

@@ -253,8 +253,8 @@ def with_typed(saved: dict[str, Any] | None, typed: Sequence[str], own: Sequence
     """Return the configuration of a checkpoint's run with what was typed put over it.
 
     Args:
-        saved: the run's configuration, as the checkpoint holds it. Its device is not asked for: the checkpoint may come
-            from another machine. None: there is no run, and the defaults are those of `ta train`.
+        saved: the run's configuration, as the checkpoint holds it. Neither its device nor its folders are asked for: it
+            may come from another machine. None: there is no run, and the defaults are those of `ta train`.
         typed: settings as `ta train` takes them.
         own: folders with data presets of one's own.
 
@@ -265,7 +265,7 @@ def with_typed(saved: dict[str, Any] | None, typed: Sequence[str], own: Sequence
         register(own)
         return compose(to_overrides([*typed, "data.datasets=[]"], own))[0]
     values = deepcopy(saved)
-    values["hardware"]["device"] = "auto"
+    values["hardware"]["device"], values["paths"] = "auto", Config().to_dict()["paths"]
     if typed:
         register(own)
         # A preset may ask for training data (data=custom does): there is none here.

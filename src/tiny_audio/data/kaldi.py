@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from .files import Files
 from .manifests import LAYOUT, make_table
-from .strings import Labels, printable, shown
+from .strings import Labels, shown
 from .tables import Table, compact, file_versions
 from .textfiles import numbered_lines, open_text
 from .times import parse_time

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from .files import Files
-from .strings import Labels, printable, shown
+from .strings import Labels, shown
 from .tables import SegmentRecordings, Table, compact
 
 _SUPERVISION = {"id", "recording_id"}

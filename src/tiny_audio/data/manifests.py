@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from . import labelstudio
 from .files import Files
 from .lhotse import is_lhotse, open_lhotse
 from .rows import Rows, first_row, kind_of, read_rows
-from .strings import Labels, printable, shown
+from .strings import Labels, shown
 from .tables import (
     AUDIO_COLUMNS,
     TEXT_COLUMNS,

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..audio import AudioError
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..progress import is_terminal
 from .arrays import ArrayRecordings, check_parts, form_of, sample_columns
 from .manifests import LAYOUT, table_of
 from .rows import Rows
-from .strings import Strings, printable, shown
+from .strings import Strings, shown
 from .tables import (
     AUDIO_COLUMNS,
     NAME_COLUMNS,

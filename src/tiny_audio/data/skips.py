@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..audio import AudioError
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..files import write_whole
-from .strings import printable
 
 if TYPE_CHECKING:
     from .sources import Source

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import overload
 
 import numpy as np
 
-MAX_NAME = 1000  # characters
-#: Line breaks, escape sequences, and halves of characters, which no terminal and no UTF-8 file takes.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """Return a name on one line, with what cannot be printed as escapes: `a\\nb`; of an endless one the beginning."""
-    if len(text) > MAX_NAME:
-        text = text[:MAX_NAME] + "..."
-    return text if text.isprintable() else _UNPRINTABLE.sub(lambda char: ascii(char[0])[1:-1], text)
+from ..errors import printable
 
 
 def shown(value: object, limit: int = 60) -> str:
     """Return what a message says of a value that somebody else wrote: one line, not long."""
-    text = str(value)
-    return printable(text if len(text) <= limit else text[:limit] + "...")
+    return printable(str(value), limit)
 
 
 class Column(Sequence[str]):

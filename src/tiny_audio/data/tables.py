@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..audio import Segment
-from ..errors import UserError
+from ..errors import UserError, printable
 from .files import Files
-from .strings import Labels, Strings, printable, shown
+from .strings import Labels, Strings, shown
 
 AUDIO_COLUMNS = (
     *("audio", "file_name", "audio_filepath", "wav", "path", "file", "audio_path", "audio_file", "wav_filename"),

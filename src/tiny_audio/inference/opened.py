@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import tqdm as hub_progress
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ..errors import UserError
 from ..model.weights import RECORD_FILE, hub_reachable
 from ..training.checkpoint import FINAL_FILE, find_checkpoints, load_checkpoint
+from ..training.contents import fault
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,10 @@ def _open_exported(folder: Path) -> Opened:
         if version != RECORD_VERSION:
             raise UserError(f"{folder} has format version {version}; this toolkit reads {RECORD_VERSION}.")
         saved["weights"] = _read_weights(folder, saved["native"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise UserError(f"{folder} is damaged, or not an exported model ({type(error).__name__}: {error}).") from error
+    if (wrong := fault(saved)) is not None:
+        raise UserError(f"{folder} is damaged, or was not written by this toolkit: {wrong}.")
     parts = (folder, folder) if saved["native"] else (folder / "encoder", folder / "decoder")
     return Opened(str(folder), saved, *map(str, parts))
 

@@ -297,8 +297,9 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
     return Decoder(module, prompt, name)
 
 
-def _as_list(ids: int | list[int] | None) -> list[int]:
-    return [] if ids is None else [ids] if isinstance(ids, int) else ids
+def _as_list(ids: Any) -> list[int]:
+    """Return the tokens that a model's configuration names: none, one or several."""
+    return [one for one in (ids if isinstance(ids, list) else [ids]) if type(one) is int]
 
 
 def _until(ids: list[int], ends: set[int]) -> list[int]:

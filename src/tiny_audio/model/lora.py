@@ -23,15 +23,19 @@ def add_lora(module: nn.Module, config: LoraConfig) -> None:
     """Put adapters on the projections that `config.target_modules` names; they start at no effect.
 
     Raises:
-        ConfigError: the model has no layer of such a name.
+        ConfigError: the model has no layer of such a name, or the rank is beyond the layers' widths.
     """
-    names = {name.rsplit(".", 1)[-1] for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    layers = {name.rsplit(".", 1)[-1]: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    names = set(layers)
     unknown = sorted(set(config.target_modules) - names)
     if unknown or not config.target_modules:
         raise ConfigError(
             f"model.lora_config.target_modules: this decoder has no {', '.join(unknown) or 'layer of an empty name'}; "
             f"there are {', '.join(sorted(names))}."
         )
+    widest = max(max(layers[name].weight.shape) for name in config.target_modules)
+    if config.r > widest:
+        raise ConfigError(f"model.lora_config.r is {config.r}, and these layers are at most {widest} wide.")
     settings = PeftConfig(
         r=config.r,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]

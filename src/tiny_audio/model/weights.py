@@ -15,7 +15,6 @@ from urllib.request import getproxies
 import torch
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -77,7 +76,11 @@ def loading(part: str, name: str) -> Iterator[None]:
     what = f"model.{part}={name}"
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (
+        Exception
+    ) as error:  # readers of configurations, tokenizers and weights raise anything, some `Exception` itself
         causes = _causes(error)
         if "trust_remote_code" in str(error):
             reason = "needs code that comes with it, which is never run; use a model whose class is in transformers."
@@ -167,4 +170,4 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that says something, or what kind of error it is."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -22,6 +22,7 @@ from ..config import build_config
 from ..errors import UserError
 from ..files import sweep_temporaries, write_whole
 from ..model.encoder import CONVENTIONS
+from .contents import fault
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +70,15 @@ def load_checkpoint(path: str | Path, verify: bool = True) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a damaged or foreign file makes the reader say
         raise UserError(f"checkpoint {path} is damaged or not a checkpoint.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or type(content.get("version")) is not int:
         raise UserError(f"{path} is not a checkpoint of this toolkit.")
-    if (version := content.get("version")) != VERSION:
-        advice = "update it" if isinstance(version, int) and version > VERSION else "use the one that wrote it"
+    if (version := content["version"]) != VERSION:
+        advice = "update it" if version > VERSION else "use the one that wrote it"
         raise UserError(
             f"checkpoint {path} has format version {version}; this version of the toolkit reads {VERSION}: {advice}."
         )
+    if (wrong := fault(content)) is not None:
+        raise UserError(f"checkpoint {path} is damaged, or was not written by this toolkit: {wrong}.")
     _complete(content)
     return content
 
@@ -85,8 +88,8 @@ def _complete(saved: dict[str, Any]) -> None:
 
     They counted frames to the next 80 ms. The stack that is no longer counted holds silence, or the clip's last 60 ms.
     """
-    settings, models = saved.get("config", {}).get("model"), saved.get("models")
-    if settings is not None and models is not None and "encoder_window" not in settings:
+    settings, models = saved["config"]["model"], saved["models"]
+    if "encoder_window" not in settings:
         settings["encoder_window"] = BEFORE.get(models["feature_convention"], "clip")
         if models["feature_convention"] in BEFORE:
             models["feature_convention"] = CONVENTIONS[settings["encoder_window"]]

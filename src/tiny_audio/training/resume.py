@@ -178,6 +178,23 @@ def restore(
         plan: where it is not the one that the checkpoint's position counts in, it is said.
         first: of `batches_left`, where training goes on.
     """
+    try:
+        _restore(saved, accelerator, optimizer)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            "the checkpoint's optimizer or random generators are damaged; to start from its weights, name it as "
+            "model.checkpoint and set another paths.output_dir."
+        ) from error
+    if state.plan_fingerprint != plan.fingerprint:
+        logger.warning(
+            "The training data, the batch size or the seed are not those of the checkpoint: training goes on from its "
+            "weights with the new data. To start afresh, delete its folder or set another paths.output_dir."
+        )
+    state.batches = first
+    logger.info("Resume successful!")
+
+
+def _restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any) -> None:
     logger.info("Loading optimizer state...")
     sizes = [
         [len(group["params"]) for group in o["param_groups"]] for o in (saved["optimizer"], optimizer.state_dict())
@@ -199,13 +216,6 @@ def restore(
         accelerator.scaler.load_state_dict(saved["scaler"])
     logger.info("Loading RNG state...")
     set_rng_state(saved["rng"])
-    if state.plan_fingerprint != plan.fingerprint:
-        logger.warning(
-            "The training data, the batch size or the seed are not those of the checkpoint: training goes on from its "
-            "weights with the new data. To start afresh, delete its folder or set another paths.output_dir."
-        )
-    state.batches = first
-    logger.info("Resume successful!")
 
 
 def _own(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

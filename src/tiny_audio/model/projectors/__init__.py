@@ -5,7 +5,12 @@ A new projector is a file with a `Projector` here, and a line in `config.PROJECT
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
+
+import psutil
+import torch
 
 from ...config import PROJECTORS, ProjectorConfig
 from ...errors import ConfigError
@@ -23,7 +28,7 @@ def build_projector(kind: str, config: ProjectorConfig, encoder_dim: int, decode
     """Build the projector `model.projector_type=kind` between two models.
 
     Raises:
-        ConfigError: a width that was set by hand is not that of the models.
+        ConfigError: a width that was set by hand is not that of the models, or the projector does not fit into memory.
     """
     for key, given, actual, part in (
         ("input_dim", config.input_dim, encoder_dim, "encoder"),
@@ -33,7 +38,24 @@ def build_projector(kind: str, config: ProjectorConfig, encoder_dim: int, decode
             raise ConfigError(
                 f"model.projector_config.{key} is {given}, but the {part} is {actual} wide; leave it out (null)."
             )
-    return projector_class(kind)(config, encoder_dim, decoder_dim)
+    build = partial(projector_class(kind), config, encoder_dim, decoder_dim)
+    _refuse_too_large(build)
+    return build()
+
+
+def _refuse_too_large(build: Callable[[], Projector]) -> None:
+    """Build it without its numbers first: a width of a billion is a slip of the hand, or a stranger's checkpoint."""
+    room = psutil.virtual_memory().total
+    try:
+        with torch.device("meta"):
+            size = sum(weight.nbytes for weight in build().state_dict().values())
+    except (RuntimeError, OverflowError):  # more numbers than can be counted
+        size = None
+    if size is None or size > room:
+        told = "more than any machine has" if size is None else f"{size / 1e9:,.0f} GB"
+        raise ConfigError(
+            f"model.projector_config: this projector needs {told}, and this machine has {room / 1e9:,.0f} GB of memory."
+        )
 
 
 __all__ = ["Projected", "Projector", "build_projector", "projector_class"]
