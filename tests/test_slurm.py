@@ -48,6 +48,7 @@ def started(run_settings: list[str], folder: Path, *more: str) -> subprocess.Pop
     return process
 
 
+@pytest.mark.slow
 def test_a_mistake_in_one_job_is_one_line_and_stops_no_other(run_settings, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     sweep = ["training.resume_from_checkpoint=nowhere.pt,null", "training.max_steps=2"]

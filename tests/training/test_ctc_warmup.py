@@ -12,7 +12,6 @@ import torch
 from runs import CTC_STEPS, metrics, settings
 from tiny_audio.cli import main
 from tiny_audio.config import TrainingConfig
-from tiny_audio.model.projectors import PROJECTORS
 from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training.checkpoint import load_checkpoint
 from tiny_audio.training.ctc_warmup import CTCWarmup
@@ -74,7 +73,10 @@ def test_a_warmup_that_was_killed_and_interrupted_equals_an_undisturbed_one(run_
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("projector", sorted(PROJECTORS))
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mosa", "moe")]
+
+
+@pytest.mark.parametrize("projector", ["mlp", "qformer", *SLOW])
 def test_every_projector_learns_by_ctc(run_settings, tmp_path, monkeypatch, projector):
     monkeypatch.chdir(tmp_path)
     more = [f"model.projector_type={projector}", "training.max_steps=60", "training.ctc_warmup_steps=60"]

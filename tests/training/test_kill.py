@@ -85,6 +85,7 @@ def test_twenty_kills_change_nothing(run_settings, tmp_path, processes):
             assert torch.equal(ours["weights"][part][name], weight), name
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_within_a_minute_and_says_which(run_settings, tmp_path):
     process = start([*command(run_settings, 2), "training.max_steps=5000"], tmp_path)
     deadline = time.monotonic() + 120

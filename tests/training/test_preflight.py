@@ -152,10 +152,13 @@ def test_nothing_is_left_behind(model, source, limit, tmp_path, monkeypatch, acc
         (7, "training", "training.batch_size=16 does not fit: the longest batch (16 clips of 2.4 to 3 s) needs more "
          "than this process may have; training.batch_size=6 training.gradient_accumulation_steps=3 fits, with almost "
          "the same effective batch."),
-        (15, "training", "training.batch_size=8 training.gradient_accumulation_steps=2 fits, with the same effective"),
+        pytest.param(15, "training", "training.batch_size=8 training.gradient_accumulation_steps=2 fits, with the same "
+                     "effective", marks=pytest.mark.slow),
         (1, "training", "training.batch_size=1 training.gradient_accumulation_steps=16 fits, with the same effective"),
-        (0, "training", "not even one clip fits: lower data.max_audio_length, or take smaller models."),
-        (7, "evaluation", "training.eval_batch_size=10 does not fit: the longest evaluation batch (10 clips of "),
+        pytest.param(0, "training", "not even one clip fits: lower data.max_audio_length, or take smaller models.",
+                     marks=pytest.mark.slow),
+        pytest.param(7, "evaluation", "training.eval_batch_size=10 does not fit: the longest evaluation batch "
+                     "(10 clips of ", marks=pytest.mark.slow),
         (7, "evaluation", "needs more than this process may have; training.eval_batch_size=6 fits."),
     ],
 )  # fmt: skip

@@ -161,7 +161,8 @@ def test_a_schedulers_signal_to_every_process_of_a_run_saves_and_leaves(run_sett
     assert "Traceback" not in log
 
 
-@pytest.mark.parametrize("whom", [pytest.param("torchrun", marks=pytest.mark.slow), "all"])
+@pytest.mark.slow  # by default it is a scheduler's signal: see below
+@pytest.mark.parametrize("whom", ["torchrun", "all"])
 def test_a_signal_to_several_processes_saves_and_leaves(run_settings, tmp_path, whom):
     """Where a scheduler signals all, each gets it again from torchrun: no second request. Steps are long here."""
     slow = ["training.max_steps=500", "training.gradient_accumulation_steps=20", "training.save_steps=500"]

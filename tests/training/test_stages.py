@@ -76,7 +76,10 @@ def test_a_checkpoint_with_adapters_transcribes(stages, corpus):
     assert losses[0] != losses[1], "the adapters are in use"
 
 
-@pytest.mark.parametrize("kind", ["mosa", "moe", "qformer"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mosa", "qformer")]
+
+
+@pytest.mark.parametrize("kind", ["moe", *SLOW])
 def test_any_projector_goes_through_all_stages(kind, settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["model.projector_config.expert_dim=32", "model.projector_config.num_heads=2", "data.eval_datasets=[]"]

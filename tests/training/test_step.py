@@ -25,7 +25,10 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("kind", ["mlp", "moe", "mosa", "qformer"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mosa", "qformer")]
+
+
+@pytest.mark.parametrize("kind", ["mlp", "moe", *SLOW])
 def test_the_host_reads_no_number_in_a_step(run_settings, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     counted, step = [], Trainer.train_step
