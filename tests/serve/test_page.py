@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -94,7 +95,8 @@ def test_a_file_is_written_down_played_and_downloaded(server, recogniser, noise,
     assert finished(page).split() == expected.text.split()
     words = page.locator("#transcript .word")
     assert words.count() == len(expected.words)
-    doubtful = [word for word in expected.words if word.confidence < 0.5]
+    least = sorted(round(word.confidence, 3) for word in expected.words)
+    doubtful = [share for share in least if share < 0.5 and share <= least[math.ceil(0.2 * len(least)) - 1]]
     assert page.locator("#transcript .doubtful").count() == len(doubtful) > 0
     assert page.is_visible("#legend")
     assert downloaded(page, "text") == ("my talk.txt", to_text(expected, "text"))

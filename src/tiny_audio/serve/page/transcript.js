@@ -1,6 +1,10 @@
 // The words as they come; each is a place in the recording. All text is set as text.
 
-const DOUBT = 0.5; // confidence below which a word is marked
+// What is marked: words that are not sure, and among the least sure of the recording. A checkpoint whose CTC head was
+// taught for a few hundred steps is sure of nothing, so that its words can only be compared with each other.
+const DOUBT = 0.5;
+const DOUBT_SHARE = 0.2;
+const LINGER = 0.5; // seconds that a word stays lit at least: the model tells where it is recognised, not all of it
 
 export class Transcript {
   // `seek` is told the second at which a word that was chosen begins.
@@ -28,7 +32,7 @@ export class Transcript {
   }
 
   get hasDoubts() {
-    return this.places.some((place) => place.confidence < DOUBT);
+    return this.places.some((place) => place.element.classList.contains("doubtful"));
   }
 
   // Add a segment {start, end, text, words}; without words it is one place.
@@ -41,25 +45,30 @@ export class Transcript {
       element.textContent = word;
       element.setAttribute("role", "button");
       element.tabIndex = this.places.length ? -1 : 0;
-      if (confidence < DOUBT) {
-        element.classList.add("doubtful");
-        element.title = `confidence ${Math.round(confidence * 100)} %`;
-        element.setAttribute("aria-label", `${word}, may be wrong`);
-      }
       this.container.append(element, " ");
       this.places.push({ element, start, end, confidence });
     }
+    this.mark();
   }
 
-  // Light the word that is said at a time, and return its place; null between words.
-  light(time) {
-    let found = null;
-    for (const place of this.places) {
-      const is = time >= place.start && time < place.end;
-      place.element.classList.toggle("lit", is);
-      if (is) found = place;
+  mark() {
+    const sorted = this.places.map((place) => place.confidence).sort((one, other) => one - other);
+    const limit = sorted[Math.ceil(DOUBT_SHARE * sorted.length) - 1];
+    for (const { element, confidence } of this.places) {
+      const is = confidence < DOUBT && confidence <= limit;
+      element.classList.toggle("doubtful", is);
+      element.title = is ? `confidence ${confidence.toFixed(3)}` : "";
+      element.setAttribute("aria-label", is ? `${element.textContent}, may be wrong` : element.textContent);
     }
-    return found;
+  }
+
+  // Light the word that is said at a time, and return its place {start, end}; null between words.
+  light(time) {
+    const last = this.places.findLast((place) => place.start <= time);
+    const end = last && Math.max(last.end, last.start + LINGER);
+    const said = last && time < end ? last : null;
+    for (const place of this.places) place.element.classList.toggle("lit", place === said);
+    return said && { start: said.start, end };
   }
 
   choose(place, seek) {
