@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("starlette", reason="ta serve is not installed: pip install -e '.[serve]'")
-
 from runs import run_ta
 from serving import Running, serving
 from tiny_audio.inference import Decoding, Recogniser
