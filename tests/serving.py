@@ -26,6 +26,8 @@ class Gated:
 
     Attributes:
         sizes: of the batches that it was asked for.
+        decoded: recordings so far.
+        ahead: how many were decoded when each batch was read.
         failing: raised for a batch with a recording of so many samples.
         largest: a batch above it is out of memory.
     """
@@ -33,8 +35,9 @@ class Gated:
     def __init__(self, recogniser: Recogniser, is_open: bool = True) -> None:
         self.model: Any = recogniser.model
         self._recogniser = recogniser
-        self.spans = recogniser.spans
         self.sizes: list[int] = []
+        self.decoded = 0
+        self.ahead: list[int] = []
         self.failing: dict[int, Exception] = {}
         self.largest = 1_000
         self.asked = threading.Semaphore(0)
@@ -44,10 +47,15 @@ class Gated:
         for _ in range(min(batches, 1_000)):
             self._batches.release()
 
+    def spans(self, waveform: np.ndarray) -> list[tuple[int, int]]:
+        self.decoded += 1
+        return self._recogniser.spans(waveform)
+
     def transcribe_pieces(self, pieces: Sequence[Any], *args: Any, **options: Any) -> list[list[TextSegment]]:
         self.sizes.append(len(pieces))
         self.asked.release()
         assert self._batches.acquire(timeout=60)
+        self.ahead.append(self.decoded)
         if len(pieces) > self.largest:
             raise MemoryError
         for waveform, _ in pieces:

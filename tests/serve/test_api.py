@@ -212,6 +212,16 @@ def test_a_short_recording_does_not_wait_for_a_long_one(recogniser, noise):
         assert long.result()[0] == 200
 
 
+def test_few_recordings_lie_decoded_in_memory(recogniser):
+    gated = Gated(recogniser, is_open=False)
+    with serving(gated, batch_size=1) as server, ThreadPoolExecutor(6) as pool:
+        found = [pool.submit(server.post, GOOD) for _ in range(6)]
+        server.wait_for("queue", 6)
+        gated.let()
+        assert [one.result()[0] for one in found] == [200] * 6
+    assert all(decoded <= read + 2 for read, decoded in enumerate(gated.ahead)), gated.ahead
+
+
 def test_a_full_queue_asks_to_come_again(recogniser):
     gated = Gated(recogniser, is_open=False)
     with serving(gated, queue=1) as server, ThreadPoolExecutor(2) as pool:

@@ -47,6 +47,8 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             lifespan="on",
+            http="h11",  # the one that is tested, whatever else is installed
+            ws="none",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         super().__init__(config)

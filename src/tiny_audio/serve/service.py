@@ -36,7 +36,6 @@ MESSAGES = {
     "too_short": f"The recording is shorter than {MIN_SECONDS:g} s.",
 }
 
-
 News = list[TextSegment] | Exception | None
 
 
@@ -219,8 +218,9 @@ async def _expiring(deadline: asyncio.Timeout, receive: Receive) -> AsyncIterato
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        gone.set()
-        deadline.reschedule(0)
+        if not deadline.expired():
+            gone.set()
+            deadline.reschedule(0)
 
     watcher = asyncio.create_task(watch())
     try:
