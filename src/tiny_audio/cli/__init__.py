@@ -20,12 +20,18 @@ COMMANDS = {
     "clean-checkpoints": "delete checkpoints but the best and the newest",
     "average": "make one checkpoint from the best of a run",
     "export": "a model as a folder for transformers: ta export checkpoint=PATH output=FOLDER",
+    "serve": "an API on this machine, as OpenAI's: ta serve checkpoint=PATH",
+    "demo": "try a model on a page in the browser: ta demo checkpoint=PATH",
     "data": "look at the data before a run: ta data check, ta data preview",
     "plot": "draw the curves of one or several runs: ta plot outputs/transcription",
     "sweep": "search for good settings on this machine: ta sweep sweep.yaml",
     "benchmark": "measure a training step on this machine, before anything is downloaded",
+    "doctor": "what this machine has, which experiments fit it, and what to type first",
     "completion": "have a shell complete what is typed: ta completion bash",
 }
+
+
+INSTALL = "--install-completion"
 
 
 def help_text() -> str:
@@ -41,7 +47,8 @@ def help_text() -> str:
             "commands:",
             *lines,
             "",
-            "`ta COMMAND --help` says more; `ta --version` prints the version.",
+            "`ta COMMAND --help` says more; `ta --version` prints the version; `ta --install-completion` has the Tab",
+            "key complete commands and settings.",
         ]
     )
 
@@ -58,8 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"ta {__version__}")
         return 0
+    if arguments[0].partition("=")[0] == INSTALL:
+        words = [*arguments[0].split("=", 1), *arguments[1:]][1:]
+        return run_command(f"ta {INSTALL}", _install_completion, words)
     name = arguments.pop(0)
     return run_command(f"ta {name}" if name in COMMANDS else "ta", _command(name), arguments)
+
+
+def _install_completion(words: list[str]) -> int:
+    from .install import install  # as the commands: imported when it is run
+
+    return install(words)
 
 
 def _command(name: str) -> Callable[[list[str]], int]:

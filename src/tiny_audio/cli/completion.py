@@ -28,7 +28,7 @@ from .options import Parser
 
 DESCRIPTION = "Print what makes a shell complete commands, settings, experiments, presets and files of `ta`."
 EPILOG = """\
-to have it in every new shell:
+`ta --install-completion` has it in every new shell, as do these by hand:
   bash   echo 'eval "$(ta completion bash)"' >> ~/.bashrc
   zsh    echo 'eval "$(ta completion zsh)"' >> ~/.zshrc      after the line with compinit
   fish   ta completion fish > ~/.config/fish/completions/ta.fish"""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from ..config import check_device
 from ..config_errors import did_you_mean
 from ..errors import UserError
+from ..formats import FORMATS, SUBTITLES, warnings
 from ..lengths import MAX_CLIP_SECONDS
-from .formats import FORMATS, SUBTITLES, warnings
 from .options import Parser
 from .output import Output, is_folder, open_output
 

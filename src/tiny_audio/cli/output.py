@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from ..config import DataConfig
 from ..errors import UserError
 from ..files import write_whole, written_whole
-from .formats import SUBTITLES, SUFFIXES, to_row, to_text
+from ..formats import SUBTITLES, SUFFIXES, to_row, to_text
 
 if TYPE_CHECKING:
     from ..inference.transcribe import Transcription

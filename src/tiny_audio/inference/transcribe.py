@@ -247,35 +247,54 @@ class Recogniser:
         Raises:
             UserError: words are asked for, and the checkpoint has no CTC head.
         """
+        spans = [self.spans(waveform) for waveform in waveforms]
+        pieces = [(waveform, span) for waveform, own in zip(waveforms, spans, strict=True) for span in own]
+        written = iter(self.transcribe_pieces(pieces, batch_size, advance, word_timestamps))
+        return [[segment for _ in own for segment in next(written)] for own in spans]
+
+    def spans(self, waveform: np.ndarray) -> list[tuple[int, int]]:
+        """Return the pieces (start, stop), in samples, that a recording (S,) is read in; none for silence."""
+        return find_spans(waveform, self.decoding.silence_seconds, self.piece_seconds)
+
+    def transcribe_pieces(
+        self,
+        pieces: Sequence[tuple[np.ndarray, tuple[int, int]]],
+        batch_size: int = 8,
+        advance: Callable[[float], None] = lambda seconds: None,
+        word_timestamps: bool = False,
+    ) -> list[list[TextSegment]]:
+        """Write down pieces of recordings: see `transcribe_segments`.
+
+        Args:
+            pieces: recordings (S_i,), each with one of its `spans`.
+
+        Returns:
+            The segments of each piece, in order: one, or several where it ran away and was tried again in halves.
+        """
         decoding = self.decoding
         if word_timestamps:
             decoding = replace(decoding, word_timestamps=True)
             self.model.check_alignable()
-        done: list[tuple[int, TextSegment]] = []
-        pieces = [
-            (i, span)
-            for i, waveform in enumerate(waveforms)
-            for span in find_spans(waveform, decoding.silence_seconds, self.piece_seconds)
-        ]
+        done: list[list[TextSegment]] = [[] for _ in pieces]
+        todo = [(i, span) for i, (_, span) in enumerate(pieces)]
         for attempt in range(MAX_RETRIES + 1):
-            some = [waveforms[i][start:stop] for i, (start, stop) in pieces]
+            some = [pieces[i][0][start:stop] for i, (start, stop) in todo]
             again = []
             for (i, (start, stop)), (found, words) in zip(
-                pieces, self._write(some, decoding, batch_size, advance), strict=True
+                todo, self._write(some, decoding, batch_size, advance), strict=True
             ):
                 ran_away = found.looped or found.cut_off
                 long = stop - start >= 3 * MIN_HALF_SECONDS * SAMPLE_RATE  # the cut is in the middle third
                 if ran_away and decoding.loop_guard and long and attempt < MAX_RETRIES:
-                    again += [(i, half) for half in halve(waveforms[i], start, stop)]
+                    again += [(i, half) for half in halve(pieces[i][0], start, stop)]
                     continue
                 true = {LOOP: found.looped, LIMIT: found.cut_off, RETRIED: attempt > 0}
                 true[UNPLACED] = decoding.word_timestamps and words is None
                 flags = tuple(flag for flag, is_true in true.items() if is_true)
                 segment = TextSegment(start / SAMPLE_RATE, stop / SAMPLE_RATE, found.text, flags)
-                done.append((i, _with_words(segment, words)))
-            pieces = again
-        done.sort(key=lambda item: (item[0], item[1].start))
-        return [[segment for number, segment in done if number == i] for i in range(len(waveforms))]
+                done[i].append(_with_words(segment, words))
+            todo = again
+        return [sorted(segments, key=lambda segment: segment.start) for segments in done]
 
     @torch.inference_mode()
     def _write(

@@ -1,0 +1,104 @@
+"""Which experiments fit a machine, by arithmetic: before anything is downloaded, no model can be tried.
+
+What a run needs is tried when it starts: `training.preflight`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..config import Config
+from .machine import Machine
+
+
+class Published(NamedTuple):
+    """A model on the Hub.
+
+    Attributes:
+        weights: of the part that is used.
+        width, layers: of a decoder.
+        download_bytes: of all its files, about.
+    """
+
+    weights: int
+    width: int
+    layers: int
+    download_bytes: int
+
+
+# The models of the shipped experiments, by their published configurations.
+PUBLISHED = {
+    "zai-org/GLM-ASR-Nano-2512": Published(635_048_960, 1280, 32, 4_500_000_000),
+    "Qwen/Qwen3-0.6B": Published(596_049_920, 1024, 28, 1_500_000_000),
+    "openai/whisper-base": Published(20_590_592, 512, 6, 290_000_000),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Published(134_515_008, 576, 30, 270_000_000),
+}
+POCKET_MODEL = Published(5_000_000, 192, 4, 0)  # either of the two is smaller
+TOKENS_PER_SECOND = 12.5  # of audio
+TEXT_TOKENS = 128  # of the prompt and a long transcript
+# Of what is kept for the backward pass, for each position, layer and unit of the decoder's width, in bf16: 12.1 GiB for
+# 8,048 positions of Qwen3-0.6B's 28 layers of 1,024 (docs/performance.md).
+ACTIVATION_BYTES = 12.1 * 2**30 / (8_048 * 28 * 1_024)
+TRAINED_BYTES = 16  # of a weight that trains: itself, its gradient and two moments, in fp32
+PROJECTOR_WEIGHTS = 13_000_000  # mlp; others have up to three times as many, which is little beside the rest
+OTHER_BYTES = 1_000_000_000  # libraries, logits, the device's own
+GPU_WEIGHTS = 200_000_000  # above it, training on a CPU takes weeks
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether an experiment fits.
+
+    Attributes:
+        experiment: its name.
+        models: that it uses.
+        needed_bytes: of memory, about; None: a model is not known here.
+        download_bytes: of models that are not in the cache yet.
+        verdict: one line.
+        fits: whether it can be typed as it is.
+    """
+
+    experiment: str
+    models: list[str]
+    needed_bytes: int | None
+    download_bytes: int
+    verdict: str
+    fits: bool
+
+
+def judge(name: str, config: Config, machine: Machine) -> Fit:
+    """Compare an experiment with a machine."""
+    names = [config.model.encoder, config.model.decoder]
+    models = [POCKET_MODEL if one == "pocket" else PUBLISHED.get(one) for one in names]
+    known = [model for model in models if model is not None]
+    download = sum(
+        model.download_bytes for one, model in zip(names, models, strict=True) if model and one not in machine.models
+    )
+    if len(known) < len(names):
+        return Fit(name, names, None, download, "its models are not known before they are downloaded", False)
+    fixed, each = memory_needed(config, known[0], known[1], machine.precision)
+    batch = config.training.batch_size
+    needed = round(fixed + each * batch)
+    most = int((machine.memory_bytes - fixed) / each)
+    verdict, fits = "fits", True
+    if most < 1:
+        verdict, fits = "does not fit into the memory", False
+    elif machine.device == "cpu" and sum(model.weights for model in known) > GPU_WEIGHTS:
+        verdict, fits = "is made for a GPU: here it would take weeks", False
+    elif most < batch:
+        steps = -(-batch // most)
+        settings = f"training.batch_size={most} training.gradient_accumulation_steps={steps}"
+        verdict, fits = f"fits with {settings}", False
+    if download > machine.disks[machine.cache]:
+        verdict, fits = "does not fit on the disk of the Hub's cache (HF_HOME chooses another)", False
+    return Fit(name, names, needed, download, verdict, fits)
+
+
+def memory_needed(config: Config, encoder: Published, decoder: Published, precision: str) -> tuple[float, float]:
+    """Return the bytes that a run takes whatever its batch, and those of each clip of the longest that are allowed."""
+    size = 2 if precision in ("bf16", "fp16") else 4
+    trained = PROJECTOR_WEIGHTS + (0 if config.model.freeze_decoder else decoder.weights)
+    fixed = size * (encoder.weights + decoder.weights) + TRAINED_BYTES * trained + OTHER_BYTES
+    positions = TOKENS_PER_SECOND * config.data.max_audio_length + TEXT_TOKENS
+    return fixed, positions * decoder.layers * decoder.width * ACTIVATION_BYTES * size / 2

@@ -1,0 +1,235 @@
+"""From a recording that was sent to its transcript: what waits, what is decoded, what the worker is given."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.types import Receive
+
+from ..audio import AudioError, load_audio
+from ..inference import Recogniser, TextSegment, Transcription
+from ..inference.transcribe import MIN_SECONDS, check_recording
+from ..lengths import SAMPLE_RATE
+from ..training.memory import is_out_of_memory
+from .door import Gone
+from .errors import ApiError, busy, closing, internal
+from .metrics import Metrics
+from .request import read_form
+from .settings import ServeSettings
+from .worker import Job, Span, Worker
+
+DECODERS = 2  # recordings that are decoded at once
+AHEAD = 2  # times the batch: recordings that lie decoded in memory
+MAX_UPLOADS = 256  # that come at once
+MESSAGES = {
+    "decode_error": "The file is no recording that can be decoded: it is damaged, or not audio (wav, flac, mp3, m4a, "
+    "ogg, opus, webm, ... are read).",
+    "non_finite": "The recording holds samples that are NaN or infinite.",
+    "too_short": f"The recording is shorter than {MIN_SECONDS:g} s.",
+}
+
+News = list[TextSegment] | Exception | None
+
+
+class Decoded(NamedTuple):
+    """A recording, decoded and cut.
+
+    Attributes:
+        waveform: (S,) float32, 16 kHz.
+        spans: its pieces.
+        remarks: what is to be said of it although it can be used.
+    """
+
+    waveform: np.ndarray
+    spans: Sequence[Span]
+    remarks: Sequence[str]
+
+    @property
+    def seconds(self) -> float:
+        """Of the recording."""
+        return len(self.waveform) / SAMPLE_RATE
+
+
+class Progressing:
+    """A recording that is worked on.
+
+    Attributes:
+        remarks: see `Decoded`.
+    """
+
+    def __init__(self, decoded: Decoded, news: asyncio.Queue[News]) -> None:
+        self.remarks = decoded.remarks
+        self._seconds, self._news = decoded.seconds, news
+        self._segments: list[TextSegment] = []
+
+    async def pieces(self) -> AsyncIterator[list[TextSegment]]:
+        """Yield the segments of each piece, as they are done.
+
+        Raises:
+            ApiError: the work on it failed.
+        """
+        while (news := await self._news.get()) is not None:
+            if isinstance(news, Exception):
+                raise out_of_memory() if is_out_of_memory(news) else internal()
+            self._segments += news
+            yield news
+
+    @property
+    def transcription(self) -> Transcription:
+        """What is done so far."""
+        return Transcription("", tuple(self._segments), self._seconds)
+
+
+class Service:
+    """A model that is served.
+
+    Args:
+        recogniser: the model.
+        settings: the limits.
+    """
+
+    def __init__(self, recogniser: Recogniser, settings: ServeSettings) -> None:
+        self.settings, self.metrics = settings, Metrics()
+        self.is_closing = False
+        self._recogniser = recogniser
+        self.worker = Worker(recogniser, settings.batch_size, self.metrics.batch.observe)
+        self._decoders = ThreadPoolExecutor(DECODERS, "decoder")
+        self._room = asyncio.Semaphore(AHEAD * settings.batch_size)
+        self._uploads: set[asyncio.Timeout] = set()
+        self._accepted = 0
+
+    def begin_closing(self) -> None:
+        """Take no more recordings, and do not wait for those that are still being sent."""
+        self.is_closing = True
+        for deadline in self._uploads:
+            if not deadline.expired():
+                deadline.reschedule(0)
+
+    def close(self) -> None:
+        """Finish what was accepted, and end."""
+        self.worker.close()
+        self._decoders.shutdown()
+
+    def check_room(self) -> None:
+        """Refuse a recording where there is no place in the queue for it.
+
+        Raises:
+            ApiError: there is none, or the server ends.
+        """
+        if self.is_closing:
+            raise closing()
+        if self._accepted >= self.settings.queue or len(self._uploads) >= MAX_UPLOADS:
+            raise busy("The server has as many recordings to work on as it takes; try again.")
+
+    async def receive(self, request: Request) -> FormData:
+        """Read what is sent: see `read_form`.
+
+        Raises:
+            ApiError: see `read_form` and `check_room`.
+            Gone: the client went away.
+        """
+        self.check_room()
+        deadline = asyncio.timeout(self.settings.timeout_seconds)
+        self._uploads.add(deadline)
+        self.metrics.uploads.inc()
+        try:
+            return await read_form(request, self.settings, deadline)
+        except ApiError as error:
+            if self.is_closing and error.status == HTTPStatus.REQUEST_TIMEOUT:
+                raise closing() from None
+            raise
+        finally:
+            self._uploads.discard(deadline)
+            self.metrics.uploads.dec()
+
+    @asynccontextmanager
+    async def transcribing(self, file: BinaryIO, words: bool, receive: Receive) -> AsyncIterator[Progressing]:
+        """Accept a recording; within, it is worked on.
+
+        Args:
+            file: holds it.
+            words: find where words were said, where the model can.
+            receive: tells when the client goes away.
+
+        Raises:
+            ApiError: it cannot be read, there is no place for it, or it takes too long.
+            Gone: the client went away.
+        """
+        self.check_room()
+        self._accepted += 1
+        self.metrics.queue.set(self._accepted)
+        try:
+            async with asyncio.timeout(self.settings.timeout_seconds) as deadline, _expiring(deadline, receive) as gone:
+                async with self._room:
+                    loop, news = asyncio.get_running_loop(), asyncio.Queue[News]()
+                    decoded = await loop.run_in_executor(self._decoders, self._decode, file)
+                    job = Job(*decoded[:2], words, lambda item: loop.call_soon_threadsafe(news.put_nowait, item))
+                    self.worker.submit(job)
+                    try:
+                        yield Progressing(decoded, news)
+                    finally:
+                        self.worker.drop(job)
+                self.metrics.audio.inc(decoded.seconds)
+        except TimeoutError:
+            if gone.is_set():
+                raise Gone from None
+            seconds = f"{self.settings.timeout_seconds:g} s"
+            raise ApiError(
+                HTTPStatus.GATEWAY_TIMEOUT, f"The transcript was not done within {seconds}.", "timeout"
+            ) from None
+        finally:
+            self._accepted -= 1
+            self.metrics.queue.set(self._accepted)
+
+    def _decode(self, file: BinaryIO) -> Decoded:
+        """Decode and cut what a file holds.
+
+        Raises:
+            ApiError: it cannot be used.
+        """
+        remarks: list[str] = []
+        try:
+            waveform = load_audio(
+                file.read(),
+                max_seconds=self.settings.max_seconds,
+                tell=lambda kind, message: remarks.append(message.partition(": ")[2]),
+            )
+            check_recording(waveform)
+        except AudioError as error:
+            limit = f"The recording is longer than {self.settings.max_seconds:g} s, this server's limit."
+            message = limit if error.reason == "too_long" else MESSAGES[error.reason]
+            raise ApiError(HTTPStatus.BAD_REQUEST, message, f"audio_{error.reason}", "file") from None
+        return Decoded(waveform, self._recogniser.spans(waveform), remarks)
+
+
+@asynccontextmanager
+async def _expiring(deadline: asyncio.Timeout, receive: Receive) -> AsyncIterator[asyncio.Event]:
+    """Within, let a deadline expire when the client goes away; the event says so."""
+    gone = asyncio.Event()
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not deadline.expired():
+            gone.set()
+            deadline.reschedule(0)
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield gone
+    finally:
+        watcher.cancel()
+
+
+def out_of_memory() -> ApiError:
+    """Return what is answered where one piece is too large."""
+    message = "The device's memory is too small at the moment; try again."
+    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, "out_of_memory")

@@ -1,0 +1,151 @@
+"""The one thread that owns the model. It reads pieces of all recordings that wait, a piece of each in turn.
+
+So a short recording never waits for the end of a long one, and what comes at the same time is read at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..inference import Recogniser, TextSegment
+from ..training.memory import is_out_of_memory, release_memory
+
+logger = logging.getLogger(__name__)
+
+IDLE_SECONDS = 1.0  # after which memory is given back to the system
+Span = tuple[int, int]
+Piece = tuple["Job", Span]
+
+
+class Job:
+    """A recording that was accepted.
+
+    Args:
+        waveform: (S,) float32, 16 kHz.
+        spans: its pieces, in order.
+        words: find where words were said.
+        deliver: is told, by the worker's thread, the segments of each piece in order; or of an error, which is the
+            last; None when all is done.
+    """
+
+    def __init__(
+        self,
+        waveform: np.ndarray,
+        spans: Sequence[Span],
+        words: bool,
+        deliver: Callable[[list[TextSegment] | Exception | None], object],
+    ) -> None:
+        self.waveform, self.words, self.deliver = waveform, words, deliver
+        self.waiting = deque(spans)
+        self.left = len(spans)  # that are not delivered yet
+        self.is_over = False  # it failed, or nobody waits for it any more
+
+    def give(self, segments: list[TextSegment]) -> None:
+        """Deliver a piece."""
+        if not self.is_over:
+            self.left -= 1
+            self.deliver(segments)
+            if not self.left:
+                self.finish(None)
+
+    def finish(self, error: Exception | None) -> None:
+        """Say that nothing follows."""
+        if not self.is_over:
+            self.is_over = True
+            self.deliver(error)
+
+
+class Worker:
+    """Reads jobs until it is closed.
+
+    Args:
+        recogniser: nobody else may use it.
+        batch_size: pieces at once.
+        observe: told of every batch how many pieces it has.
+    """
+
+    def __init__(self, recogniser: Recogniser, batch_size: int, observe: Callable[[int], None]) -> None:
+        self.recogniser, self.batch_size, self._observe = recogniser, batch_size, observe
+        self.can_place_words = recogniser.model.ctc is not None
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="recogniser", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Take a job; one of silence is done at once."""
+        if not job.waiting:
+            job.finish(None)
+            return
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def drop(self, job: Job) -> None:
+        """Leave undone what is left of a job: nobody waits for it any more."""
+        with self._changed:
+            job.is_over = True
+            if job in self._jobs:
+                self._jobs.remove(job)
+
+    def close(self) -> None:
+        """Finish what was taken, and end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while pieces := self._take():
+            self._observe(len(pieces))
+            self._read(pieces)
+            del pieces  # the recordings are not kept while nothing is to do
+
+    def _take(self) -> list[Piece]:
+        """Wait for work, and return the next batch; nothing when the worker is closed."""
+        with self._changed:
+            idle = False
+            while True:
+                taken: list[Piece] = []
+                while self._jobs and len(taken) < self.batch_size:
+                    job = self._jobs.popleft()
+                    if job.is_over:
+                        continue
+                    taken.append((job, job.waiting.popleft()))
+                    if job.waiting:
+                        self._jobs.append(job)
+                if taken or self._closing:
+                    return taken
+                if not self._changed.wait(None if idle else IDLE_SECONDS):
+                    release_memory(self.recogniser.model.device)
+                    idle = True
+
+    def _read(self, pieces: Sequence[Piece]) -> None:
+        """Read a batch, in halves where that fails: neither too large a batch nor one bad recording ends the others."""
+        words = self.can_place_words and any(job.words for job, _ in pieces)
+        try:
+            found = self.recogniser.transcribe_pieces(
+                [(job.waveform, span) for job, span in pieces], self.batch_size, word_timestamps=words
+            )
+        except Exception as error:
+            found = []
+            if len(pieces) == 1:
+                logger.exception("A recording could not be transcribed.")
+                pieces[0][0].finish(error.with_traceback(None))
+            elif is_out_of_memory(error):
+                logger.warning("The device's memory is too small for %d pieces at once: lower batch_size", len(pieces))
+        for (job, _), segments in zip(pieces, found, strict=False):
+            job.give(segments)
+        if not found and len(pieces) > 1:  # outside of `except`, whose traceback holds what is to be released
+            release_memory(self.recogniser.model.device)
+            self._read(pieces[: len(pieces) // 2])
+            self._read(pieces[len(pieces) // 2 :])
