@@ -11,7 +11,10 @@ from tiny_audio.config import Config
 from tiny_audio.training.checkpoint import CheckpointFolder, save_checkpoint
 from tiny_audio.training.state import RunState
 
-FINGERPRINTS = {"encoder_fingerprint": "e", "decoder_fingerprint": "d", "feature_convention": "f", "prompt": "p"}
+MODELS = {
+    **{"encoder": "e", "encoder_revision": None, "encoder_fingerprint": "e", "feature_convention": "f"},
+    **{"decoder": "d", "decoder_revision": None, "decoder_fingerprint": "d", "prompt": "p", "projector_type": "mlp"},
+}
 
 
 def content(step: int, history: list[dict[str, float]], metric: str = "wer", prompt: str = "p") -> dict[str, Any]:
@@ -20,7 +23,7 @@ def content(step: int, history: list[dict[str, float]], metric: str = "wer", pro
     config["training"] |= {"metric_for_best": metric, "greater_is_better": False}
     return {
         "config": config,
-        "models": FINGERPRINTS | {"prompt": prompt},
+        "models": MODELS | {"prompt": prompt},
         "weights": {
             "projector": {"w": torch.tensor([step, 2 * step], dtype=torch.float32)},
             "lora": {"a": torch.full((2, 2), step / 3, dtype=torch.bfloat16)},

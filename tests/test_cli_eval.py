@@ -398,3 +398,30 @@ assert not {"torch", "transformers", "numpy", "rich"} & {*sys.modules}, sys.modu
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert all(f"usage: ta {name}" in done.stdout for name in ("eval", "clean-checkpoints", "average"))
+
+
+def test_of_a_language_without_spaces_it_says_that_cer_is_the_figure(run_settings, corpus, tmp_path, capsys):
+    texts = ("今天天气很好", "我们去公园吧", "他在学习中文")
+    rows = [{"audio": f"{corpus}/dev{i}.flac", "text": text} for i, text in enumerate(texts)]
+    Path("zh.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert (
+        main(
+            [
+                "train",
+                *run_settings,
+                "data=custom",
+                "data.train_path=zh.jsonl",
+                "data.eval_path=zh.jsonl",
+                "training.max_steps=1",
+            ]
+        )
+        == 0
+    )
+    assert "without spaces between words: CER is the figure; choose by training.metric_for_b" in capsys.readouterr().err
+    path = "outputs/transcription/checkpoints/final.pt"
+    assert main(["eval", f"--checkpoint={path}", "--output=zh.json"]) == 0
+    line = "Written without spaces between words: CER is the figure, WER counts each character as a word."
+    assert line in capsys.readouterr().out
+    assert json.loads(Path("zh.json").read_text())
+    assert main(["eval", f"--checkpoint={path}", f"data.eval_path={corpus}/dev.jsonl"]) == 0
+    assert "CER is the figure" not in capsys.readouterr().out

@@ -325,7 +325,8 @@ WRONG = [
      "there is no setting model.lora_config.rank; model.lora_config has r, lora_alpha, lora_dropout, "
      "target_modules."),
     ("zzz", 1, "there is no setting zzz; `ta train --cfg job` prints them all."),
-    ("training.seed", "${foo}", "training.seed: Interpolation key 'foo' not found."),
+    ("training.seed", "${foo}",
+     "training.seed is ${foo}: stored settings are values, and nothing in them is looked up."),
 ]  # fmt: skip
 
 
@@ -334,6 +335,11 @@ def test_what_is_said_of_a_wrong_value(key, value, message):
     with pytest.raises(ConfigError) as error:
         build_config(nested(key, value))
     assert str(error.value) == message
+
+
+def test_what_was_typed_is_looked_up():
+    with pytest.raises(ConfigError, match=r"training\.seed: Interpolation key 'foo' not found\."):
+        build_config(OmegaConf.create({"training": {"seed": "${foo}"}}))
 
 
 def test_more_active_experts_than_there_are():

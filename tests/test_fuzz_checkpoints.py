@@ -21,7 +21,7 @@ from runs import run_ta
 from tiny_audio.cli import main
 from tiny_audio.errors import UserError
 
-MAX_SECONDS = 20.0
+MAX_SECONDS = 60.0  # of a busy machine: a second or two by itself
 GONE = object()
 VALUES = [
     *(None, -1, 0, 1, 10**9, 10**18, 0.5, float("nan"), float("inf"), True, False, "", "x" * 100_000, "auto", "clip"),
@@ -145,4 +145,6 @@ def test_a_broken_exported_folder_is_read_or_refused(exported, tmp_path, count, 
 
 def fuzz(make: Callable[[random.Random], str], path: Path, count: int, seed: int) -> Counter[str]:
     rng = random.Random(seed)
-    return Counter(check_opens_or_is_refused(path, make(rng)) for _ in range(count))
+    found = Counter(check_opens_or_is_refused(path, make(rng)) for _ in range(count))
+    print(dict(found))  # `pytest -s -m slow`: the table of docs/reliability.md
+    return found

@@ -124,7 +124,8 @@ def test_older_and_newer_key_names_are_both_read(tiny_models, tmp_path):
 def test_missing_weights_are_an_error(tiny_models, tmp_path):
     """`from_pretrained` only warns, and goes on with random weights."""
     (tmp_path / "config.json").write_text((tiny_models.glm_asr / "config.json").read_text())
-    save_file({"audio_tower.conv1.bias": torch.zeros(64)}, tmp_path / "model.safetensors", {"format": "pt"})
+    weights = {"audio_tower.conv1.bias": torch.zeros(64), "another": torch.zeros(100_000)}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=r"cannot be read: \d+ weights are missing"):
         load_encoder(str(tmp_path), None, torch.float32)
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from checkpoint_folders import content
 from runs import run_ta
 from tiny_audio.errors import UserError
 from tiny_audio.files import write_whole
@@ -31,7 +32,7 @@ def disk_with_room_for(num_bytes: int):
 def save(folder: CheckpointFolder, *steps: int) -> None:
     folder.path.mkdir(exist_ok=True)
     for step in steps:
-        save_checkpoint(folder.file(step), {"state": {"step": step}, "projector": {"w": torch.zeros(1000)}})
+        save_checkpoint(folder.file(step), content(step, []))
 
 
 def test_a_full_disk_loses_nothing_that_was_there(tmp_path):

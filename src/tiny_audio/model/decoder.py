@@ -32,6 +32,7 @@ from .weights import (
     quiet_transformers,
     require_all_weights,
     require_finite,
+    require_plausible,
     resolve,
 )
 
@@ -281,9 +282,11 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         config = AutoConfig.from_pretrained(source, **where)
         logger.info("Loading %s decoder (%s)...", config.model_type.capitalize(), name)
         prompt = load_prompt(name, revision, instruction)
+        own = config.get_text_config()  # of a model that also sees (Gemma 3, Qwen3.5), what reads alone
+        require_plausible(own, AutoModelForCausalLM, source, dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
-            config=config.get_text_config(),  # of a model that also sees (Gemma 3, Qwen3.5), what reads alone
+            config=own,
             key_mapping={r"^(model\.)?language_model\.(model\.)?": "model.", r"^model\.lm_head\.": "lm_head."},
             dtype=dtype,
             attn_implementation="eager",

@@ -37,6 +37,7 @@ from .weights import (
     quiet_transformers,
     require_all_weights,
     require_finite,
+    require_plausible,
     resolve,
 )
 
@@ -267,6 +268,7 @@ def _load_part(
     Without the renaming `from_pretrained` would only warn and leave random weights: whatever is missing is an error.
     """
     with quiet_transformers(source):
+        require_plausible(config, kind, source, dtype)
         module, report = kind.from_pretrained(
             source,
             config=config,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+import psutil
 import torch
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -23,6 +24,9 @@ from ..pocket import DECODER_DIR, ENCODER_DIR
 
 # In an exported folder, what a checkpoint says of itself.
 RECORD_FILE = "tiny_audio/model.json"
+WEIGHT_FILES = ("*.safetensors", "*.bin")
+PACKED_WEIGHTS = 4  # numbers a byte: none are packed more tightly
+MAX_LAYERS = 1000
 POCKET = {"encoder": ENCODER_DIR, "decoder": DECODER_DIR}
 
 
@@ -113,6 +117,42 @@ def require_all_weights(report: dict[str, Any]) -> None:
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if missing:
         raise ValueError(f"{len(missing)} weights are missing or of another shape, such as {missing[0]}")
+
+
+def count_weights(build: Callable[[], nn.Module]) -> float:
+    """Return how many numbers a module would hold, without making room for them; infinity beyond what can be counted.
+
+    No random number is drawn for it.
+    """
+    try:
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in build().state_dict().values())
+    except (RuntimeError, OverflowError):
+        return float("inf")
+
+
+def require_plausible(config: Any, kind: Any, source: str, dtype: torch.dtype) -> None:
+    """Refuse a configuration of more weights than its files or this machine's memory hold, before room is made.
+
+    Args:
+        config: as it was read, perhaps from a stranger's folder.
+        kind: the class whose weights it describes; an auto class has `from_config`.
+        source: where the weights lie; the size of a folder's files is known.
+        dtype: that they are loaded in.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    layers = getattr(config, "num_hidden_layers", None) or getattr(config, "encoder_layers", None) or 0
+    if layers > MAX_LAYERS:
+        raise ValueError(f"its configuration has {layers:,} layers")
+    count = count_weights(partial(getattr(kind, "from_config", kind), config))
+    files = [file for pattern in WEIGHT_FILES for file in Path(source).glob(pattern)]
+    stored = sum(file.stat().st_size for file in files)
+    if files and count > PACKED_WEIGHTS * stored:
+        raise ValueError(f"its configuration has {count:,.0f} weights, and its files {stored:,} bytes")
+    if count * dtype.itemsize > psutil.virtual_memory().total:
+        raise ValueError(f"it needs {count * dtype.itemsize / 1e9:,.0f} GB, more than this machine's memory")
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -127,7 +127,7 @@ def _of_state(state: Any) -> Iterator[str]:
             right = type(value) in (int, float) if name in state else name not in POSITION
             right = right and (name == "evaluated_step" or (value or 0) >= 0)
         else:  # what an older version did not know of may be missing
-            right = name not in state or value is None or kind is type(None) or isinstance(value, kind)
+            right = name not in state or kind is type(None) or isinstance(value, kind)
         if not right:
             yield f"state.{name} is no {kind.__name__}"
     rows = [*state.get("history", []), *({"sums": one} for one in state.get("sums", []))]

@@ -5,15 +5,14 @@ A new projector is a file with a `Projector` here, and a line in `config.PROJECT
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 
 import psutil
-import torch
 
 from ...config import PROJECTORS, ProjectorConfig
 from ...errors import ConfigError
+from ..weights import count_weights
 from .base import Projected, Projector
 
 
@@ -39,23 +38,13 @@ def build_projector(kind: str, config: ProjectorConfig, encoder_dim: int, decode
                 f"model.projector_config.{key} is {given}, but the {part} is {actual} wide; leave it out (null)."
             )
     build = partial(projector_class(kind), config, encoder_dim, decoder_dim)
-    _refuse_too_large(build)
-    return build()
-
-
-def _refuse_too_large(build: Callable[[], Projector]) -> None:
-    """Build it without its numbers first: a width of a billion is a slip of the hand, or a stranger's checkpoint."""
-    room = psutil.virtual_memory().total
-    try:
-        with torch.device("meta"):
-            size = sum(weight.nbytes for weight in build().state_dict().values())
-    except (RuntimeError, OverflowError):  # more numbers than can be counted
-        size = None
-    if size is None or size > room:
-        told = "more than any machine has" if size is None else f"{size / 1e9:,.0f} GB"
+    needed, room = 4 * count_weights(build), psutil.virtual_memory().total
+    if needed > room:  # a slip of the hand, or a stranger's checkpoint
         raise ConfigError(
-            f"model.projector_config: this projector needs {told}, and this machine has {room / 1e9:,.0f} GB of memory."
+            f"model.projector_config: this projector needs {needed / 1e9:,.0f} GB, and this machine has "
+            f"{room / 1e9:,.0f} GB of memory."
         )
+    return build()
 
 
 __all__ = ["Projected", "Projector", "build_projector", "projector_class"]
