@@ -66,3 +66,19 @@ def test_a_shown_command_is_known_and_its_settings_compose(page, command, monkey
 )
 def test_settings_that_people_type_compose(settings, capsys):
     assert main(["train", *settings.split(), "--cfg", "job"]) == 0, capsys.readouterr().err
+
+
+def test_the_clip_that_the_architecture_page_follows_has_the_shapes_that_it_shows(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs/architecture.md").read_text()
+    code, shown = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "text"))
+    exec(code, {})
+    assert capsys.readouterr().out == shown
+
+
+def test_the_files_that_the_architecture_page_names_are_there():
+    text = (ROOT / "docs/architecture.md").read_text()
+    for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]*(?:\.py)?|[a-z_]+\.py)`", text):
+        assert (ROOT / "src/tiny_audio" / name).exists() or (ROOT / name).exists(), name
+    for class_, method in re.findall(r"`([A-Z]\w+)\.(\w+)`", text):
+        assert re.search(rf"def {method}\(", "".join(p.read_text() for p in (ROOT / "src").rglob("*.py"))), class_
