@@ -1,4 +1,4 @@
-"""Writing after several clips, a token at a time; a clip that has ended leaves, and the others go on without it.
+"""Writing after several clips, a token at a time; clips that have ended leave, and the others go on without them.
 
 Dimensions: B clips that are still written after, L positions so far, H heads, E head width, V vocabulary.
 """
@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from .loop_guard import find_loop
 
+STAYING = 0.75  # share of a batch: so few must be left for the others to leave, which moves all keys and values
 ROOM = 64  # positions: so often keys and values are moved to tensors with more room
 
 
@@ -132,20 +133,24 @@ def write_rows(
         The tokens of each clip, without what ended them.
     """
     written: list[list[int]] = [[] for _ in limits]
-    running = list(range(len(limits)))
+    running: list[int | None] = list(range(len(limits)))  # None: it has ended, and has not left yet
     rows = Rows(module, embeddings, mask, lengths)
     while True:
         tokens = rows.logits.float().argmax(-1)
-        stay = []
         for place, (clip, token) in enumerate(zip(running, tokens.tolist(), strict=True)):
-            if token in end_ids:
+            if clip is None:
                 continue
-            written[clip].append(token)
-            if kept is not None and (count := find_loop(written[clip])) is not None:
-                kept[clip] = count
-            elif len(written[clip]) < limits[clip]:
-                stay.append(place)
+            if token not in end_ids:
+                written[clip].append(token)
+                if kept is not None and (count := find_loop(written[clip])) is not None:
+                    kept[clip] = count
+                elif len(written[clip]) < limits[clip]:
+                    continue
+            running[place] = None
+        stay = [place for place, clip in enumerate(running) if clip is not None]
         if not stay:
             return written
+        if len(stay) > STAYING * len(running):
+            stay = list(range(len(running)))
         rows.step(tokens, stay)
         running = [running[place] for place in stay]
