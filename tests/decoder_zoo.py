@@ -150,6 +150,13 @@ MORE_PADDED = {
     ),
     "bloom": Kind("bloom", {"n_layer": 2, "n_head": 4}, "too many values to unpack (expected 2)"),
 }
+#: Keep more than keys and values: `transformers` writes after them, until the last clip of a batch has ended.
+STATEFUL = frozenset(
+    (
+        *("qwen3_5", "lfm2", "falcon_h1", "recurrent_gemma", "qwen3_next", "kimi_linear", "falcon_mamba", "lfm3"),
+        *("granitemoehybrid", "bamba", "jamba", "olmo_hybrid", "nemotron_h", "mamba2"),
+    )
+)
 REFUSED = {"gemma4 with embeddings in each layer": Kind("gemma4_text", WINDOW | SECOND_IS_FULL)}
 ZOO = PACKED | MORE_PACKED | PADDED | MORE_PADDED | REFUSED
 

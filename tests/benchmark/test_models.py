@@ -23,11 +23,13 @@ def test_models_may_be_made_on_a_device_that_is_not_the_cpu(sizes, monkeypatch):
     monkeypatch.setattr(reading._Trial, "_agrees", lambda self, *pair: bool(compared.append(pair)) or True)
     monkeypatch.setattr(reading, "write_after", write_after)
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda positions: None)
+    monkeypatch.setattr("transformers.masking_utils._ignore_causal_mask_sdpa", lambda *_, **__: False)
     monkeypatch.setattr(decoder, "fingerprint", lambda module: "none")
     monkeypatch.setattr("tiny_audio.model.encoder.fingerprint", lambda module: "none")
     frozen = build_frozen(sizes, torch.device("meta"), torch.bfloat16)
     assert frozen[1].reading.packed
-    assert len(compared) == 4
+    assert frozen[1].reading.rows_leave
+    assert len(compared) == 5
     assert len(written_after) == 2
     assert {one.device.type for pair in compared + written_after for one in pair} == {"meta"}
     assert {weight.device.type for part in frozen for weight in part.parameters()} == {"meta"}

@@ -15,7 +15,7 @@ from runs import run_ta
 from tiny_audio.audio import load_audio
 from tiny_audio.cli import main
 from tiny_audio.errors import UserError
-from tiny_audio.inference import Recogniser, transcribe_files
+from tiny_audio.inference import Recogniser, transcribe, transcribe_files
 from tiny_audio.inference.spans import cut, find_spans, halve
 from tiny_audio.inference.transcribe import Decoding, piece_seconds_of
 from tiny_audio.model.speech_llm import SpeechLLM, Written
@@ -255,3 +255,30 @@ def test_pieces_are_read_a_few_at_a_time_with_the_same_result(recogniser):
     long = (rng.standard_normal(65 * 16_000) * 0.1).astype(np.float32)
     waveforms = [long, long[:20_000]]
     assert recogniser.transcribe_batch(waveforms, batch_size=1) == recogniser.transcribe_batch(waveforms, batch_size=9)
+
+
+def test_recordings_of_like_length_meet_though_they_are_listed_in_turns(checkpoint, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    seconds, read = [0.5, 2.0, 0.6, 1.9, 0.55, 1.8], []
+    paths = [str(tmp_path / f"{number}.wav") for number in range(6)]
+    for path, length in zip(paths, seconds, strict=True):
+        soundfile.write(path, rng.standard_normal(int(length * 16_000)).astype(np.float32) * 0.1, 16_000)
+    write = SpeechLLM.write
+
+    def watch(self, frames, lengths, *rest):
+        read.append(lengths)
+        return write(self, frames, lengths, *rest)
+
+    monkeypatch.setattr(SpeechLLM, "write", watch)
+    whole = Decoding(loop_guard=False, piece_seconds=3)
+    made = list(transcribe_files(str(checkpoint), paths, "cpu", 3, decoding=whole))
+    assert [one.path for one in made] == paths
+    assert [round(one.seconds, 2) for one in made] == seconds
+    assert [max(lengths) < 40 for lengths in read] == [True, False], "frames of 20 ms, in batches of three"
+
+
+def test_long_recordings_are_not_read_ahead(monkeypatch):
+    lengths = {"a": 100, "b": 700, "c": 10, "d": 10, "e": 10, "f": 10}
+    monkeypatch.setattr(transcribe, "_read", lambda path: np.zeros(lengths[path] * 16_000, dtype=np.float32))
+    groups = [paths for paths, _ in transcribe._read_ahead(list(lengths), 3)]
+    assert groups == [["a", "b"], ["c", "d", "e"], ["f"]]

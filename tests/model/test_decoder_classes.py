@@ -56,6 +56,7 @@ def test_it_is_read_as_the_table_in_the_docs_says(named):
     assert decoder.reading.packed == (kind.padded is None)
     assert decoder.reading.reason == (kind.padded or "")
     assert decoder.reading.pads_left == kind.pads_left
+    assert decoder.reading.rows_leave == (name not in decoder_zoo.STATEFUL)
 
 
 def test_loss_and_gradient_of_a_batch_are_those_of_each_clip_alone(named, plain):

@@ -32,6 +32,8 @@ MIN_SECONDS = 0.02  # half an alignment unit holds no speech
 MIN_PIECE_SECONDS = 1.5  # however short the clips that were trained on: below, words would be cut
 MIN_HALF_SECONDS = 1.0  # of what a piece that ran away is cut into
 MAX_RETRIES = 3  # times that it is cut: eighths of a piece
+READ_AHEAD = 4  # batches of recordings
+READ_AHEAD_SECONDS = 600.0  # of recordings, 38 MB, at which no more are read ahead
 LOOP, LIMIT, RETRIED, UNPLACED = "loop", "limit", "retried", "unplaced"
 
 
@@ -351,7 +353,7 @@ def transcribe_files(
     decoder: str | None = None,
     decoding: Decoding | None = None,
 ) -> Iterator[Transcription]:
-    """Transcribe files, in order, `batch_size` of them at a time.
+    """Transcribe files, in order; some batches of them are read at a time, so that pieces of like length meet.
 
     Yields:
         A `Transcription` for each file; one that cannot be used has an `error`, and the others go on.
@@ -363,9 +365,7 @@ def transcribe_files(
     guard = "on: what repeats itself is tried again in halves" if recogniser.decoding.loop_guard else "off"
     logger.info("Pieces of at most %.1f s; loop guard %s.", recogniser.piece_seconds, guard)
     with closing(_Seconds(len(paths))) as progress:
-        for start in range(0, len(paths), batch_size):
-            some = paths[start : start + batch_size]
-            read = [_read(path) for path in some]
+        for some, read in _read_ahead(paths, READ_AHEAD * batch_size):
             waveforms = [waveform for waveform in read if isinstance(waveform, np.ndarray)]
             progress.begin(len(some), sum(map(len, waveforms)) / SAMPLE_RATE)
             try:
@@ -409,6 +409,20 @@ class _Seconds:
     def close(self) -> None:
         """Take the bar away."""
         self.bar.close()
+
+
+def _read_ahead(paths: Sequence[str], most: int) -> Iterator[tuple[list[str], list[np.ndarray | str]]]:
+    """Read recordings, at most so many at a time, and fewer where they are long; see `_read`."""
+    some: list[str] = []
+    read: list[np.ndarray | str] = []
+    seconds = 0.0
+    for number, path in enumerate(paths, 1):
+        some.append(path)
+        read.append(_read(path))
+        seconds += len(read[-1]) / SAMPLE_RATE if isinstance(read[-1], np.ndarray) else 0.0
+        if len(some) == most or seconds >= READ_AHEAD_SECONDS or number == len(paths):
+            yield some, read
+            some, read, seconds = [], [], 0.0
 
 
 def _read(path: str) -> np.ndarray | str:

@@ -35,6 +35,7 @@ from .weights import (
     require_plausible,
     resolve,
 )
+from .writing import write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -214,20 +215,38 @@ class Decoder(nn.Module):
         groups = [list(range(len(clips)))]
         if not self.reading.pads_left:
             groups = [[i for i, clip in enumerate(clips) if len(clip) == n] for n in sorted({len(c) for c in clips})]
-        ends: dict[str, Any] = {"eos_token_id": sorted(self.end_ids), "pad_token_id": self.prompt.pad_id}
         written: dict[int, list[int]] = {}
+        write = self._write_leaving if self.reading.rows_leave else self._write_to_the_last
         for group in groups:
-            longest = max(max_new_tokens[i] for i in group)
-            embeddings, mask = pad_left([clips[i] for i in group])
-            guard = LoopGuard(self.end_ids, [max_new_tokens[i] for i in group], start=mask.shape[1])
-            if kept is not None:
-                ends["stopping_criteria"] = StoppingCriteriaList([guard])
+            found: dict[int, int] | None = None if kept is None else {}
             with torch.compiler.set_stance("force_eager"):  # a growing cache would be compiled anew at each token
-                rows = write_after(self.module, embeddings, mask, max_new_tokens=longest, **ends)
+                rows = write([clips[i] for i in group], [max_new_tokens[i] for i in group], found)
             if kept is not None:
-                kept |= {group[row]: count for row, count in guard.kept.items()}
-            written |= zip(group, rows[:, mask.shape[1] :].tolist(), strict=True)
+                kept |= {group[row]: count for row, count in (found or {}).items()}
+            written |= zip(group, rows, strict=True)
         return [_until(written[i][:limit], self.end_ids) for i, limit in enumerate(max_new_tokens)]
+
+    def _write_leaving(
+        self, clips: Sequence[Tensor], limits: Sequence[int], kept: dict[int, int] | None
+    ) -> list[list[int]]:
+        """Write after clips that leave when they have ended."""
+        lengths = [len(clip) for clip in clips]
+        return write_rows(self.module, *pad_left(clips), lengths, limits, self.end_ids, kept)
+
+    def _write_to_the_last(
+        self, clips: Sequence[Tensor], limits: Sequence[int], kept: dict[int, int] | None
+    ) -> list[list[int]]:
+        """Let `transformers` write after clips, until the last one has ended."""
+        embeddings, mask = pad_left(clips)
+        guard = LoopGuard(self.end_ids, limits, start=mask.shape[1])
+        ends: dict[str, Any] = {"eos_token_id": sorted(self.end_ids), "pad_token_id": self.prompt.pad_id}
+        if kept is not None:
+            ends["stopping_criteria"] = StoppingCriteriaList([guard])
+        rows = write_after(self.module, embeddings, mask, max_new_tokens=max(limits), **ends)
+        if kept is not None:
+            kept |= guard.kept
+        written: list[list[int]] = rows[:, mask.shape[1] :].tolist()
+        return written
 
 
 @contextmanager

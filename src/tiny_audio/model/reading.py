@@ -8,7 +8,7 @@ plainest attention that it has.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..errors import UserError
 from .packing import PACKED_ATTENTION, PackedLayout
 from .weights import first_line
+from .writing import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class Reading:
         attention: the implementation of `transformers` that is used.
         packed: whether clips are read as one row; else as a batch, padded on the right.
         pads_left: whether clips of unequal length can be written after together; else only those of equal length.
+        rows_leave: whether clips that have ended leave the batch while others are written after, see `writing`; else
+            `transformers` writes padding after them until the last one has ended.
         bare_head: whether logits are what the output embeddings make of hidden states, not scaled or capped afterwards.
         reason: why clips are not packed.
     """
@@ -47,6 +50,7 @@ class Reading:
     attention: str
     packed: bool
     pads_left: bool
+    rows_leave: bool
     bare_head: bool
     reason: str = ""
 
@@ -71,10 +75,10 @@ def find_reading(module: Any, embeddings: Tensor) -> Reading:
     except Exception as error:  # whatever a model says to embeddings in the place of tokens
         raise UserError(f"it does not read audio tokens: {first_line(error)}") from error
     if not (reason := trial.problem(PACKED_ATTENTION, packed=True)):
-        return Reading(PACKED_ATTENTION, True, trial.pads_left(), trial.has_bare_head())
+        return Reading(PACKED_ATTENTION, True, *trial.writing(), trial.has_bare_head())
     for attention in (PACKED_ATTENTION, "eager"):  # of padded clips, the first is torch's own operation, and faster
         if not (problem := trial.problem(attention, packed=False)):
-            return Reading(attention, False, trial.pads_left(), trial.has_bare_head(), reason)
+            return Reading(attention, False, *trial.writing(), trial.has_bare_head(), reason)
     raise UserError(f"it cannot read clips as if they were alone: {problem}")
 
 
@@ -111,23 +115,28 @@ class _Trial:
         apart = read[0].isfinite().all() and read[-1].isfinite().all()
         return "they are read otherwise than alone" if apart else "they see each other"
 
-    def pads_left(self) -> bool:
-        """Whether the shorter clip is written after as if it were alone, whatever stands in the padding before it.
+    def writing(self) -> tuple[bool, bool]:
+        """Say whether the shorter clip is written after as if it were alone, whatever stands in the padding before it;
+        and whether it is when the longer one leaves meanwhile.
 
         Raises:
             UserError: nothing can be written even after one clip.
         """
-        results = []
-        for clips in (self.clips[1:], self.clips):
-            try:
-                with short_windows(self.module, WINDOW):
-                    results.append(self._write(clips))
-            except Exception as error:  # whatever a model says to padding, or to being asked to generate
-                if clips is self.clips:
-                    logger.debug("Padding on the left: %s", first_line(error))
-                    return False
-                raise UserError(f"it does not write after a clip: {first_line(error)}") from error
-        return self._agrees(results[1], results[0])
+        try:
+            with short_windows(self.module, WINDOW):
+                alone = self._write(self.clips[1:])
+        except Exception as error:  # whatever a model says to being asked to generate
+            raise UserError(f"it does not write after a clip: {first_line(error)}") from error
+        pads_left = self._writes_as(alone, self._write)
+        return pads_left, pads_left and self._writes_as(alone, self._write_leaving)
+
+    def _writes_as(self, alone: Tensor, write: Callable[[Sequence[Tensor]], Tensor]) -> bool:
+        try:
+            with short_windows(self.module, WINDOW):
+                return self._agrees(write(self.clips), alone)
+        except Exception as error:  # whatever a model says to padding, or to a cache that it does not know
+            logger.debug("Padding on the left: %s", first_line(error))
+            return False
 
     def has_bare_head(self) -> bool:
         """See `Reading`."""
@@ -147,8 +156,7 @@ class _Trial:
 
     def _write(self, clips: Sequence[Tensor]) -> Tensor:
         """Return the logits (3, V) of the first tokens after the last clip; the choice among them is forced."""
-        embeddings, mask = pad_left(clips)
-        embeddings = torch.where(mask[:, :, None] > 0, embeddings, self.clips[0][:1])
+        embeddings, mask = self._pad_left(clips)
         written = write_after(
             self.module,
             embeddings,
@@ -162,6 +170,21 @@ class _Trial:
             output_logits=True,
         )
         return torch.stack([step[-1] for step in written.logits]).float()
+
+    def _write_leaving(self, clips: Sequence[Tensor]) -> Tensor:
+        """Return what `_write` does, of `Rows`: the last clip goes on alone after the first token."""
+        embeddings, mask = self._pad_left(clips)
+        rows = Rows(self.module, embeddings, mask, [len(clip) for clip in clips])
+        found = [rows.logits[-1]]
+        for running in (len(clips), 1):
+            rows.step(torch.ones(running, dtype=torch.long, device=mask.device), [running - 1])
+            found.append(rows.logits[-1])
+        return torch.stack(found).float()
+
+    def _pad_left(self, clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the clips padded on the left with something that is not zero, and their mask."""
+        embeddings, mask = pad_left(clips)
+        return torch.where(mask[:, :, None] > 0, embeddings, self.clips[0][:1]), mask
 
     def _agrees(self, ours: Tensor, alone: Tensor) -> bool:
         error = (ours - alone).norm(dim=-1) / alone.norm(dim=-1)

@@ -1,0 +1,137 @@
+"""How fast a checkpoint transcribes by batch size, beside the usual ways in the same run.
+
+    python benchmarks/decoding.py final.pt my/dev.jsonl --pipeline build/real/whisper-base
+
+The baseline is `transformers`' `generate`, clip by clip. Everything has the very same clips, sorted by length;
+recordings are read before the clock starts. CPU time is what the process itself took, which other work on the machine
+disturbs least: with other work running use `--threads 1` and look at that. RTFx is seconds of audio a second. Each way
+takes its turn in every round, and its fastest one counts.
+
+A checkpoint that has hardly been trained writes much less than was said, or more. With `--as-long-as-said` each clip
+gets as many tokens as its transcript has, whatever they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import pipeline
+
+from tiny_audio.audio import pad_waveforms
+from tiny_audio.config import DataConfig, DatasetConfig, PathsConfig
+from tiny_audio.data.sources import open_source
+from tiny_audio.inference import Recogniser
+from tiny_audio.lengths import SAMPLE_RATE
+from tiny_audio.model.speech_llm import transcript_limit
+
+
+@dataclass
+class Way:
+    """One way to transcribe all clips, and what its rounds took: wall, CPU, and of that CPU the encoder's seconds."""
+
+    name: str
+    work: Callable[[], tuple[list[str], float]]
+    rounds: list[tuple[float, float, float]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+    def measure(self) -> None:
+        """Take a turn."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.texts, encoder = self.work()
+        self.rounds.append((time.perf_counter() - wall, time.process_time() - cpu, encoder))
+
+
+class Ours:
+    """A checkpoint that transcribes clips in batches of neighbours."""
+
+    def __init__(self, recogniser: Recogniser, clips: list[np.ndarray], counts: list[int] | None) -> None:
+        self.model, self.clips = recogniser.model, clips
+        self.max_new_tokens = recogniser.decoding.max_new_tokens
+        self.counts = counts
+        self.reading = self.model.decoder.reading
+        if counts is not None:  # nothing ends before
+            self.model.decoder._own_ends = []
+            self.model.decoder.prompt.end_ids = [-1]
+
+    def __call__(self, batch_size: int, rows_leave: bool = True) -> tuple[list[str], float]:
+        """Return the transcripts, and the CPU seconds of the encoder."""
+        model, texts, encoder = self.model, [], 0.0
+        model.decoder._reading = replace(self.reading, rows_leave=rows_leave and self.reading.rows_leave)
+        for first in range(0, len(self.clips), batch_size):
+            start = time.process_time()
+            frames, lengths = model.encoder(*pad_waveforms(self.clips[first : first + batch_size]))
+            encoder += time.process_time() - start
+            sizes = [model.projector.num_tokens(length) for length in lengths]
+            limits = [transcript_limit(size, self.max_new_tokens) for size in sizes]
+            if self.counts is not None:
+                limits = self.counts[first : first + batch_size]
+            nothing = [torch.empty(0, dtype=torch.int64)] * len(lengths)
+            embeddings, sequences, _ = model.embed(frames, lengths, nothing)
+            rows = model.decoder.generate(embeddings.split(sequences.lengths), limits)
+            texts += [model.decoder.prompt.decode(ids) for ids in rows]
+        return texts, encoder
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("data", help="a manifest or folder")
+    parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--pipeline", help="a model for transformers' ASR pipeline, for comparison")
+    parser.add_argument("--as-long-as-said", action="store_true")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    source = open_source(DatasetConfig(path=given.data), DataConfig(), Path(PathsConfig().cache_dir))
+    chosen = range(0, len(source), max(1, len(source) // given.clips))[: given.clips]
+    rows = sorted(chosen, key=lambda row: float(source.durations[row]))
+    clips = [source.read(row) for row in rows]
+    recogniser = Recogniser(given.checkpoint, "cpu")
+    counts = [len(recogniser.model.decoder.prompt.encode(source.texts[row])) for row in rows]
+    ours = Ours(recogniser, clips, counts if given.as_long_as_said else None)
+
+    def ours_by(size: int) -> Callable[[], tuple[list[str], float]]:
+        return lambda: ours(size)
+
+    ways = [Way("generate, clip by clip", lambda: ours(1, rows_leave=False))]
+    ways.append(Way("generate, batches of 8", lambda: ours(8, rows_leave=False)))
+    ways += [Way(f"ours, batches of {size}", ours_by(size)) for size in given.batch_sizes]
+    if given.pipeline:
+        asr = pipeline("automatic-speech-recognition", given.pipeline, device="cpu")
+        for size in (1, 8):
+
+            def piped(size: int = size) -> tuple[list[str], float]:
+                inputs = [{"raw": clip, "sampling_rate": SAMPLE_RATE} for clip in clips]
+                return [one["text"] for one in asr(inputs, batch_size=size)], float("nan")
+
+            ways.append(Way(f"pipeline, batches of {size}", piped))
+    ours(1)  # the first clips choose kernels
+    for _ in range(given.rounds):
+        for way in ways:
+            way.measure()
+    seconds = sum(map(len, clips)) / SAMPLE_RATE
+    print(f"{len(clips)} clips, {seconds:.0f} s, {given.threads} threads; {sum(counts)} tokens were said")
+    print("| | s | CPU s | of it encoder | RTFx | times the first, by CPU time | same text |")
+    print("|---|---|---|---|---|---|---|")
+    base = min(cpu for _, cpu, _ in ways[0].rounds)
+    for way in ways:
+        wall, cpu, encoder = (min(column) for column in zip(*way.rounds, strict=True))
+        same = sum(a == b for a, b in zip(way.texts, ways[0].texts, strict=True))
+        print(
+            f"| {way.name} | {wall:.1f} | {cpu:.1f} | {encoder:.1f} | {seconds / wall:.2f} | {base / cpu:.2f} "
+            f"| {same} of {len(clips)} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Writing after several clips, a token at a time; clips that have ended leave, and the others go on without them.
+
+Dimensions: B clips that are still written after, L positions so far, H heads, E head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from .loop_guard import find_loop
+
+STAYING = 0.75  # share of a batch: so few must be left for the others to leave, which moves all keys and values
+ROOM = 64  # positions: so often keys and values are moved to tensors with more room
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values (B, H, L, E) of a layer, in tensors with room for more positions.
+
+    The stock layer joins what it has to what is new, which copies everything at each token. A sliding window is a
+    matter of the mask: what is outside is kept, and not looked at.
+    """
+
+    _layer_type = None  # else `transformers` would take this class for every cache from now on
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values (B, H, n, E); return all of them, as views."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._rooms = [key_states[:, :, :0], value_states[:, :, :0]]
+        start = self._length
+        end = start + key_states.shape[-2]
+        if end > self._rooms[0].shape[-2]:
+            more = end + ROOM - start
+            self._rooms = [pad(room[:, :, :start], (0, 0, 0, more)) for room in self._rooms]
+        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:, :, start:end] = states
+        return self._see(end)
+
+    def keep(self, rows: Tensor, start: int) -> None:
+        """Keep the clips at `rows` (b,), and the positions from `start` on."""
+        end = self._length
+        self._rooms = [room[:, :, start:].index_select(0, rows) for room in self._rooms]
+        self._see(end - start)
+
+    @property
+    def _length(self) -> int:
+        return int(self.get_seq_length())
+
+    def _see(self, length: int) -> tuple[Tensor, Tensor]:
+        keys, values = (room[:, :, :length] for room in self._rooms)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+class Rows:
+    """Clips that a model writes after, in a batch that is padded on the left: see `pad_left`.
+
+    Args:
+        module: of `transformers`; a class that keeps more than keys and values, or takes no positions, cannot write
+            like this: it raises something, or writes otherwise than alone.
+        embeddings: (B, L, W).
+        mask: (B, L) int64, 0 where there is padding.
+        lengths: B numbers of positions without padding, as `mask` has them.
+
+    Attributes:
+        logits: (B, V) of what comes next.
+    """
+
+    def __init__(self, module: Any, embeddings: Tensor, mask: Tensor, lengths: Sequence[int]) -> None:
+        known = inspect.signature(module.forward).parameters
+        self._module = module
+        self._cache = Cache(layer_class_to_replicate=RoomyLayer)
+        name = "cache" if "cache" in known else "past_key_values"  # by the version of transformers
+        self._fixed: dict[str, Any] = {name: self._cache, "use_cache": True}
+        if "logits_to_keep" in known:
+            self._fixed["logits_to_keep"] = 1
+        self._padding = [mask.shape[1] - length for length in lengths]
+        self._mask = mask
+        positions = (mask.cumsum(1) - 1).clamp_(min=0)
+        self._last = positions[:, -1:]
+        self.logits = self._read(positions, inputs_embeds=embeddings)
+
+    def step(self, tokens: Tensor, stay: Sequence[int]) -> None:
+        """Go on with tokens (B,) int64, only with the clips at `stay`."""
+        if len(stay) < len(tokens):
+            rows = torch.tensor(stay, device=tokens.device)
+            padding = [self._padding[row] for row in stay]
+            start = min(padding)  # columns of padding that only clips needed that have left
+            for layer in self._cache.layers:
+                assert isinstance(layer, RoomyLayer)
+                layer.keep(rows, start)
+            self._padding = [count - start for count in padding]
+            tokens, self._last = tokens.index_select(0, rows), self._last.index_select(0, rows)
+            self._mask = self._mask[:, start:].index_select(0, rows)
+        self._mask = pad(self._mask, (0, 1), value=1)
+        self._last = self._last + 1
+        self.logits = self._read(self._last, input_ids=tokens[:, None])
+
+    def _read(self, positions: Tensor, **what: Tensor) -> Tensor:
+        # Without a mask the attention has faster kernels, and nobody looks at each step whether it hides anything.
+        mask = self._mask if any(self._padding) else None
+        read = self._module(**what, attention_mask=mask, position_ids=positions, **self._fixed)
+        logits: Tensor = read.logits[:, -1]
+        return logits
+
+
+def write_rows(
+    module: Any,
+    embeddings: Tensor,
+    mask: Tensor,
+    lengths: Sequence[int],
+    limits: Sequence[int],
+    end_ids: set[int],
+    kept: dict[int, int] | None,
+) -> list[list[int]]:
+    """Write greedily after embeddings (B, L, W), padded on the left as `mask` (B, L) says.
+
+    Args:
+        module, embeddings, mask, lengths: see `Rows`.
+        limits: most tokens of each clip, at least 1.
+        end_ids: tokens that end what is written.
+        kept: where given, clips that loop are ended, and it gets how many of their tokens are of use, by their number.
+
+    Returns:
+        The tokens of each clip, without what ended them.
+    """
+    written: list[list[int]] = [[] for _ in limits]
+    running: list[int | None] = list(range(len(limits)))  # None: it has ended, and has not left yet
+    rows = Rows(module, embeddings, mask, lengths)
+    while True:
+        tokens = rows.logits.float().argmax(-1)
+        for place, (clip, token) in enumerate(zip(running, tokens.tolist(), strict=True)):
+            if clip is None:
+                continue
+            if token not in end_ids:
+                written[clip].append(token)
+                if kept is not None and (count := find_loop(written[clip])) is not None:
+                    kept[clip] = count
+                elif len(written[clip]) < limits[clip]:
+                    continue
+            running[place] = None
+        stay = [place for place, clip in enumerate(running) if clip is not None]
+        if not stay:
+            return written
+        if len(stay) > STAYING * len(running):
+            stay = list(range(len(running)))
+        rows.step(tokens, stay)
+        running = [running[place] for place in stay]
