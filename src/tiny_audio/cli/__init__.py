@@ -20,6 +20,7 @@ COMMANDS = {
     "clean-checkpoints": "delete checkpoints but the best and the newest",
     "average": "make one checkpoint from the best of a run",
     "export": "a model as a folder for transformers: ta export checkpoint=PATH output=FOLDER",
+    "push": "a model to the Hugging Face Hub, with a card: ta push checkpoint=PATH repo=user/name",
     "data": "look at the data before a run: ta data check, ta data preview",
     "plot": "draw the curves of one or several runs: ta plot outputs/transcription",
     "sweep": "search for good settings on this machine: ta sweep sweep.yaml",

@@ -78,14 +78,14 @@ def loading(part: str, name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        causes = _causes(error)
+        chain = causes(error)
         if "trust_remote_code" in str(error):
             reason = "needs code that comes with it, which is never run; use a model whose class is in transformers."
         elif Path(name).is_dir() or name == "pocket":
             reason = f"cannot be read: {first_line(error)}"
-        elif any(isinstance(cause, GatedRepoError) for cause in causes):
+        elif any(isinstance(cause, GatedRepoError) for cause in chain):
             reason = f"is gated: accept its terms at {ENDPOINT}/{name} and log in with `hf auth login`."
-        elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        elif any(isinstance(cause, RepositoryNotFoundError) for cause in chain):
             reason = "is neither a model on the Hub (or it is private) nor a folder here."
         elif not hub_reachable():
             why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"{ENDPOINT} cannot be reached"
@@ -157,7 +157,8 @@ def quiet_transformers(source: str) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _causes(error: BaseException | None) -> list[BaseException]:
+def causes(error: BaseException | None) -> list[BaseException]:
+    """Return an error, what it was raised of, and so on."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)
