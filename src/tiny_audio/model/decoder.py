@@ -33,6 +33,7 @@ from .weights import (
     require_all_weights,
     require_finite,
     resolve,
+    tell_download,
 )
 
 logger = logging.getLogger(__name__)
@@ -279,6 +280,7 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
     with loading("decoder", name), quiet_transformers(source):
         where = hub_arguments(source, revision)
         config = AutoConfig.from_pretrained(source, **where)
+        tell_download("model.decoder", source, revision)
         logger.info("Loading %s decoder (%s)...", config.model_type.capitalize(), name)
         prompt = load_prompt(name, revision, instruction)
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors import SafetensorError
@@ -22,6 +24,13 @@ from transformers.utils import logging as transformers_logging
 from ..errors import UserError
 from ..pocket import DECODER_DIR, ENCODER_DIR
 
+logger = logging.getLogger(__name__)
+
+# Of these a repository has one, or more that the index names.
+WEIGHT_FILES = (
+    *("model.safetensors", "model.safetensors.index.json", "encoder/model.safetensors"),
+    *("encoder/model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
 # In an exported folder, what a checkpoint says of itself.
 RECORD_FILE = "tiny_audio/model.json"
 POCKET = {"encoder": ENCODER_DIR, "decoder": DECODER_DIR}
@@ -69,6 +78,31 @@ def hub_arguments(name: str, revision: str | None) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` that say where to look, and that no code of the model's is run."""
     where = {} if Path(name).is_dir() else {"revision": revision, "local_files_only": not hub_reachable()}
     return {"trust_remote_code": False, **where}
+
+
+def tell_download(what: str, name: str, revision: str | None = None) -> None:
+    """Say what will be fetched of the Hub, and how large it is; nothing where it is here, or the Hub does not say.
+
+    Args:
+        what: that asks for it, such as `model.encoder`.
+        name: a Hub id, or a folder.
+        revision: commit, tag or branch.
+    """
+    if Path(name).is_dir() or not hub_reachable():
+        return
+    if any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in WEIGHT_FILES):
+        return
+    try:
+        info = HfApi(endpoint=constants.ENDPOINT).model_info(name, revision=revision, files_metadata=True, timeout=15)
+    except Exception as error:  # whatever it is, loading the model meets it again, and explains it
+        logger.debug("%s=%s was not looked up: %s", what, name, error)
+        return
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    tensors = {file: size for file, size in sizes.items() if file.endswith(".safetensors")}
+    total = sum((tensors or {file: size for file, size in sizes.items() if file.endswith(".bin")}).values())
+    if total:
+        size = f"{total / 1e9:.1f} GB" if total >= 1e8 else f"{total / 1e6:.1f} MB"
+        logger.info("%s: %s is not in the cache; downloading %s into %s", what, name, size, constants.HF_HUB_CACHE)
 
 
 @contextmanager
