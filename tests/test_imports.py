@@ -16,7 +16,7 @@ LAYERS = [
     {"model"},
     {"evaluation"},
     {"training"},
-    {"inference", "inspection", "judge", "publish", "benchmark", "plot", "sweep"},
+    {"inference", "inspection", "judge", "publish", "serving", "benchmark", "plot", "sweep"},
     {"cli", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
