@@ -1,4 +1,4 @@
-"""A Hub on this machine: serves folders as dataset repositories, as far as `huggingface_hub` asks.
+"""A Hub on this machine: serves folders as repositories and takes uploads of models, as far as `huggingface_hub` asks.
 
 Files come by way of a redirect to another address, in whole or in part, as they do from the Hub's own storage. It can
 be as far away as the Hub is (`latency`), and as strict (`limit`).
@@ -6,6 +6,7 @@ be as far away as the Hub is (`latency`), and as strict (`limit`).
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -33,6 +34,8 @@ class HubStub(ThreadingHTTPServer):
         latency: seconds before each answer.
         limit: requests that the Hub, not its storage, answers in `window` seconds; beyond them it answers 429.
         refused: how many of them.
+        may_write: what its tokens are and may do: `token -> users`; anybody else is refused.
+        private: repositories that were made so.
         valid_from: addresses of the storage that were given out before this number are no longer valid; who asks for
             `/expire` raises it.
     """
@@ -49,6 +52,8 @@ class HubStub(ThreadingHTTPServer):
         self.limit: int | None = None
         self.window = 1.0
         self.refused = 0
+        self.may_write: dict[str, set[str]] = {}
+        self.private: set[str] = set()
         self.valid_from = 0
         self.given = 0
         self._times: deque[float] = deque()
@@ -84,8 +89,88 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.answer(404)
+        """Make a repository, say how a file is to be uploaded, commit."""
+        body = self.read_body()
+        self.server.requests.append(f"{self.command} {self.path}")
+        parts = unquote(self.path.split("?")[0]).strip("/").split("/")
+        users = self.server.may_write.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+        models = self.server.root / "models"
+        if parts == ["api", "validate-yaml"]:
+            return self.send_json({"errors": [], "warnings": []})
+        if users is None:
+            return self.answer(401, b'{"error": "Invalid username or password."}')
+        if parts == ["api", "repos", "create"]:
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            if asked["organization"] not in users:
+                return self.answer(403, b'{"error": "no rights"}')
+            if (models / name).is_dir():
+                return self.answer(409, json.dumps({"url": f"{self.server.endpoint}/{name}"}).encode())
+            (models / name).mkdir(parents=True)
+            (models / name / ".gitattributes").write_text("*.safetensors filter=lfs")
+            if asked.get("visibility") == "private":
+                self.server.private.add(name)
+            return self.send_json({"url": f"{self.server.endpoint}/{name}"})
+        if parts[2:] == ["info", "lfs", "objects", "batch"]:
+            return self.send_json(
+                {"transfer": "basic", "objects": [self.place(one) for one in json.loads(body)["objects"]]}
+            )
+        name = "/".join(parts[2:4])
+        if parts[:2] != ["api", "models"] or not (models / name).is_dir():
+            return self.answer(404)
+        if parts[4] == "preupload":
+            modes = [
+                {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith("safetensors") else "regular"}
+                for file in json.loads(body)["files"]
+            ]
+            return self.send_json({"files": [mode | {"shouldIgnore": False} for mode in modes]})
+        if parts[4] == "commit":
+            self.commit(models / name, [json.loads(line) for line in body.splitlines()])
+            return self.send_json({"commitUrl": f"{self.server.endpoint}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
+        return self.answer(404)
+
+    def do_PUT(self) -> None:
+        """Take the content of a large file."""
+        content = self.read_body()
+        self.server.requests.append(f"{self.command} {self.path}")
+        if self.server.failures > 0:
+            self.server.failures -= 1
+            return self.answer(400)
+        place = self.server.root / "lfs" / self.path.rpartition("/")[2]
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(content)
+        return self.answer(200)
+
+    def read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def place(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Say where a large file goes, unless it is there."""
+        there = (self.server.root / "lfs" / wanted["oid"]).is_file()
+        actions = {"upload": {"href": f"{self.server.endpoint}/lfs/{wanted['oid']}", "header": {}}}
+        return wanted | ({} if there else {"actions": actions})
+
+    def commit(self, repository: Path, lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "header":
+                continue
+            file = repository / value["path"]
+            if line["key"] == "deletedFile":
+                file.unlink()
+                continue
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if line["key"] == "lfsFile":
+                file.write_bytes((self.server.root / "lfs" / value["oid"]).read_bytes())
+            else:
+                file.write_bytes(base64.b64decode(value["content"]))
 
     def do_GET(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
@@ -101,11 +186,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send_file(self.server.root.joinpath(*parts[1:]))
         if (seconds := self.server.wait_for_turn()) > 0:
             return self.answer(429, headers={"Retry-After": str(math.ceil(seconds))})
-        api = parts[:2] == ["api", "datasets"]
+        api = parts[0] == "api" and parts[1] in ("datasets", "models")
         if not api and parts[0] != "datasets":
             parts = ["models", *parts]
         name = "/".join(parts[2:4] if api else parts[1:3])
-        repository = self.server.root / ("models" if parts[0] == "models" else "") / name
+        repository = self.server.root / ("models" if "models" in parts[:2] else "") / name
         if not repository.is_dir() or "/" not in name:
             return self.answer(404, headers={"X-Error-Code": "RepoNotFound"})
         if api and "revision" in parts and parts[-1] not in (COMMIT, "main"):
@@ -118,7 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
                 for file in sorted(repository.rglob("*"))
                 if file.is_file()
             ]
-            return self.send_json({"id": name, "sha": COMMIT, "siblings": siblings})
+            private = name in self.server.private
+            return self.send_json({"id": name, "sha": COMMIT, "siblings": siblings, "private": private})
         if name in self.server.gated:
             return self.answer(403, headers={"X-Error-Code": "GatedRepo"})
         file = repository.joinpath(*parts[5:])
@@ -137,7 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self.answer(302, headers=headers)
 
     def send_tree(self, repository: Path, folder: str) -> None:
-        entries = sorted((repository / folder).iterdir()) if (repository / folder).is_dir() else []
+        find = Path.rglob if "recursive=true" in self.path.lower() else Path.glob
+        entries = sorted(find(repository / folder, "*"))
         listed = [
             {
                 "type": "file" if entry.is_file() else "directory",

@@ -20,6 +20,7 @@ COMMANDS = {
     "clean-checkpoints": "delete checkpoints but the best and the newest",
     "average": "make one checkpoint from the best of a run",
     "export": "a model as a folder for transformers: ta export checkpoint=PATH output=FOLDER",
+    "push": "a model to the Hugging Face Hub, with a card: ta push checkpoint=PATH repo=user/name",
     "serve": "an API on this machine, as OpenAI's: ta serve checkpoint=PATH",
     "demo": "try a model on a page in the browser: ta demo checkpoint=PATH",
     "data": "look at the data before a run: ta data check, ta data preview",

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ..errors import UserError
-from ..model.weights import RECORD_FILE, hub_reachable
+from ..model.weights import RECORD_FILE, hub_reachable, tell_download
 from ..training.checkpoint import FINAL_FILE, find_checkpoints, load_checkpoint
 from ..training.contents import fault
 
@@ -76,6 +76,7 @@ def is_repository(name: str) -> bool:
 
 
 def _download(name: str) -> Path:
+    tell_download("the model", name)
     try:
         folder = Path(snapshot_download(name, local_files_only=not hub_reachable(), tqdm_class=hub_progress))
     except RepositoryNotFoundError:

@@ -134,6 +134,8 @@ class Recogniser:
         UserError: the checkpoint or its models cannot be read.
     """
 
+    _source: tuple[str, str | None, str | None] | None = None  # checkpoint, encoder, decoder
+
     def __init__(
         self,
         checkpoint: str | Path,
@@ -148,6 +150,33 @@ class Recogniser:
         model = rebuild(opened.saved, opened.path, dtype, *parts).to(where)
         choose_attention(model, "auto")
         self._set(model, dtype, opened.saved, decoding)
+        self._source = str(checkpoint), encoder, decoder
+
+    def push_to_hub(
+        self, repo: str, private: bool = False, report: str | Path | None = None, licence: str | None = None
+    ) -> str:
+        """Upload the model to the Hugging Face Hub, with a card, as `ta push` does.
+
+        Args:
+            repo: `user/name`; made where it does not exist.
+            private: only its owner, and whom they let, can see it.
+            report: folder of `ta eval report=`, for the figures; None: `eval.json` in the run's folder, if it is there.
+            licence: as the Hub spells it; None: what the licences of models and corpora allow.
+
+        Returns:
+            The address of its page.
+
+        Raises:
+            UserError: there is no token or no right, the repository holds something else, the Hub cannot be reached,
+                or the model was not opened from a file.
+        """
+        from ..publish.push import packed, upload  # which opens models itself
+
+        if self._source is None:
+            raise UserError(f"repo={repo}: open the model with load_model to upload it; this one is of no file.")
+        checkpoint, encoder, decoder = self._source
+        with packed(checkpoint, repo, report, licence, encoder, decoder) as parcel:
+            return upload(parcel, repo, private)
 
     @classmethod
     def of(

@@ -34,6 +34,7 @@ from .weights import (
     require_finite,
     require_plausible,
     resolve,
+    tell_download,
 )
 from .writing import write_rows
 
@@ -299,6 +300,7 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
     with loading("decoder", name), quiet_transformers(source):
         where = hub_arguments(source, revision)
         config = AutoConfig.from_pretrained(source, **where)
+        tell_download("model.decoder", source, revision)
         logger.info("Loading %s decoder (%s)...", config.model_type.capitalize(), name)
         prompt = load_prompt(name, revision, instruction)
         own = config.get_text_config()  # of a model that also sees (Gemma 3, Qwen3.5), what reads alone

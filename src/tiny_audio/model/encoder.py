@@ -39,6 +39,7 @@ from .weights import (
     require_finite,
     require_plausible,
     resolve,
+    tell_download,
 )
 
 logger = logging.getLogger(__name__)
@@ -232,6 +233,7 @@ def load_encoder(
     source = resolve("encoder", name)
     with loading("encoder", name):
         config = AutoConfig.from_pretrained(source, **hub_arguments(source, revision))
+        tell_download("model.encoder", source, revision)
         tower = config.audio_config if config.model_type == "glmasr" else config
         prefix = r"^(model\.)?audio_tower\."
         if tower.model_type == "glmasr_encoder":

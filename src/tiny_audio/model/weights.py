@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from urllib.request import getproxies
 
 import psutil
 import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from torch import nn
@@ -22,9 +24,15 @@ from transformers.utils import logging as transformers_logging
 from ..errors import UserError
 from ..pocket import DECODER_DIR, ENCODER_DIR
 
+logger = logging.getLogger(__name__)
+
+# Of these a repository has one, or more that the index names.
+WEIGHT_FILES = (
+    *("model.safetensors", "model.safetensors.index.json", "encoder/model.safetensors"),
+    *("encoder/model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
 # In an exported folder, what a checkpoint says of itself.
 RECORD_FILE = "tiny_audio/model.json"
-WEIGHT_FILES = ("*.safetensors", "*.bin")
 PACKED_WEIGHTS = 4  # numbers a byte: none are packed more tightly
 MAX_LAYERS = 1000
 POCKET = {"encoder": ENCODER_DIR, "decoder": DECODER_DIR}
@@ -74,6 +82,31 @@ def hub_arguments(name: str, revision: str | None) -> dict[str, Any]:
     return {"trust_remote_code": False, **where}
 
 
+def tell_download(what: str, name: str, revision: str | None = None) -> None:
+    """Say what will be fetched of the Hub, and how large it is; nothing where it is here, or the Hub does not say.
+
+    Args:
+        what: that asks for it, such as `model.encoder`.
+        name: a Hub id, or a folder.
+        revision: commit, tag or branch.
+    """
+    if Path(name).is_dir() or not hub_reachable():
+        return
+    if any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in WEIGHT_FILES):
+        return
+    try:
+        info = HfApi(endpoint=constants.ENDPOINT).model_info(name, revision=revision, files_metadata=True, timeout=15)
+    except Exception as error:  # whatever it is, loading the model meets it again, and explains it
+        logger.debug("%s=%s was not looked up: %s", what, name, error)
+        return
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    tensors = {file: size for file, size in sizes.items() if file.endswith(".safetensors")}
+    total = sum((tensors or {file: size for file, size in sizes.items() if file.endswith(".bin")}).values())
+    if total:
+        size = f"{total / 1e9:.1f} GB" if total >= 1e8 else f"{total / 1e6:.1f} MB"
+        logger.info("%s: %s is not in the cache; downloading %s into %s", what, name, size, constants.HF_HUB_CACHE)
+
+
 @contextmanager
 def loading(part: str, name: str) -> Iterator[None]:
     """Turn what goes wrong while a model is fetched or read into one line that says what to do."""
@@ -82,17 +115,15 @@ def loading(part: str, name: str) -> Iterator[None]:
         yield
     except (UserError, torch.OutOfMemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # readers of configurations, tokenizers and weights raise anything, some `Exception` itself
-        causes = _causes(error)
+    except Exception as error:  # tokenizers raise `Exception` itself, configurations errors of their own
+        chain = causes(error)
         if "trust_remote_code" in str(error):
             reason = "needs code that comes with it, which is never run; use a model whose class is in transformers."
         elif Path(name).is_dir() or name == "pocket":
             reason = f"cannot be read: {first_line(error)}"
-        elif any(isinstance(cause, GatedRepoError) for cause in causes):
+        elif any(isinstance(cause, GatedRepoError) for cause in chain):
             reason = f"is gated: accept its terms at {ENDPOINT}/{name} and log in with `hf auth login`."
-        elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        elif any(isinstance(cause, RepositoryNotFoundError) for cause in chain):
             reason = "is neither a model on the Hub (or it is private) nor a folder here."
         elif not hub_reachable():
             why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"{ENDPOINT} cannot be reached"
@@ -147,7 +178,7 @@ def require_plausible(config: Any, kind: Any, source: str, dtype: torch.dtype) -
     if layers > MAX_LAYERS:
         raise ValueError(f"its configuration has {layers:,} layers")
     count = count_weights(partial(getattr(kind, "from_config", kind), config))
-    files = [file for pattern in WEIGHT_FILES for file in Path(source).glob(pattern)]
+    files = [file for pattern in ("*.safetensors", "*.bin") for file in Path(source).glob(pattern)]
     stored = sum(file.stat().st_size for file in files)
     if files and count > PACKED_WEIGHTS * stored:
         raise ValueError(f"its configuration has {count:,.0f} weights, and its files {stored:,} bytes")
@@ -200,7 +231,8 @@ def quiet_transformers(source: str) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _causes(error: BaseException | None) -> list[BaseException]:
+def causes(error: BaseException | None) -> list[BaseException]:
+    """Return an error, what it was raised of, and so on."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)

@@ -21,6 +21,7 @@ from ..model.lora import merge_lora
 from ..model.speech_llm import SpeechLLM
 from ..model.weights import RECORD_FILE, fingerprint
 from ..training.checkpoint import FORMAT
+from .licences import languages_of, licence_of_corpus, licence_of_model
 from .native import native_processor, save_native, why_not_native
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,10 @@ def describe(model: SpeechLLM, saved: dict[str, Any], native: bool, prompt: dict
     models = describe_models(model, own) | names | {"prompt_ids": prompt}
     trained = [title for title, on in (("LoRA", settings.use_lora), ("decoder", not settings.freeze_decoder)) if on]
     data = {key: saved["config"]["data"][key] for key in ("max_audio_length", "text_case", "keep_punctuation")}
-    corpora = {name: about | {"origin": public_name(about["origin"])} for name, about in saved["corpora"].items()}
+    corpora = {
+        name: about | {"origin": public_name(about["origin"]), "licence": licence_of_corpus(name, about["origin"])}
+        for name, about in saved["corpora"].items()
+    }
     run = {key: value for key, value in saved.get("run", {}).items() if key in ("tiny_audio", "packages")}
     known = {key: saved[key] for key in ("clip_seconds",) if key in saved}
     training = saved["config"]["training"]
@@ -120,6 +124,9 @@ def describe(model: SpeechLLM, saved: dict[str, Any], native: bool, prompt: dict
             "history": [row for row in saved["state"]["history"] if "wer" in row][-1:],
             "training": {key: training[key] for key in ("max_steps", "batch_size", "learning_rate")},
             "corpora": corpora,
+            "languages": languages_of(saved["config"]["data"]["datasets"]),
+            # Of the checkpoint that it started from, nothing but the weights is known.
+            "earlier_stage": bool(settings.checkpoint or settings.projector_checkpoint),
             "run": run,
         },
     }
@@ -131,9 +138,11 @@ def _source(saved: dict[str, Any], part: str) -> dict[str, Any]:
         "name": public_name(models[part]),
         "revision": models[f"{part}_revision"],
         "fingerprint": models[f"{part}_fingerprint"],
+        "licence": licence_of_model(models[part]),
     }
 
 
 def public_name(name: str) -> str:
     """Return the name of a model or corpus without the folders of this machine that it lies in."""
-    return name if re.fullmatch(r"[\w.@:+-]+(/[\w.@:+-]+)?", name) and not name.startswith(".") else Path(name).name
+    on_hub = re.fullmatch(r"[\w.@:+-]+(/[\w.@:+-]+)?( \([\w.-]+\))?", name) and not name.startswith(".")
+    return name if on_hub else Path(name).name

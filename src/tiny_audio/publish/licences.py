@@ -1,0 +1,103 @@
+"""Licences of models and corpora, as far as they are known here, and what may be said of a model made of them.
+
+From their public pages, read in September 2026; what is not listed is not known, and nothing is claimed for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from ..data.corpora import CORPORA
+from ..errors import UserError
+
+# As the Hub spells them; all let anybody use, change and hand on, for any purpose.
+OPEN = (
+    *("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense"),
+    *("cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"),
+)
+RESTRICTED = "other"
+_MODELS = (
+    (r"pocket", "mit"),
+    (r"openai/whisper-.+", "apache-2.0"),
+    (r"Qwen/Qwen3-.+", "apache-2.0"),
+    (r"HuggingFaceTB/SmolLM2-.+", "apache-2.0"),
+)
+_POCKET_SPEECH = ("tiny_audio", "pocket", "speech")  # the folder, wherever the package lies
+
+
+def licence_of_model(name: str) -> str | None:
+    """Return the licence of a model by its id on the Hub; None where it is not known here."""
+    return next((licence for pattern, licence in _MODELS if re.fullmatch(pattern, name)), None)
+
+
+def licence_of_corpus(name: str, origin: str) -> str | None:
+    """Return the licence of a corpus; None where it is not known here.
+
+    Args:
+        name: of the source: that of a known corpus, or `librispeech:dev-clean`, `librispeech#2`.
+        origin: a path, or `owner/name@commit (split)`.
+    """
+    if PurePath(origin).parts[-4:-1] == _POCKET_SPEECH:
+        return "cc0-1.0"
+    hub_id = origin.partition("@")[0]
+    named = CORPORA.get(re.split("[:#]", name)[0])
+    corpus = next((corpus for corpus in CORPORA.values() if corpus.hub_id == hub_id), named)
+    return None if corpus is None else corpus.licence
+
+
+def languages_of(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the languages of the entries of `data.datasets`; none where that of one is not known."""
+    found: set[str] = set()
+    for entry in entries:
+        corpus = CORPORA.get(entry["name"])
+        known = "en" if corpus is not None or (entry["name"] == "pocket" and entry["path"] is None) else None
+        if corpus is not None and corpus.selector == "language":
+            known = corpus.configuration
+        if (language := entry["language"] or known) is None:
+            return []
+        found.add(language)
+    return sorted(found)
+
+
+def licence_of(provenance: Mapping[str, Any], asked: str | None) -> str:
+    """Return the licence that the card claims for the whole: an open one only where all parts allow it.
+
+    Args:
+        provenance: of the exported folder.
+        asked: what the one who publishes it says; their word goes for parts whose licence is not known here.
+
+    Raises:
+        UserError: an open licence is asked for, and a part forbids it.
+    """
+    parts = licences_of_parts(provenance)
+    forbidding = [f"{name} ({licence})" for name, licence in parts.items() if licence and licence not in OPEN]
+    if asked is not None:
+        if asked in OPEN and forbidding:
+            raise UserError(
+                f"license={asked} cannot be claimed: {', '.join(forbidding)} forbids it; leave license out."
+            )
+        return asked
+    if forbidding or None in parts.values():
+        return RESTRICTED
+    if shared := sorted({licence for licence in parts.values() if licence and "-sa-" in licence}):
+        return shared[0] if len(shared) == 1 else RESTRICTED
+    models = {str(licence_of_part(provenance, part)) for part in ("encoder", "decoder")}
+    return "mit" if models == {"mit"} else "apache-2.0" if models <= {"mit", "apache-2.0"} else RESTRICTED
+
+
+def licence_of_part(provenance: Mapping[str, Any], part: str) -> str | None:
+    """Return the licence of the encoder or the decoder, None where it is not known."""
+    found: str | None = provenance[part].get("licence")
+    return found
+
+
+def licences_of_parts(provenance: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the licence of each part, by its kind and name (`encoder pocket`); None where it is not known."""
+    parts = {f"{part} {provenance[part]['name']}": licence_of_part(provenance, part) for part in ("encoder", "decoder")}
+    parts |= {f"corpus {name}": about.get("licence") for name, about in provenance["corpora"].items()}
+    if provenance.get("earlier_stage"):
+        parts["the corpora of an earlier stage"] = None
+    return parts
