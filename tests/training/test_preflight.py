@@ -23,6 +23,7 @@ from tiny_audio.data.plan import SamplingPlan
 from tiny_audio.data.sources import open_source
 from tiny_audio.data.synthetic import synthetic_batch
 from tiny_audio.errors import UserError
+from tiny_audio.model import decoder
 from tiny_audio.model.speech_llm import SpeechLLM, build_speech_llm
 from tiny_audio.training import preflight as package
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
@@ -210,13 +211,13 @@ def test_a_smaller_batch_is_tried_beside_gradients_and_moments(model, source, ac
 
 def test_the_evaluation_is_tried_with_the_cache_of_the_longest_transcript(model, source, accelerator, monkeypatch):
     assert model.decoder.reading, "found out by writing, too"
-    generate, seen = model.decoder.module.generate, []
+    write, seen = decoder.write_rows, []
 
-    def watched(tokens, max_new_tokens, **more):
-        seen.append((*tokens.shape, max_new_tokens))
-        return generate(tokens, max_new_tokens=max_new_tokens, **more)
+    def watched(module, embeddings, mask, lengths, limits, *more):
+        seen.append((*mask.shape, max(limits)))
+        return write(module, embeddings, mask, lengths, limits, *more)
 
-    monkeypatch.setattr(model.decoder.module, "generate", watched)
+    monkeypatch.setattr(decoder, "write_rows", watched)
     training = TrainingConfig(eval_batch_size=5, max_new_tokens=30)
     trial = memory.evaluation_trial(training, model, [source], model.decoder.prompt.target_ids, accelerator)
     trial.run(trial.batch(5))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
+from checkpoint_folders import content
 from runs import run_ta
 from tiny_audio.model.encoder import CONVENTIONS
-from tiny_audio.training.checkpoint import load_checkpoint
+from tiny_audio.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_a_run_does_not_go_on_with_another_window(run_settings, tmp_path):
@@ -23,8 +22,10 @@ def test_checkpoints_that_do_not_say_are_read_as_they_were_trained(tmp_path):
         ("zero-padded to 1280 samples, attention within the clip", "clip"),
         ("silence to 30 s, attention over the whole window", "30s"),
     ):
-        content = {"config": {"model": {}}, "models": {"feature_convention": before}}
-        torch.save({"format": "tiny-audio-checkpoint", "version": 2, **content}, tmp_path / "old.pt")
+        older = content(1, [])
+        del older["config"]["model"]["encoder_window"]
+        older["models"] = older["models"] | {"feature_convention": before}
+        save_checkpoint(tmp_path / "old.pt", older)
         saved = load_checkpoint(tmp_path / "old.pt")
         assert saved["config"]["model"]["encoder_window"] == window
         assert saved["models"]["feature_convention"] == CONVENTIONS[window]
