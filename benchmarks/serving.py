@@ -23,6 +23,7 @@ from pathlib import Path
 
 AT_ONCE = (1, 4, 16)
 START_SECONDS = 900
+NO_CACHES = ("--no-enable-prefix-caching", "--mm-processor-cache-gb", "0")  # the same clips are sent three times
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
         log = Path(temporary, "server.log")
         with log.open("w") as out:
             command = [args.vllm, "serve", args.folder, "--port", str(port), "--served-model-name", "model"]
-            server = subprocess.Popen([*map(str, command), *options.split()], stdout=out, stderr=out)
+            server = subprocess.Popen([*map(str, command), *NO_CACHES, *options.split()], stdout=out, stderr=out)
         try:
             wait_for(port, server, log)
             found = send(args.vllm.parent / "python", port, files)
