@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tiny_audio.audio import load_audio
 from tiny_audio.cli import main
 from tiny_audio.errors import UserError
 from tiny_audio.inference import Recogniser, transcribe, transcribe_files
-from tiny_audio.inference.spans import cut, find_spans, halve
+from tiny_audio.inference.spans import FRAME, SILENT_SHARE, cut, find_spans, halve
 from tiny_audio.inference.transcribe import Decoding, piece_seconds_of
 from tiny_audio.model.speech_llm import SpeechLLM, Written
 from tiny_audio.training.checkpoint import load_checkpoint
@@ -38,6 +39,25 @@ def test_a_recording_transcribes_the_same_alone_and_in_any_batch(recogniser, cor
     together = recogniser.transcribe_batch(waveforms)
     assert together == [recogniser.transcribe(waveform).text for waveform in waveforms]
     assert len(set(together)) > 1
+
+
+def test_cuts_are_the_cheapest_that_there_are():
+    """Against all sets of cuts: a frame costs its level, relative to the loudest, less that of a pause."""
+    rng, frames, longest, shortest = np.random.default_rng(0), 14, 6, 2
+    for _ in range(5):
+        level = rng.choice([0.001, 0.1, 0.5, 1.0], frames)
+        waveform = np.repeat(level, FRAME).astype(np.float32) * np.tile([1, -1], frames * FRAME // 2)
+        cost = level / np.sort(level)[-10] - SILENT_SHARE
+        best = np.inf
+        for chosen in (c for n in range(1, frames) for c in combinations(range(frames), n)):
+            between = np.diff(chosen)
+            ends = chosen[0] + 0.5, frames - chosen[-1] - 0.5
+            if max(ends) <= longest and ((between >= shortest) & (between <= longest)).all():
+                best = min(best, cost[list(chosen)].sum())
+        spans = cut(waveform, 0, len(waveform), longest * 0.1)
+        assert max(stop - start for start, stop in spans) <= longest * FRAME
+        found = [stop // FRAME for _, stop in spans[:-1]]
+        assert cost[found].sum() == pytest.approx(best, abs=1e-6)
 
 
 def test_a_long_recording_is_cut_at_its_quietest_place():

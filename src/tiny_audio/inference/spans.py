@@ -5,6 +5,8 @@ A span is (start, stop), in samples of a recording (S,).
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from ..audio import is_silent
@@ -44,8 +46,7 @@ def leave_out_silence(waveform: np.ndarray, silence_seconds: float) -> list[tupl
     level = levels(waveform)
     if not len(level):
         return [(0, len(waveform))]
-    loudest = np.partition(level, -min(LOUD_FRAMES, len(level)))[-min(LOUD_FRAMES, len(level))]
-    heard = np.flatnonzero(level > min(SILENT_SHARE * loudest, SILENT_LEVEL))
+    heard = np.flatnonzero(level > min(SILENT_SHARE * loudest(level), SILENT_LEVEL))
     if not len(heard):
         return []
     longest = max(round(silence_seconds * SAMPLE_RATE / FRAME), 2 * MARGIN_FRAMES)
@@ -64,13 +65,37 @@ def leave_out_silence(waveform: np.ndarray, silence_seconds: float) -> list[tupl
 
 
 def cut(waveform: np.ndarray, start: int, stop: int, limit_seconds: float) -> list[tuple[int, int]]:
-    """Cut a span into spans of at most `limit_seconds`, each at the quietest place in the second half of the limit."""
-    limit, spans = int(limit_seconds * SAMPLE_RATE), []
-    while stop - start > limit:
-        middle = quietest(waveform, start + limit // 2, start + limit)
-        spans.append((start, middle))
-        start = middle
-    return [*spans, (start, stop)]
+    """Cut a span into spans of at most `limit_seconds`, and at least a third of it but at the ends, at quiet places.
+
+    All cuts are chosen together, by dynamic programming: a cut costs as much as its frame is loud, in a pause less than
+    nothing, and the cheapest set of cuts is taken. Chosen one by one, they often leave the next one no quiet place.
+    """
+    limit = int(limit_seconds * SAMPLE_RATE)
+    if stop - start <= limit:
+        return [(start, stop)]
+    level = levels(waveform[start:stop])
+    places = np.arange(len(level)) * FRAME + FRAME // 2
+    costs = level / max(loudest(level), 1e-9) - SILENT_SHARE
+    longest = max(limit // FRAME, 1)  # frames between two cuts
+    shortest = max(longest // 3, 1)
+    total, before = costs.copy(), np.full(len(level), -1)
+    for i in range(shortest, len(level)):
+        first = max(i - longest, 0)
+        last = first + int(total[first : i - shortest + 1].argmin())
+        if places[i] > limit or total[last] < 0:  # else it may be the first
+            total[i], before[i] = total[i] + total[last], last
+    first_last = int(np.searchsorted(places, stop - start - limit, "left"))  # the last cut is here or later
+    chosen = [first_last + int(total[first_last:].argmin())]
+    while before[chosen[-1]] >= 0:
+        chosen.append(int(before[chosen[-1]]))
+    edges = [start, *(start + int(places[i]) for i in reversed(chosen)), stop]
+    return list(pairwise(edges))
+
+
+def loudest(level: np.ndarray) -> float:
+    """Return the level of the loudest second of frames (N,): the lowest in it, so that a click does not count."""
+    count = min(LOUD_FRAMES, len(level))
+    return float(np.partition(level, -count)[-count])
 
 
 def halve(waveform: np.ndarray, start: int, stop: int) -> list[tuple[int, int]]:
