@@ -1,6 +1,6 @@
 """Licences of models and corpora, as far as they are known here, and what may be said of a model made of them.
 
-From their public pages, read in September 2026; what is not listed is not known, and nothing is claimed for it.
+What is not listed is not known, and nothing is claimed for it. Licences change: whoever publishes reads them again.
 """
 
 from __future__ import annotations
