@@ -188,3 +188,21 @@ assert not {{"torch", "matplotlib.pyplot", "wandb"}} & {{*sys.modules}}
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_damaged_is_drawn_around_or_named(tmp_path, capsys):
+    lines = (
+        b'{"step": 1, "train/loss": "text"}',
+        b"[1]",
+        b'{"step": "a", "train/loss": 1}',
+        b"{",
+        b"\xff\xfe",
+        b"[" * 9999,
+    )
+    good = b'{"step": 2, "train/loss": 2.0}'
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join((*lines, good)))
+    assert main(["plot", str(tmp_path)]) == 0
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/config.yaml").write_bytes(b"a: [\xff")
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "config.yaml is damaged; move it away" in capsys.readouterr().err

@@ -317,3 +317,15 @@ def test_final_is_for_use_and_no_run_goes_on_from_it(finished, train, capsys):
     assert train("training.max_steps=3", f"training.resume_from_checkpoint={folder}/final.pt") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"holds no optimizer, which a run needs to go on; name {folder}/checkpoint-step-2.pt" in error
+
+
+@pytest.mark.parametrize("part", ["optimizer", "rng"])
+def test_a_checkpoint_whose_optimizer_or_generators_are_damaged_is_one_line(train, capsys, part):
+    content = load_checkpoint(FOLDER.file(2))
+    del content["format"], content["version"]
+    content[part] |= {"torch": "text"} if part == "rng" else {"state": dict.fromkeys(content["optimizer"]["state"], "")}
+    save_checkpoint(FOLDER.file(9), content)
+    FOLDER.file(9).replace(FOLDER.file(2))
+    assert train("training.max_steps=3") == 2
+    message = "the checkpoint's optimizer or random generators are damaged; to start from its weights"
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -52,20 +52,24 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     """Return every metric's steps and values; what was not finite is NaN."""
     curves: dict[str, Curve] = {}
     path = folder / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
             step = int(row["step"])
-        except (ValueError, KeyError, TypeError):  # a line that is being written, or was when the process was killed
-            continue
-        for name, value in row.items():
-            if "/" in name:
-                steps, values = curves.setdefault(name, ([], []))
-                steps.append(step)
-                values.append(math.nan if value is None else float(value))
+            found = {name: _number(value) for name, value in row.items() if "/" in name}
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            continue  # a line that is being written, or was when the process was killed; or damaged
+        for name, value in found.items():
+            steps, values = curves.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(value)
     if not curves:
         raise UserError(f"{path} holds no metrics yet; the first are written after logging.log_steps steps.")
     return curves
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def read_settings(folder: Path) -> dict[str, str]:
@@ -73,7 +77,10 @@ def read_settings(folder: Path) -> dict[str, str]:
     path = folder / "checkpoints" / "config.yaml"
     if not path.is_file():
         return {}
-    return dict(_flatten(yaml.safe_load(path.read_text(encoding="utf-8")), ""))
+    try:
+        return dict(_flatten(yaml.safe_load(path.read_text(encoding="utf-8")), ""))
+    except (ValueError, yaml.YAMLError, RecursionError):
+        raise UserError(f"{path} is damaged; move it away to draw the curves without the settings.") from None
 
 
 def _flatten(value: Any, name: str) -> list[tuple[str, str]]:
