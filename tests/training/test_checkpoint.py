@@ -161,3 +161,12 @@ def test_a_run_on_a_full_disk_keeps_training_and_says_at_the_end_what_is_missing
     assert status == 0, log
     assert "Resuming from step 2..." in log
     assert json.loads((folder.path / "training_state.json").read_text())["step"] == 6
+
+
+def test_what_people_type_at_length_is_read_again(tmp_path):
+    """A run must never refuse its own checkpoint: a long command line, notes of several lines, also from Windows."""
+    saved = content(1, [])
+    saved["run"] = {"command": "ta train " + "data.x=y " * 2000}
+    saved["config"]["logging"]["notes"] = "one\r\n\ttwo\n" * 1000
+    save_checkpoint(tmp_path / "long.pt", saved)
+    assert load_checkpoint(tmp_path / "long.pt")["run"] == saved["run"]

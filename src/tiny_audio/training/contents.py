@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .state import RunState
 
-MAX_TEXT = 2_000  # characters of a setting or a name
+MAX_TEXT = 1_000_000  # characters of a setting or a name: more than anybody types
 MAX_DEPTH = 20
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")  # but for white space
 TEXTS = ("encoder_fingerprint", "decoder_fingerprint", "feature_convention", "prompt")  # of `models`
 NAMES = ("encoder", "decoder", "projector_type")
 POSITION = ("step", "batches", "draws")  # of `state`

@@ -180,6 +180,8 @@ def restore(
     """
     try:
         _restore(saved, accelerator, optimizer)
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             "the checkpoint's optimizer or random generators are damaged; to start from its weights, name it as "
