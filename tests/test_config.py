@@ -287,7 +287,7 @@ WRONG = [
      "training.lr_schedule must be one of cosine, linear, constant, got cosin. Did you mean cosine?"),
     ("training.metric_for_best", "bleu", "training.metric_for_best must be one of wer, cer, loss, got bleu."),
     ("model.projector_type", "mosaa",
-     "model.projector_type must be one of mlp, mosa, moe, qformer, got mosaa. Did you mean mosa?"),
+     "model.projector_type must be one of mlp, mosa, moe, qformer, conv, got mosaa. Did you mean mosa?"),
     ("model.projector_config.dropout", 1,
      "model.projector_config.dropout must be at least 0 and below 1, got 1."),
     ("model.projector_config", 5, "a group of settings (ProjectorConfig) is expected, got 5."),

@@ -25,6 +25,7 @@ PROJECTORS = {
     "mosa": "mosa.MOSAProjector",
     "moe": "moe.MoEProjector",
     "qformer": "qformer.QFormerProjector",
+    "conv": "conv.ConvProjector",
 }
 PRECISIONS = ("auto", "bf16", "fp16", "no")
 SCHEDULES = ("cosine", "linear", "constant")
@@ -34,6 +35,8 @@ AUGMENTATIONS = ("none", "light")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 TRACKERS = ("wandb", "tensorboard", "trackio")
 ENCODER_WINDOWS = ("clip", "30s")
+CTC_WARMUP_STEPS = 500
+MAX_BEAMS = 100
 ATTENTIONS = ("auto", "varlen", "flash_attn", "sdpa")
 
 
@@ -88,7 +91,7 @@ class ProjectorConfig:
 
     input_dim: int | None = None  # encoder width; a value that disagrees with the encoder is an error
     output_dim: int | None = None  # decoder width; likewise
-    hidden_dim: int | None = None  # mlp: hidden width, qformer: feed-forward width; twice the decoder's
+    hidden_dim: int | None = None  # mlp, conv: hidden width, qformer: feed-forward width; twice the decoder's
     frame_stack: int = 4  # encoder frames an audio token: 4 x 20 ms
     dropout: float = 0.1
     num_experts: int | None = None  # mosa: 4, moe: 8
@@ -97,17 +100,22 @@ class ProjectorConfig:
     load_balancing_loss_weight: float = 0.01  # moe
     num_queries: int = 32  # qformer: queries a window
     window_frames: int = 128  # qformer: encoder frames a window
-    num_layers: int = 2  # qformer
+    num_layers: int = 2  # qformer, conv
     num_heads: int = 8  # qformer
+    conv_dim: int = 384  # conv: width of the convolution blocks
+    kernel_size: int = 9  # conv: audio tokens that a block mixes, odd
 
     def __post_init__(self) -> None:
         for name in (
             *("input_dim", "output_dim", "hidden_dim", "frame_stack", "num_experts", "num_experts_per_token"),
             *("expert_dim", "num_queries", "window_frames", "num_layers", "num_heads"),
+            *("conv_dim", "kernel_size"),
         ):
             _at_least(f"model.projector_config.{name}", getattr(self, name), 1)
-        for name in ("num_experts", "num_layers"):
+        for name in ("num_experts", "num_layers", "kernel_size"):
             _at_most(f"model.projector_config.{name}", getattr(self, name), 1000)
+        if self.kernel_size % 2 == 0:
+            raise ConfigError(f"model.projector_config.kernel_size must be odd, got {self.kernel_size}.")
         _fraction("model.projector_config.dropout", self.dropout)
         _at_least("model.projector_config.load_balancing_loss_weight", self.load_balancing_loss_weight, 0)
 
@@ -125,6 +133,19 @@ class LoraConfig:
         _at_least("model.lora_config.r", self.r, 1)
         _above("model.lora_config.lora_alpha", self.lora_alpha, 0)
         _fraction("model.lora_config.lora_dropout", self.lora_dropout)
+
+
+@dataclass
+class SearchConfig:
+    """How transcripts are written: greedily by the decoder, or by decoder and CTC head together (arXiv 1706.02737)."""
+
+    beams: int = 1  # texts that are followed at once; 1: the decoder writes greedily, alone
+    ctc_weight: float = 0.5  # of the log-probability by CTC beside the decoder's, with 2 beams or more
+
+    def __post_init__(self) -> None:
+        _at_least("model.search.beams", self.beams, 1)
+        _at_most("model.search.beams", self.beams, MAX_BEAMS)
+        _above("model.search.ctc_weight", self.ctc_weight, 0)
 
 
 @dataclass
@@ -146,7 +167,10 @@ class ModelConfig:
     use_lora: bool = False
     freeze_decoder: bool = True  # false: all of its weights train, in fp32
     audio_token_dropout: float = 0.0  # share of the audio tokens that a training step hides, in spans
+    frame_masking: float = 0.0  # share of the encoder's frames that a training step hides from the projector, in spans
+    channel_masking: float = 0.0  # share of the encoder's channels that a training step hides, of each clip others
     lora_config: LoraConfig = field(default_factory=LoraConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
         _choice("model.projector_type", self.projector_type, tuple(PROJECTORS))
@@ -155,9 +179,9 @@ class ModelConfig:
             raise ConfigError(
                 "model.encoder=THUDM/glm-asr-large does not exist; the published model is zai-org/GLM-ASR-Nano-2512."
             )
-        if not 0 <= self.audio_token_dropout <= 0.5:
-            share = self.audio_token_dropout
-            raise ConfigError(f"model.audio_token_dropout must be between 0 and 0.5, got {share:g}.")
+        for name in ("audio_token_dropout", "frame_masking", "channel_masking"):
+            if not 0 <= (share := getattr(self, name)) <= 0.5:
+                raise ConfigError(f"model.{name} must be between 0 and 0.5, got {share:g}.")
         if not self.prompt.strip():
             raise ConfigError("model.prompt must not be empty.")
         experts, active = self.projector_config.num_experts or 8, self.projector_config.num_experts_per_token
@@ -193,7 +217,7 @@ class TrainingConfig:
     min_learning_rate_ratio: float = 0.0  # the schedule ends at this share of learning_rate
     lr_schedule: str = "cosine"
     warmup_steps: int = 1000
-    ctc_warmup_steps: int = 500  # before the first step the projector alone learns by CTC; never more than max_steps
+    ctc_warmup_steps: int | None = None  # before the first step the projector alone learns by CTC; None: 500 or less
     ctc_learning_rate: float = 1e-3  # the peak of the warm-up
     ctc_min_count: int = 30  # occurrences of a word piece in the transcripts; rarer ones are taught as smaller ones
     ctc_loss_weight: float = 0.3  # of the CTC loss beside the decoder's, in the steps themselves
@@ -238,8 +262,8 @@ class TrainingConfig:
 
     @property
     def num_ctc_steps(self) -> int:
-        """Steps of the CTC warm-up: a quick test of ten steps does not begin with hundreds of them."""
-        return min(self.ctc_warmup_steps, self.max_steps)
+        """Steps of the CTC warm-up; where none are chosen, a test of ten steps does not begin with hundreds of them."""
+        return min(CTC_WARMUP_STEPS, self.max_steps) if self.ctc_warmup_steps is None else self.ctc_warmup_steps
 
 
 @dataclass

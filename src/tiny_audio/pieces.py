@@ -45,11 +45,19 @@ class WordPieces:
         """Return the pieces of each word of a transcript."""
         return [self._word(word) for word in words_of(self._tokenizer, text)]
 
+    def spell(self, name: str) -> list[int]:
+        """Return the pieces of a word, or of its beginning, as the tokenizer writes it; empty where there are none."""
+        return [self._ids[piece] for piece in best_split(name, self._known, self._ids)]
+
+    def longest_at_start(self, name: str) -> int:
+        """Return the longest piece that a word begins with, as a token id; -1 where it begins with none."""
+        starts = (name[:end] for end in range(min(len(name), MAX_CHARACTERS), 0, -1))
+        return next((self._ids[start] for start in starts if start in self._known), -1)
+
     def _word(self, word: tuple[str, tuple[int, ...]]) -> list[int]:
         name, canonical = word
         if name not in self._split:
-            pieces = best_split(name, self._known, self._ids)
-            ids = [self._ids[piece] for piece in pieces]
+            ids = self.spell(name)
             same = bool(ids) and self._tokenizer.decode(ids) == self._tokenizer.decode(list(canonical))
             self._split[name] = ids if same else list(canonical)
         return self._split[name]

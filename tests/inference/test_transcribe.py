@@ -209,6 +209,24 @@ def test_a_checkpoint_that_cannot_place_words_says_how_to_train_one_that_can(che
         recogniser.transcribe(np.zeros(50_000, np.float32), word_timestamps=True)
 
 
+def test_a_search_writes_the_same_of_a_recording_alone_and_in_a_batch(aligning, corpus):
+    """With 3 beams, whose rows are reordered at each token, while clips of other lengths leave."""
+    recogniser = Recogniser(aligning, "cpu", decoding=Decoding(beams=3, ctc_weight=2.0, max_new_tokens=8))
+    waveforms = [load_audio(corpus / f"dev{n}.flac") for n in range(3)]
+    together = recogniser.transcribe_batch(waveforms)
+    assert together == [recogniser.transcribe_batch([waveform])[0] for waveform in waveforms]
+    greedy = Recogniser(aligning, "cpu", decoding=Decoding(max_new_tokens=8))
+    assert greedy.model.search is None
+    assert greedy.transcribe_batch(waveforms) != together
+
+
+def test_a_search_without_a_ctc_head_is_one_line(checkpoint, corpus, capsys):
+    assert main(["infer", f"checkpoint={checkpoint}", f"audio={corpus / 'dev0.flac'}", "beams=4", "device=cpu"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "needs a CTC head" in error
+    assert "or set beams to 1" in error
+
+
 def test_every_bad_recording_gets_one_line_and_the_others_a_transcript(checkpoint, corpus, tmp_path):
     bad = write_bad_files(tmp_path)
     stereo = np.repeat(load_audio(corpus / "dev0.flac")[::2, None], 2, axis=1)

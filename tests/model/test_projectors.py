@@ -31,7 +31,8 @@ def small(kind: str, **settings: object):
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("mlp", 12_585_984), ("mosa", 12_609_540), ("moe", 25_219_072), ("qformer", 27_333_632)]
+    ("kind", "expected"),
+    [("mlp", 12_585_984), ("mosa", 12_609_540), ("moe", 25_219_072), ("qformer", 27_333_632), ("conv", 6_944_640)],
 )
 def test_at_the_real_widths_each_is_as_large_as_its_docstring_says(kind, expected):
     with torch.device("meta"):

@@ -11,7 +11,14 @@ from tiny_audio.config import PROJECTORS, ModelConfig, ProjectorConfig
 from tiny_audio.data.loader import Batch
 from tiny_audio.data.synthetic import synthetic_batch
 from tiny_audio.errors import ConfigError, UserError
-from tiny_audio.model.speech_llm import COMPILED_FORMS, HIDDEN_SPAN, SpeechLLM, build_speech_llm, draw_hidden
+from tiny_audio.model.speech_llm import (
+    COMPILED_FORMS,
+    HIDDEN_SPAN,
+    SpeechLLM,
+    build_speech_llm,
+    draw_hidden,
+    mask_frames,
+)
 from tiny_models import build
 
 SECONDS = (1.0, 0.5, 3.1, 30.0, 0.6, 0.9, 7.9, 2.2, 1.4, 0.8, 12.0, 5.3, 0.7, 4.4, 1.9, 2.7)
@@ -271,9 +278,36 @@ def test_no_gradient_comes_through_a_hidden_token(tiny_models, clips, monkeypatc
 
 
 @pytest.mark.parametrize("share", [-0.1, 0.6, float("nan")])
-def test_a_share_that_cannot_be_is_refused(share):
-    with pytest.raises(ConfigError, match="audio_token_dropout must be between"):
-        ModelConfig(audio_token_dropout=share)
+@pytest.mark.parametrize("name", ["audio_token_dropout", "frame_masking", "channel_masking"])
+def test_a_share_that_cannot_be_is_refused(name, share):
+    with pytest.raises(ConfigError, match=f"{name} must be between"):
+        ModelConfig(**{name: share})
+
+
+def test_frames_and_channels_are_masked_in_their_shares_and_by_the_seed():
+    frames, lengths = torch.ones(4000, 64), [1000] * 4
+    torch.manual_seed(3)
+    masked = mask_frames(frames, lengths, 0.1, 0.25)
+    torch.manual_seed(3)
+    assert torch.equal(mask_frames(frames, lengths, 0.1, 0.25), masked)
+    hidden = (masked == 0).all(1)
+    assert 0.05 < hidden.float().mean() < 0.15
+    assert int(torch.diff(hidden.int()).abs().sum()) < hidden.sum() / 3  # in spans
+    clips = [clip[~gone] for clip, gone in zip(masked.split(lengths), hidden.split(lengths), strict=True)]
+    kept = torch.stack([clip[0] for clip in clips])
+    assert all(torch.equal(clip, clip[:1].expand_as(clip)) for clip in clips), "all frames of a clip lose the same"
+    assert len({tuple(row.tolist()) for row in kept}) == 4, "other channels in each clip"
+    assert set(kept.unique().tolist()) == {0.0, 1 / (1 - 0.25)}
+    assert 0.1 < (kept == 0).float().mean() < 0.4
+
+
+def test_frames_are_masked_in_training_alone(tiny_models, clips):
+    model = build(tiny_models, "mlp")
+    frames, lengths = model.encoder(*alone(clips, 0))
+    plain = model.eval().audio_tokens(frames, lengths)[0].tokens
+    model.frame_masking = model.channel_masking = 0.3
+    assert torch.equal(model.audio_tokens(frames, lengths)[0].tokens, plain)
+    assert not torch.equal(model.train().audio_tokens(frames, lengths)[0].tokens, plain)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo looks at it, and warnings are errors here

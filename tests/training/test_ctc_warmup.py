@@ -88,10 +88,11 @@ def test_every_projector_learns_by_ctc(run_settings, tmp_path, monkeypatch, proj
     assert losses[-1] < 0.8 * losses[-60]
 
 
-def test_a_warmup_is_never_longer_than_the_run():
+def test_where_no_length_is_chosen_the_warmup_is_never_longer_than_the_run():
     assert TrainingConfig(max_steps=10).num_ctc_steps == 10
     assert TrainingConfig(max_steps=50_000).num_ctc_steps == 500
     assert TrainingConfig(ctc_warmup_steps=0).num_ctc_steps == 0
+    assert TrainingConfig(ctc_warmup_steps=60, max_steps=10).num_ctc_steps == 60
 
 
 def test_clips_with_fewer_audio_tokens_than_word_pieces_are_told(run_settings, tmp_path, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from ..config import Config, build_config, check_device
 from ..errors import UserError
 from .compose import compose, register, to_overrides
 from .infer import check_checkpoint
-from .options import Parser
+from .options import Parser, add_search, check_search
 from .output import check_output, data_files, refuse_inputs, write_output
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--batch-size", metavar="N", help="clips at once (default: training.eval_batch_size of the run)")
     add("--encoder", help="where the checkpoints' encoder lies now, if it has moved")
     add("--decoder", help="where the checkpoints' decoder lies now, if it has moved")
+    add_search(parser)
     add("--scoring", metavar="RULE[,RULE]", help="whisper, levenshtein, ours (default: whisper,ours for English)")
     add("--output", type=Path, metavar="FILE", help=f"write the rows to a file, too: {', '.join(FORMATS)}")
     add("--transcripts", type=Path, metavar="FILE", help="write what the best checkpoint wrote (.jsonl)")
@@ -121,7 +122,9 @@ def run_checkpoints(
     from ..evaluation.scoring import OURS
     from ..inference.checkpoints import evaluate_checkpoints
 
-    results, sets = evaluate_checkpoints(paths, settings, args.encoder, args.decoder, rules)
+    results, sets = evaluate_checkpoints(
+        paths, settings, args.encoder, args.decoder, rules, args.beams, args.ctc_weight
+    )
     by = (goes_by(folder) if folder else None) or asdict(sets.config.training)
     metric = by["metric_for_best"]
     rule = OURS.name if rules is None else rules[0].name  # a run goes by ours: both mark the same one as the best
@@ -152,7 +155,7 @@ def run_compare(
     from ..evaluation.report import print_differing, print_statements, print_tables
     from ..evaluation.score import rank
 
-    results, sets = compare(args.compare, settings, rules, args.encoder, args.decoder)
+    results, sets = compare(args.compare, settings, rules, args.encoder, args.decoder, args.beams, args.ctc_weight)
     line, console = decide(results), make_console()
     print_tables(console, results, rank(results, "wer", False))
     print_differing(console, results, differing(results))
@@ -224,6 +227,7 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("name checkpoints: ta eval --checkpoints-dir outputs/transcription, or checkpoint=PATH")
     for path in args.checkpoint:
         check_checkpoint(path)
+    check_search(args)
     if args.output is not None and args.output.suffix not in FORMATS:
         raise UserError(f"output={args.output} must end in one of {', '.join(FORMATS)}.")
     if args.device is not None:

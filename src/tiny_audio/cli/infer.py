@@ -15,7 +15,7 @@ from ..config_errors import did_you_mean
 from ..errors import UserError
 from ..formats import FORMATS, SUBTITLES, warnings
 from ..lengths import MAX_CLIP_SECONDS
-from .options import Parser
+from .options import Parser, add_search, check_search
 from .output import Output, is_folder, open_output
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 OPTIONS = (
     *("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output"),
     *("channel", "piece_seconds", "max_new_tokens", "loop_guard", "silence_seconds", "word_timestamps"),
+    *("beams", "ctc_weight"),
 )
 MAX_TOLD = 5  # files that are named one by one
 EPILOG = """\
@@ -90,6 +91,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="find where each word was said, for json, srt, vtt; the checkpoint must have a CTC head "
         "(default: %(default)s)",
     )
+    add_search(parser)
     return parser.read(argv)
 
 
@@ -132,6 +134,8 @@ def transcribe(paths: list[str], args: argparse.Namespace) -> Iterator[Transcrip
         args.loop_guard == "true",
         args.silence_seconds,
         args.word_timestamps == "true",
+        args.beams,
+        args.ctc_weight,
     )
     return transcribe_files(
         args.checkpoint,
@@ -156,6 +160,7 @@ def check_numbers(args: argparse.Namespace) -> None:
         if value is not None and not low <= value <= high:
             limits = f"at least {low}" if high == math.inf else f"{low} to {high}"
             raise UserError(f"{name} must be {limits}, got {value:g}.")
+    check_search(args)
 
 
 def check_checkpoint(path: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 from typing import NoReturn
 
+from ..config import MAX_BEAMS
 from ..errors import UserError
 
 
@@ -50,3 +52,30 @@ class Parser(argparse.ArgumentParser):
                 for option in action.option_strings:
                     if given.count(option) > 1:
                         self.error(f"{option.removeprefix('--').replace('-', '_')} is given twice")
+
+
+def add_search(parser: Parser) -> None:
+    """Add the options that say how transcripts are written."""
+    parser.add_argument(
+        "--beams",
+        type=int,
+        help="texts that are followed at once, by decoder and CTC head together; 1: the decoder writes greedily, alone "
+        "(default: as the checkpoint says)",
+    )
+    parser.add_argument(
+        "--ctc-weight",
+        type=float,
+        help="of what the CTC head says, beside the decoder, with 2 beams or more (default: as the checkpoint says)",
+    )
+
+
+def check_search(args: argparse.Namespace) -> None:
+    """Refuse numbers that cannot be meant.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if args.beams is not None and not 1 <= args.beams <= MAX_BEAMS:
+        raise UserError(f"beams must be 1 to {MAX_BEAMS}, got {args.beams}.")
+    if args.ctc_weight is not None and not 0 < args.ctc_weight < math.inf:
+        raise UserError(f"ctc_weight must be a number above 0, got {args.ctc_weight:g}.")

@@ -23,7 +23,7 @@ from ..evaluation.evaluate import Evaluation, evaluate
 from ..evaluation.score import Result, match, note_symptoms, score
 from ..evaluation.scoring import Rule
 from ..model.attention import choose_attention
-from ..model.checkpointed import load_weights, rebuild
+from ..model.checkpointed import choose_search, load_weights, rebuild
 from ..model.device import FROZEN_DTYPES
 from ..model.speech_llm import SpeechLLM
 from ..progress import Progress
@@ -43,6 +43,8 @@ def evaluate_checkpoints(
     encoder: str | None = None,
     decoder: str | None = None,
     rules: Sequence[Rule] | None = None,
+    beams: int | None = None,
+    ctc_weight: float | None = None,
 ) -> tuple[list[Result], Sets]:
     """Transcribe the evaluation sets with each checkpoint, and score.
 
@@ -51,6 +53,7 @@ def evaluate_checkpoints(
         settings: from the configuration of the last of them to that of the evaluation: data and device are read of it.
         encoder, decoder: where the models lie now, if not where they lay in training.
         rules: of scoring; None: those of `default_rules`.
+        beams, ctc_weight: see `config.SearchConfig`; None: as each checkpoint says.
 
     Returns:
         A result for each checkpoint, and the sets.
@@ -66,7 +69,7 @@ def evaluate_checkpoints(
     config = settings(saved["config"])
     del saved  # it may hold gigabytes of optimizer state
     sets = open_sets(config, rules)
-    evaluator = _Evaluator(sets, len(usable), encoder, decoder)
+    evaluator = _Evaluator(sets, len(usable), encoder, decoder, (beams, ctc_weight))
     results = []
     with closing(evaluator.progress):
         for path in usable:
@@ -100,11 +103,18 @@ def title(path: Path, paths: Sequence[Path]) -> str:
 class _Evaluator:
     """Holds models and sets from one checkpoint to the next."""
 
-    def __init__(self, sets: Sets, num_checkpoints: int, encoder: str | None, decoder: str | None) -> None:
+    def __init__(
+        self,
+        sets: Sets,
+        num_checkpoints: int,
+        encoder: str | None,
+        decoder: str | None,
+        search: tuple[int | None, float | None],
+    ) -> None:
         self.sets, self.config, self.accelerator = sets, sets.config, start_accelerator(sets.config)
         if self.accelerator.num_processes > 1:
             raise UserError("ta eval runs as one process; start it without accelerate or torchrun.")
-        self.num_checkpoints, self.encoder, self.decoder = num_checkpoints, encoder, decoder
+        self.num_checkpoints, self.encoder, self.decoder, self.search = num_checkpoints, encoder, decoder, search
         self.model: SpeechLLM | None = None
         self._kind: dict[str, Any] = {}
         self._sets: list[EncodedSet] = []
@@ -114,6 +124,9 @@ class _Evaluator:
     def run(self, path: Path, name: str, saved: dict[str, Any]) -> Result:
         """Evaluate one checkpoint."""
         model = self._load(saved, str(path))
+        own = build_config({"model": saved["config"]["model"]}).model.search
+        model.set_search(own.beams, own.ctc_weight)
+        choose_search(model, *self.search)
         scores, transcripts = {}, []
         recogniser = Recogniser.of(model, FROZEN_DTYPES[self.accelerator.mixed_precision], saved)
         batch_size, limit = self.config.training.eval_batch_size, self.config.training.max_new_tokens

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..lengths import MAX_CLIP_SECONDS, SAMPLE_RATE
 from ..model.alignment import AlignedWord
 from ..model.attention import choose_attention
-from ..model.checkpointed import rebuild
+from ..model.checkpointed import choose_search, rebuild
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.speech_llm import SpeechLLM, Written
 from ..progress import Progress
@@ -48,6 +48,8 @@ class Decoding:
         loop_guard: end a piece that repeats itself, or runs into its limit of tokens, and try it again in halves.
         silence_seconds: silences of at least this length are left out; 0: none but digital silence.
         word_timestamps: find where each word was said; the checkpoint must have a CTC head.
+        beams, ctc_weight: see `config.SearchConfig`; None: as the checkpoint says. With 2 beams or more it must have a
+            CTC head.
     """
 
     piece_seconds: float | None = None
@@ -55,6 +57,8 @@ class Decoding:
     loop_guard: bool = True
     silence_seconds: float = 2.0
     word_timestamps: bool = False
+    beams: int | None = None
+    ctc_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,7 @@ class Recogniser:
         self.piece_seconds = self.decoding.piece_seconds or piece_seconds_of(saved)
         if self.decoding.word_timestamps:
             model.check_alignable()
+        choose_search(model, self.decoding.beams, self.decoding.ctc_weight)
 
     @overload
     def transcribe(

@@ -53,6 +53,8 @@ def compare(
     rules: Sequence[Rule] | None = None,
     encoder: str | None = None,
     decoder: str | None = None,
+    beams: int | None = None,
+    ctc_weight: float | None = None,
 ) -> tuple[list[Result], Sets | None]:
     """Judge two recognisers on the same clips.
 
@@ -62,6 +64,7 @@ def compare(
             checkpoint.
         rules: of scoring; None: those of `default_rules`.
         encoder, decoder: where the models of checkpoints lie now, if not where they lay in training.
+        beams, ctc_weight: of checkpoints, see `config.SearchConfig`; None: as each says.
 
     Returns:
         Two results, whose transcripts are of the same clips in the same order, and the sets; None where both are
@@ -75,7 +78,7 @@ def compare(
     sets: Sets | None = None
     if checkpoints := [i for i in (0, 1) if kinds[i] == CHECKPOINT]:
         paths = [Path(names[i]) for i in checkpoints]
-        results, sets = evaluate_checkpoints(paths, settings, encoder, decoder, rules)
+        results, sets = evaluate_checkpoints(paths, settings, encoder, decoder, rules, beams, ctc_weight)
         if len(results) < len(paths):
             raise UserError("a checkpoint could not be read, so there is nothing to compare it with.")
         found |= zip(checkpoints, results, strict=True)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import Config, ModelConfig, build_config
+from ..config import Config, ModelConfig, SearchConfig, build_config
 from ..errors import UserError
 from .encoder import CONVENTIONS
+from .joint import Search
 from .lora import load_lora, lora_weights
 from .sharded import whole
 from .speech_llm import SpeechLLM, build_speech_llm
@@ -191,3 +192,14 @@ def rebuild(
     model = build_speech_llm(settings, dtype)
     load_weights(model, saved, settings, path)
     return model.eval()
+
+
+def choose_search(model: SpeechLLM, beams: int | None, ctc_weight: float | None) -> None:
+    """Change how a checkpoint writes; None: as it is.
+
+    Raises:
+        UserError: it has no CTC head to search with.
+    """
+    now = model.search or Search(1, SearchConfig.ctc_weight)
+    model.set_search(now.beams if beams is None else beams, now.ctc_weight if ctc_weight is None else ctc_weight)
+    model.check_search()

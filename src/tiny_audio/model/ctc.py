@@ -113,6 +113,18 @@ class CTCHead(nn.Module):
         ends = [pad_sequence(list(score.split(list(counts)))) for score in (self.blank_scores(queries), rest)]
         return torch.cat((ends[0][..., None], said.transpose(0, 1), ends[1][..., None]), dim=2).log_softmax(2)
 
+    @torch.no_grad()
+    def all_log_probs(self, tokens: Tensor, counts: Sequence[int], embed: Embed) -> Tensor:
+        """Return (B, t_max, 1 + V) log-probabilities on the CPU, fp32: of blank, and of all pieces that compete.
+
+        Args:
+            tokens, counts, embed: see `forward`.
+        """
+        with torch.autocast(tokens.device.type, enabled=False):
+            queries, pieces = self.queries(tokens), unit(embed, self.vocabulary)
+            scores = torch.cat((self.blank_scores(queries)[:, None], queries @ pieces.T), dim=1)
+            return pad_sequence(list(scores.log_softmax(1).cpu().split(list(counts))), batch_first=True)
+
     def forward(self, tokens: Tensor, counts: Sequence[int], transcripts: Sequence[Tensor], embed: Embed) -> CTCLoss:
         """Compute the CTC loss of B clips.
 

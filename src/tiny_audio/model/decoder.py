@@ -19,10 +19,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from ..errors import UserError
 from ..prompt import Prompt
+from .joint import Lexicon, Search, search_rows
 from .kernels import Kernel
 from .loop_guard import LoopGuard
 from .lora import set_lora_dropout, without_dropout
 from .packing import PackedLayout
+from .prefixes import PrefixScores
 from .reading import Reading, find_reading, pad_left, write_after
 from .weights import (
     RECORD_FILE,
@@ -36,7 +38,7 @@ from .weights import (
     resolve,
     tell_download,
 )
-from .writing import write_rows
+from .writing import Rows, write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -226,6 +228,24 @@ class Decoder(nn.Module):
                 kept |= {group[row]: count for row, count in (found or {}).items()}
             written |= zip(group, rows, strict=True)
         return [_until(written[i][:limit], self.end_ids) for i, limit in enumerate(max_new_tokens)]
+
+    def search(
+        self, clips: Sequence[Tensor], scores: PrefixScores, lexicon: Lexicon, search: Search, limits: Sequence[int]
+    ) -> tuple[list[list[int]], list[bool]]:
+        """Write after each clip's embeddings (N_i, W) what this model and CTC find likeliest: see `search_rows`.
+
+        Raises:
+            UserError: the model cannot write after several rows as if each were alone.
+        """
+        if not self.reading.rows_leave:
+            raise UserError(f"{self.name} cannot follow several texts at once; set beams=1.")
+        with torch.compiler.set_stance("force_eager"):
+            rows = Rows(self.module, *pad_left(clips), [len(clip) for clip in clips])
+
+            def step(tokens: Tensor, origins: list[int]) -> None:
+                rows.step(tokens.to(clips[0].device), origins)
+
+            return search_rows(lambda: rows.logits.float().log_softmax(1).cpu(), step, scores, lexicon, search, limits)
 
     def _write_leaving(
         self, clips: Sequence[Tensor], limits: Sequence[int], kept: dict[int, int] | None

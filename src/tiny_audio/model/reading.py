@@ -177,7 +177,7 @@ class _Trial:
         rows = Rows(self.module, embeddings, mask, [len(clip) for clip in clips])
         found = [rows.logits[-1]]
         for running in (len(clips), 1):
-            rows.step(torch.ones(running, dtype=torch.long, device=mask.device), [running - 1])
+            rows.step(torch.ones(1, dtype=torch.long, device=mask.device), [running - 1])
             found.append(rows.logits[-1])
         return torch.stack(found).float()
 

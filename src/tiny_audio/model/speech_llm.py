@@ -22,11 +22,13 @@ from ..lengths import FRAME_SECONDS
 from ..pieces import WordPieces
 from ..prompt import Prompt
 from .alignment import AlignedWord, align_words
-from .ctc import CTCHead, CTCLoss
+from .ctc import MAX_SCORES, CTCHead, CTCLoss
 from .decoder import Decoder, load_decoder
 from .device import upload
 from .encoder import SpeechEncoder, load_encoder
+from .joint import Lexicon, Search
 from .lora import add_lora, lora_weights
+from .prefixes import PrefixScores
 from .projectors import Projected, Projector, build_projector, projector_class
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 # and of several; with gradients and without, of the decoder's.
 COMPILED_FORMS = 12
 HIDDEN_SPAN = 5  # audio tokens, 0.4 s at 12.5 a second: about a word, which those around it give away
+HIDDEN_FRAMES = 25  # the longest span of frames that is hidden: 0.5 s
 
 
 class Loss(NamedTuple):
@@ -120,30 +123,47 @@ class SpeechLLM(nn.Module):
     Args:
         encoder, projector, decoder: the parts.
         audio_token_dropout: share of the audio tokens that are hidden from the decoder in training.
+        frame_masking, channel_masking: shares of the encoder's frames, and of its channels, that are hidden from the
+            projector in training: see `mask_frames`.
 
     Attributes:
         ctc: scores of audio tokens against word pieces; None where the projector was never taught by CTC.
         ctc_weight: of the CTC loss in training, beside the decoder's.
+        search: how decoder and CTC head write together; None: the decoder writes greedily, alone.
     """
 
     def __init__(
-        self, encoder: SpeechEncoder, projector: Projector, decoder: Decoder, audio_token_dropout: float = 0.0
+        self,
+        encoder: SpeechEncoder,
+        projector: Projector,
+        decoder: Decoder,
+        audio_token_dropout: float = 0.0,
+        frame_masking: float = 0.0,
+        channel_masking: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.projector = projector
         self.decoder = decoder
         self.audio_token_dropout = audio_token_dropout
+        self.frame_masking, self.channel_masking = frame_masking, channel_masking
         self._compiled = False
         self.ctc: CTCHead | None = None
         self.ctc_weight = 0.0
         self._split: WordPieces | None = None
+        self.search: Search | None = None
+        self._lexicon: Lexicon | None = None
 
     def add_ctc(self, vocabulary: Tensor, frequencies: Tensor) -> None:
         """Give it a CTC head, as yet untaught, over these pieces (V,) with these log-probabilities (V,)."""
         self.ctc = CTCHead(vocabulary, frequencies, self.decoder.decoder_dim).to(self.device)
         log_probs = dict(zip(vocabulary.tolist(), frequencies.tolist(), strict=True))
         self._split = WordPieces(self.decoder.prompt.tokenizer, log_probs)
+        self._lexicon = None
+
+    def set_search(self, beams: int, ctc_weight: float) -> None:
+        """Have decoder and CTC head write together, following so many texts; 1: the decoder writes greedily, alone."""
+        self.search = Search(beams, ctc_weight) if beams > 1 else None
 
     def pieces(self, transcripts: Sequence[str]) -> list[Tensor]:
         """Return the word pieces (U_i,) int64 of each transcript, as CTC is taught them."""
@@ -164,7 +184,10 @@ class SpeechLLM(nn.Module):
 
     def audio_tokens(self, frames: Tensor, lengths: list[int]) -> tuple[Projected, list[int]]:
         """Project encoder frames (N, D) of B clips; return the tokens, and how many each clip has."""
-        projected: Projected = self.projector(frames.float(), lengths)
+        frames = frames.float()
+        if self.training and (self.frame_masking or self.channel_masking):
+            frames = mask_frames(frames, lengths, self.frame_masking, self.channel_masking)
+        projected: Projected = self.projector(frames, lengths)
         return projected, [self.projector.num_tokens(n) for n in lengths]
 
     def embed(
@@ -239,7 +262,8 @@ class SpeechLLM(nn.Module):
 
     def ctc_loss(self, batch: Batch) -> tuple[CTCLoss, Tensor]:
         """Compute the CTC loss of a batch and the projector's auxiliary loss; the decoder is not run."""
-        projected, lengths = self._project(batch)
+        frames, lengths = self.encode(batch)
+        projected, _ = self.audio_tokens(frames, lengths)
         return self._ctc_of(projected.tokens, lengths, self.pieces(batch.transcripts)), projected.auxiliary
 
     @torch.no_grad()
@@ -248,8 +272,8 @@ class SpeechLLM(nn.Module):
         assert self.ctc is not None
         if not len(batch):
             return torch.zeros(()), []
-        projected, lengths = self._project(batch)
-        counts = [self.projector.num_tokens(n) for n in lengths]
+        frames, lengths = self.encode(batch)
+        projected, counts = self.audio_tokens(frames, lengths)
         written = self.ctc.greedy(projected.tokens, counts, self.decoder.embed)
         loss = self._ctc_of(projected.tokens, lengths, self.pieces(batch.transcripts)).loss
         return loss, [Written(self.decoder.prompt.decode(ids), looped=False, cut_off=False) for ids in written]
@@ -264,6 +288,18 @@ class SpeechLLM(nn.Module):
             raise UserError(
                 "words are placed by the CTC head, which this checkpoint lacks: train one with "
                 "training.ctc_loss_weight=0.3 (and training.ctc_warmup_steps=500)."
+            )
+
+    def check_search(self) -> None:
+        """Refuse to search without a CTC head.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.search is not None and self.ctc is None:
+            raise UserError(
+                "a search (model.search.beams above 1) needs a CTC head: train with training.ctc_loss_weight=0.3 (and "
+                "training.ctc_warmup_steps=500), or set beams to 1."
             )
 
     @torch.no_grad()
@@ -286,11 +322,6 @@ class SpeechLLM(nn.Module):
         where = (projected.tokens, counts, seconds, transcripts)
         return align_words(self.ctc, self._split, self.decoder.embed, *where)
 
-    def _project(self, batch: Batch) -> tuple[Projected, list[int]]:
-        frames, lengths = self.encode(batch)
-        projected: Projected = self.projector(frames.float(), lengths)
-        return projected, lengths
-
     def _ctc_of(self, tokens: Tensor, lengths: list[int], pieces: Sequence[Tensor]) -> CTCLoss:
         assert self.ctc is not None
         counts = [self.projector.num_tokens(n) for n in lengths]
@@ -303,7 +334,7 @@ class SpeechLLM(nn.Module):
 
     @torch.no_grad()
     def write(self, frames: Tensor, lengths: list[int], max_new_tokens: int, guarded: bool = False) -> list[Written]:
-        """Write down what is said in each of B clips, greedily.
+        """Write down what is said in each of B clips: greedily, or as `search` says.
 
         A clip gets at most `transcript_limit` tokens; the limit is the clip's own, never its neighbours'.
 
@@ -311,15 +342,17 @@ class SpeechLLM(nn.Module):
             frames: (N, D) encoder frames, the clips one after another.
             lengths: frames of each clip.
             max_new_tokens: upper limit for any clip.
-            guarded: end a transcript that loops; see `LoopGuard`.
+            guarded: end a transcript that loops; see `LoopGuard`. A search needs no guard: CTC hears no loop.
 
         Returns:
             B transcripts.
         """
         nothing = [torch.empty(0, dtype=torch.int64)] * len(lengths)
-        embeddings, sequences, _ = self.embed(frames, lengths, nothing)
+        embeddings, sequences, projected = self.embed(frames, lengths, nothing)
         prompt = len(self.decoder.prompt.prefix_ids) + len(self.decoder.prompt.suffix_ids)
         limits = [transcript_limit(length - prompt, max_new_tokens) for length in sequences.lengths]
+        if self.search is not None:
+            return self._search(embeddings.split(sequences.lengths), projected.tokens, lengths, limits, self.search)
         kept: dict[int, int] = {}
         # A token at a time there is nothing to gain, and each length of the cache would be compiled anew.
         eager = torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
@@ -329,6 +362,28 @@ class SpeechLLM(nn.Module):
         for clip, (ids, limit) in enumerate(zip(rows, limits, strict=True)):
             text = self.decoder.prompt.decode(ids[: kept.get(clip, limit)])
             written.append(Written(text, clip in kept, clip not in kept and len(ids) == limit))
+        return written
+
+    def _search(
+        self, clips: Sequence[Tensor], tokens: Tensor, lengths: list[int], limits: list[int], search: Search
+    ) -> list[Written]:
+        """Write after the embeddings of clips with decoder and CTC head together, so many at once as there is room."""
+        self.check_search()
+        assert self.ctc is not None
+        assert self._split is not None
+        vocabulary = self.ctc.vocabulary
+        if self._lexicon is None:
+            self._lexicon = Lexicon(self.decoder.prompt.tokenizer, self._split, vocabulary, self.decoder.end_ids)
+        counts = [self.projector.num_tokens(n) for n in lengths]
+        heard = tokens.split(counts)
+        size = max(1, MAX_SCORES // (max(counts, default=1) * len(vocabulary)))
+        written: list[Written] = []
+        for start in range(0, len(clips), size):
+            some = slice(start, start + size)
+            log_probs = self.ctc.all_log_probs(torch.cat(heard[some]), counts[some], self.decoder.embed)
+            scores = PrefixScores(log_probs, counts[some])
+            found = self.decoder.search(clips[some], scores, self._lexicon, search, limits[some])
+            written += [Written(self.decoder.prompt.decode(ids), False, cut) for ids, cut in zip(*found, strict=True)]
         return written
 
     def compile_layers(self) -> None:
@@ -354,29 +409,53 @@ def transcript_limit(num_audio_tokens: int, max_new_tokens: int) -> int:
     return min(max_new_tokens, 16 + 2 * num_audio_tokens)
 
 
-def draw_hidden(counts: Sequence[int], share: float) -> Tensor:
-    """Choose the audio tokens that a training step hides, in spans of time (SpecAugment, arXiv 1904.08779).
+def mask_frames(frames: Tensor, lengths: Sequence[int], share: float, channel_share: float) -> Tensor:
+    """Hide spans of time, and of each clip some channels, of encoder frames (N, D): SpecAugment after the encoder.
+
+    Zeros take their place, and what is left of a frame is brought up to its expected size. The encoder's outputs can
+    so be computed once, and yet no two steps see the same.
+
+    Args:
+        frames: (N, D), the clips one after another.
+        lengths: frames of each clip.
+        share: of the frames, in spans of at most `HIDDEN_FRAMES`; see `draw_hidden`.
+        channel_share: of the D channels.
+    """
+    if channel_share:
+        kept = torch.rand(len(lengths), frames.shape[1]) >= channel_share
+        rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+        scale = upload(kept.float().div_(1 - channel_share), frames.device)
+        frames = frames * scale.index_select(0, upload(rows, frames.device))
+    if share:
+        hidden = draw_hidden(lengths, share, HIDDEN_FRAMES)
+        frames = frames.index_fill(0, upload(hidden, frames.device), 0.0)
+    return frames
+
+
+def draw_hidden(counts: Sequence[int], share: float, longest: int = HIDDEN_SPAN) -> Tensor:
+    """Choose the audio tokens or frames that a training step hides, in spans of time (SpecAugment, arXiv 1904.08779).
 
     Zeros take their place. A decoder that normalises its input by the root mean square leaves zeros zero: there is
     nothing at that position. The clip's mean, SpecAugment's other choice, would be brought up to the size of a token,
     say something that was not said, and hand on gradients to all tokens of the clip.
 
-    Gaps and spans take turns: spans are of 1 to `HIDDEN_SPAN` tokens, gaps of at least one, geometrically distributed.
+    Gaps and spans take turns: spans are of 1 to `longest` tokens, gaps of at least one, geometrically distributed.
     A clip so short that all of it would be hidden is left whole. Drawn from torch's generator on the CPU, so the device
     is not waited for, and hides the same wherever the model runs.
 
     Args:
         counts: audio tokens of each clip, adding up to T.
         share: of the tokens that are hidden, at most 0.5.
+        longest: span, in tokens.
 
     Returns:
         The indices of the hidden ones among the T, int64, on the CPU.
     """
-    num_tokens, before = sum(counts), 8 * HIDDEN_SPAN  # it begins earlier, else the first tokens would be safe
+    num_tokens, before = sum(counts), 8 * longest  # it begins earlier, else the first tokens would be safe
     pairs = (num_tokens + before + 1) // 2  # enough: each moves on by two at least
-    gap = (1 + HIDDEN_SPAN) / 2 * (1 - share) / share  # its mean
+    gap = (1 + longest) / 2 * (1 - share) / share  # its mean
     gaps = torch.empty(pairs).geometric_(1 / gap).long()
-    spans = torch.randint(1, HIDDEN_SPAN + 1, (pairs,))
+    spans = torch.randint(1, longest + 1, (pairs,))
     ends = torch.stack((gaps, spans), dim=1).flatten().cumsum(0)  # of a gap, of a span, of a gap, ...
     hidden = torch.searchsorted(ends, torch.arange(before, before + num_tokens), right=True) % 2 == 1
     for clip in hidden.split(list(counts)):
@@ -407,4 +486,7 @@ def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     decoder.module.requires_grad_(not config.freeze_decoder)
     for weight in lora_weights(decoder.module).values():
         weight.requires_grad_(not config.freeze_lora)
-    return SpeechLLM(encoder, projector, decoder, config.audio_token_dropout)
+    masking = config.audio_token_dropout, config.frame_masking, config.channel_masking
+    model = SpeechLLM(encoder, projector, decoder, *masking)
+    model.set_search(config.search.beams, config.search.ctc_weight)
+    return model

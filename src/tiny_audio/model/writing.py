@@ -88,18 +88,18 @@ class Rows:
         self._last = positions[:, -1:]
         self.logits = self._read(positions, inputs_embeds=embeddings)
 
-    def step(self, tokens: Tensor, stay: Sequence[int]) -> None:
-        """Go on with tokens (B,) int64, only with the clips at `stay`."""
-        if len(stay) < len(tokens):
-            rows = torch.tensor(stay, device=tokens.device)
-            padding = [self._padding[row] for row in stay]
+    def step(self, tokens: Tensor, rows: Sequence[int]) -> None:
+        """Write tokens (b,) int64, each after the row of `rows` beside it; a row may go on more than once, or leave."""
+        if list(rows) != list(range(len(self._padding))):
+            chosen = torch.tensor(rows, device=tokens.device)
+            padding = [self._padding[row] for row in rows]
             start = min(padding)  # columns of padding that only clips needed that have left
             for layer in self._cache.layers:
                 assert isinstance(layer, RoomyLayer)
-                layer.keep(rows, start)
+                layer.keep(chosen, start)
             self._padding = [count - start for count in padding]
-            tokens, self._last = tokens.index_select(0, rows), self._last.index_select(0, rows)
-            self._mask = self._mask[:, start:].index_select(0, rows)
+            self._last = self._last.index_select(0, chosen)
+            self._mask = self._mask[:, start:].index_select(0, chosen)
         self._mask = pad(self._mask, (0, 1), value=1)
         self._last = self._last + 1
         self.logits = self._read(self._last, input_ids=tokens[:, None])
@@ -152,5 +152,5 @@ def write_rows(
             return written
         if len(stay) > STAYING * len(running):
             stay = list(range(len(running)))
-        rows.step(tokens, stay)
+        rows.step(tokens[torch.tensor(stay, device=tokens.device)], stay)
         running = [running[place] for place in stay]

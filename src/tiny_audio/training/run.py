@@ -348,8 +348,9 @@ def initialise_weights(
     else:
         calibrate(model, plan, dataset)
     training = config.training
-    if model.ctc is None and saved is None and training.ctc_warmup_steps + training.ctc_loss_weight > 0:
+    if model.ctc is None and saved is None and training.num_ctc_steps + training.ctc_loss_weight > 0:
         model.add_ctc(*learn_pieces(model, plan, dataset, training.ctc_min_count))
+    model.check_search()
 
 
 def warmup_due(config: Config, saved: dict[str, Any] | None) -> bool:

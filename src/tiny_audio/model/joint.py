@@ -1,0 +1,256 @@
+"""Decoding with the decoder and CTC together: what the decoder finds likely, and the audio tokens say.
+
+A decoder that was taught with a few hours of speech writes fluent text, and now and then its own: it loops, leaves out,
+goes on where nothing was said. CTC hears what was said, and spells badly. A beam search by the sum of their
+log-probabilities (Watanabe et al., "Hybrid CTC/Attention Architecture", 2017; Hori et al., arXiv 1706.02737) takes the
+best of both. The decoder writes its own tokens; CTC knows them as word pieces, see `pieces`.
+
+A search has no limits to tune: a text's score only falls as it grows, so that it ends when none that is still written
+is above the best that has ended.
+
+Dimensions: B clips, R hypotheses of all of them, V tokens of the decoder, C classes of CTC (blank, then its pieces).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..pieces import WORD_START, WordPieces
+from .prefixes import PrefixScores, PrefixState
+
+CANDIDATES = 16  # next tokens of a hypothesis that are looked at
+MAX_WORD = 32  # characters, at which a word is taken for finished: some languages write none
+
+
+@dataclass(frozen=True)
+class Search:
+    """How decoder and CTC search.
+
+    Attributes:
+        beams: hypotheses of a clip that are followed.
+        ctc_weight: of the log-probability by CTC, beside the decoder's.
+    """
+
+    beams: int
+    ctc_weight: float
+
+
+class Hypothesis(NamedTuple):
+    """A text that is being written.
+
+    Attributes:
+        clip: its number.
+        tokens: so far.
+        log_prob: by the decoder.
+        word: the last word, as the tokenizer writes it.
+        score: with what CTC says.
+    """
+
+    clip: int
+    tokens: tuple[int, ...]
+    log_prob: float
+    word: str
+    score: float
+
+
+class Ended(NamedTuple):
+    """A text with its end, and its score."""
+
+    score: float
+    tokens: tuple[int, ...]
+
+
+class Candidate(NamedTuple):
+    """A hypothesis with a token more.
+
+    Attributes:
+        row: of the hypothesis.
+        token: the decoder's.
+        log_prob: by the decoder, of all.
+        word: the last word with the token.
+        begins: whether the token begins a word.
+        pieces: the classes of the word.
+    """
+
+    row: int
+    token: int
+    log_prob: float
+    word: str
+    begins: bool
+    pieces: tuple[int, ...]
+
+
+class Lexicon:
+    """The decoder's tokens as the classes of CTC.
+
+    Args:
+        tokenizer: the decoder's.
+        split: its word pieces.
+        vocabulary: (C - 1,) int64, the pieces that compete. Text with characters that are none of them is not written:
+            their sound was never taught.
+        end_ids: tokens that end what is written.
+    """
+
+    def __init__(self, tokenizer: Any, split: WordPieces, vocabulary: Tensor, end_ids: set[int]) -> None:
+        self._split = split
+        self._classes = {piece: number for number, piece in enumerate(vocabulary.tolist(), 1)}
+        self.end_ids = sorted(end_ids)
+        self.names: list[str | None] = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        special = {*end_ids, *tokenizer.all_special_ids}
+        first = [0 if n in special or not name else self._first(name) for n, name in enumerate(self.names)]
+        self.first = torch.tensor(first)  # (V,), the class that a token most likely begins with; 0: never written
+        self._spelt: dict[str, tuple[int, ...]] = {}
+
+    def _first(self, name: str) -> int:
+        return self._classes.get(self._split.longest_at_start(name), 0)
+
+    def spell(self, word: str) -> tuple[int, ...]:
+        """Return the classes of a word; empty where CTC cannot say it."""
+        if word not in self._spelt:
+            found = [self._classes.get(piece, 0) for piece in self._split.spell(word)]
+            self._spelt[word] = tuple(found) if all(found) else ()
+        return self._spelt[word]
+
+
+class _Beam:
+    """The hypotheses of all clips, and their states.
+
+    Attributes:
+        hypotheses: R of them, those of a clip side by side.
+        before, now: states of their prefixes: without the last word, and with it.
+        ended: the best text of each clip that has ended; whether the limit cut off what might have been better.
+    """
+
+    def __init__(self, scores: PrefixScores, lexicon: Lexicon, search: Search, limits: Sequence[int]) -> None:
+        self.scores, self.lexicon, self.search, self.limits = scores, lexicon, search, limits
+        clips = range(len(limits))
+        self.hypotheses = [Hypothesis(clip, (), 0.0, "", 0.0) for clip in clips]
+        self.before = self.now = scores.start(torch.tensor(clips))
+        self.ended = [Ended(-math.inf, ()) for _ in clips]
+
+    def end(self, log_probs: Tensor) -> None:
+        """Let each hypothesis end here, too, given the decoder's log-probabilities (R, V) of what comes next."""
+        ends = log_probs[:, self.lexicon.end_ids].logsumexp(1).tolist()
+        for one, end, whole in zip(self.hypotheses, ends, self.now.whole.tolist(), strict=True):
+            score = one.log_prob + end + self.search.ctc_weight * whole
+            if score > self.ended[one.clip].score:
+                self.ended[one.clip] = Ended(score, one.tokens)
+
+    def grow(self, log_probs: Tensor) -> list[int]:
+        """Write the best next tokens; return which hypothesis each new one goes on from."""
+        candidates = self._propose(log_probs)
+        if not candidates:
+            return []
+        rows = torch.tensor([one.row for one in candidates])
+        begins = torch.tensor([one.begins for one in candidates])
+        before = PrefixState(
+            *(
+                torch.where(begins.view(-1, *[1] * (now.ndim - 1)), now, old)
+                for now, old in zip(self.now.select(rows), self.before.select(rows), strict=True)
+            )
+        )
+        now, said = self._say(before, candidates)
+        scores = [
+            one.log_prob + self.search.ctc_weight * value for one, value in zip(candidates, said.tolist(), strict=True)
+        ]
+        kept = self._best(candidates, scores)
+        if not kept:
+            return []
+        self.before, self.now = before.select(torch.tensor(kept)), now.select(torch.tensor(kept))
+        grown = []
+        for n in kept:
+            one, old = candidates[n], self.hypotheses[candidates[n].row]
+            grown.append(Hypothesis(old.clip, (*old.tokens, one.token), one.log_prob, one.word, scores[n]))
+        self.hypotheses = grown
+        return [candidates[n].row for n in kept]
+
+    def _propose(self, log_probs: Tensor) -> list[Candidate]:
+        """Choose next tokens by what the decoder says of them, and CTC of their first pieces."""
+        first, weight = self.lexicon.first, self.search.ctc_weight
+        heard, start = [], 0
+        for clip, group in groupby(self.hypotheses, key=lambda one: one.clip):
+            end = start + len(list(group))
+            heard.append(self.scores.next_pieces(clip, self.now.select(torch.arange(start, end))))
+            start = end
+        likely = log_probs[:, : len(first)] + weight * torch.cat(heard).float()[:, first]
+        likely[:, first == 0] = -math.inf
+        values, chosen = likely.topk(min(CANDIDATES, likely.shape[1]))
+        found = []
+        own = log_probs.gather(1, chosen).tolist()
+        for row, (one, tokens) in enumerate(zip(self.hypotheses, chosen.tolist(), strict=True)):
+            if len(one.tokens) >= self.limits[one.clip]:
+                continue
+            for token, value, possible in zip(tokens, own[row], values[row].isfinite().tolist(), strict=True):
+                log_prob = one.log_prob + value
+                if possible and log_prob > self.ended[one.clip].score:
+                    found += self._candidate(row, one, token, log_prob)
+        return found
+
+    def _candidate(self, row: int, one: Hypothesis, token: int, log_prob: float) -> list[Candidate]:
+        name = self.lexicon.names[token] or ""
+        begins = bool(one.word) and (WORD_START.match(name) is not None or len(one.word) >= MAX_WORD)
+        word = name if begins else one.word + name
+        pieces = self.lexicon.spell(word)
+        return [Candidate(row, token, log_prob, word, begins, pieces)] if pieces else []
+
+    def _say(self, before: PrefixState, candidates: list[Candidate]) -> tuple[PrefixState, Tensor]:
+        """Return the states after the words of candidates, and the log-probabilities that what is said begins so."""
+        clips = torch.tensor([self.hypotheses[one.row].clip for one in candidates])
+        state, said = PrefixState(*(part.clone() for part in before)), torch.zeros(len(candidates), dtype=torch.double)
+        for place in range(max(len(one.pieces) for one in candidates)):
+            some = [n for n, one in enumerate(candidates) if len(one.pieces) > place]
+            rows = torch.tensor(some)
+            pieces = torch.tensor([candidates[n].pieces[place] for n in some])
+            longer, value = self.scores.extend(clips[rows], state.select(rows), pieces)
+            for part, new in zip(state, longer, strict=True):
+                part[rows] = new
+            said[rows] = value
+        return state, said
+
+    def _best(self, candidates: list[Candidate], scores: list[float]) -> list[int]:
+        """Return the best candidates of each clip that are above the best text that has ended."""
+        kept = []
+        numbers = range(len(candidates))
+        for clip, group in groupby(numbers, key=lambda n: self.hypotheses[candidates[n].row].clip):
+            above = [n for n in group if scores[n] > self.ended[clip].score]
+            kept += sorted(above, key=lambda n: -scores[n])[: self.search.beams]
+        return kept
+
+
+def search_rows(
+    log_probs: Callable[[], Tensor],
+    step: Callable[[Tensor, list[int]], None],
+    scores: PrefixScores,
+    lexicon: Lexicon,
+    search: Search,
+    limits: Sequence[int],
+) -> tuple[list[list[int]], list[bool]]:
+    """Write after B clips by beam search.
+
+    Args:
+        log_probs: the decoder's (R, V) of what comes next, on the CPU; R is B at first.
+        step: writes tokens (R,) after hypotheses, given which one each goes on from.
+        scores: of the clips' prefixes by CTC.
+        lexicon, search: see there.
+        limits: most tokens of each clip.
+
+    Returns:
+        The best tokens of each clip, without their end, and whether the limit of tokens cut them off.
+    """
+    beam = _Beam(scores, lexicon, search, limits)
+    while True:
+        found = log_probs()
+        beam.end(found)
+        rows = beam.grow(found)
+        if not rows:
+            break
+        step(torch.tensor([one.tokens[-1] for one in beam.hypotheses]), rows)
+    tokens = [list(one.tokens) for one in beam.ended]
+    return tokens, [len(ids) >= limit for ids, limit in zip(tokens, limits, strict=True)]

@@ -1,0 +1,167 @@
+"""Decoder and CTC together: prefix scores against all paths, the search against all texts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from tiny_audio.model.joint import Lexicon, Search, search_rows
+from tiny_audio.model.prefixes import PrefixScores
+from tiny_audio.pieces import WordPieces
+
+COUNTS = [5, 3]
+NUM_CLASSES = 4
+
+
+@pytest.fixture
+def log_probs():
+    return (
+        torch.randn(2, max(COUNTS), NUM_CLASSES, generator=torch.Generator().manual_seed(0))
+        .double()
+        .mul(2)
+        .log_softmax(2)
+    )
+
+
+def read_off(path):
+    """What a path says: without repeats, without blanks."""
+    return tuple(piece for piece, _ in itertools.groupby(path) if piece)
+
+
+def probabilities(log_probs, count):
+    """The probability of each text, by going through all paths of a clip."""
+    found: dict[tuple[int, ...], float] = {}
+    for path in itertools.product(range(NUM_CLASSES), repeat=count):
+        text = read_off(path)
+        found[text] = found.get(text, 0.0) + math.exp(sum(float(log_probs[t, c]) for t, c in enumerate(path)))
+    return found
+
+
+@pytest.mark.parametrize("clip", [0, 1])
+@pytest.mark.parametrize("text", [(1,), (1, 2), (2, 2), (3, 3, 3), (1, 2, 1)])
+def test_a_prefix_is_as_likely_as_all_paths_that_begin_with_it(log_probs, clip, text):
+    scores, clips = PrefixScores(log_probs, COUNTS), torch.tensor([clip])
+    state = scores.start(clips)
+    for piece in text:
+        state, said = scores.extend(clips, state, torch.tensor([piece]))
+    every = probabilities(log_probs[clip], COUNTS[clip])
+    begins = sum(value for other, value in every.items() if other[: len(text)] == text)
+    assert float(said.exp()) == pytest.approx(begins, rel=1e-9)
+    assert float(state.whole.exp()) == pytest.approx(every.get(text, 0.0), abs=1e-9)
+
+
+@pytest.mark.parametrize("clip", [0, 1])
+def test_what_comes_next_is_what_a_longer_prefix_says(log_probs, clip):
+    scores, clips = PrefixScores(log_probs, COUNTS), torch.tensor([clip])
+    state = scores.start(clips)
+    for piece in (2, 1):
+        heard = scores.next_pieces(clip, state)
+        for other in range(1, NUM_CLASSES):
+            assert float(heard[0, other]) == pytest.approx(
+                float(scores.extend(clips, state, torch.tensor([other]))[1]), abs=1e-6
+            )
+        state, _ = scores.extend(clips, state, torch.tensor([piece]))
+
+
+def test_nothing_said_is_all_blank(log_probs):
+    scores = PrefixScores(log_probs, COUNTS)
+    whole = scores.start(torch.tensor([0, 1])).whole
+    expected = [float(log_probs[i, :count, 0].sum()) for i, count in enumerate(COUNTS)]
+    assert whole.tolist() == pytest.approx(expected)
+
+
+class Letters:
+    """A tokenizer of few tokens, one of which is a word of two letters."""
+
+    NAMES = ("a", "b", "\u0120", "ab", "<end>")
+    all_special_ids = (4,)
+
+    def __len__(self):
+        return len(self.NAMES)
+
+    def get_vocab(self):
+        return {name: n for n, name in enumerate(self.NAMES)}
+
+    def convert_ids_to_tokens(self, ids):
+        return [self.NAMES[n] for n in ids]
+
+
+END, LONGEST = 4, 3
+
+
+@pytest.fixture
+def lexicon():
+    tokenizer = Letters()
+    split = WordPieces(tokenizer, {0: -1.0, 1: -1.0, 2: -1.0})  # CTC hears letters, and the decoder writes "ab" too
+    return Lexicon(tokenizer, split, torch.tensor([0, 1, 2]), {END})
+
+
+class Bigrams:
+    """A decoder whose next token depends on the last one, and on the clip."""
+
+    def __init__(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        self.tables = torch.randn(2, 6, 5, generator=generator).mul(2).log_softmax(2)  # clip, last (5: none), next
+        self.rows = [(0, 5), (1, 5)]
+
+    def log_probs(self):
+        return torch.stack([self.tables[clip, last] for clip, last in self.rows])
+
+    def step(self, tokens, origins):
+        self.rows = [(self.rows[row][0], token) for row, token in zip(origins, tokens.tolist(), strict=True)]
+
+    def score(self, clip, tokens):
+        steps = itertools.pairwise((5, *tokens, END))
+        return sum(float(self.tables[clip, last, token]) for last, token in steps)
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_search_finds_the_best_of_all_texts(log_probs, lexicon, seed, weight):
+    decoder = Bigrams(seed)
+    written, _ = search_rows(
+        decoder.log_probs, decoder.step, PrefixScores(log_probs, COUNTS), lexicon, Search(1000, weight), [LONGEST] * 2
+    )
+    letters = {0: (1,), 1: (2,), 2: (3,), 3: (1, 2)}
+    for clip, count in enumerate(COUNTS):
+        every = probabilities(log_probs[clip], count)
+        best = max(
+            (tokens for n in range(LONGEST + 1) for tokens in itertools.product(range(4), repeat=n)),
+            key=lambda tokens: (
+                decoder.score(clip, tokens)
+                + weight * math.log(every.get(tuple(c for t in tokens for c in letters[t]), 0.0) or 1e-300)
+            ),
+        )
+        assert tuple(written[clip]) == best
+
+
+def test_a_clip_is_written_alone_as_beside_another(log_probs, lexicon):
+    both, alone = Bigrams(1), Bigrams(1)
+    alone.rows = [(1, 5)]
+    search = Search(3, 0.5)
+    together, _ = search_rows(both.log_probs, both.step, PrefixScores(log_probs, COUNTS), lexicon, search, [6, 6])
+    scores = PrefixScores(log_probs[1:, : COUNTS[1]], COUNTS[1:])
+    by_itself, _ = search_rows(alone.log_probs, alone.step, scores, lexicon, search, [6])
+    assert together[1] == by_itself[0]
+
+
+def test_the_limit_of_tokens_is_told(lexicon):
+    heard = torch.full((1, 8, NUM_CLASSES), -9.0)
+    heard[0, torch.arange(8), torch.tensor([1, 2, 1, 2, 1, 2, 1, 2])] = 0.0  # a b a b a b a b
+    decoder = Bigrams(0)
+    decoder.rows = [(0, 5)]
+    scores = PrefixScores(heard.log_softmax(2), [8])
+    written, cut = search_rows(decoder.log_probs, decoder.step, scores, lexicon, Search(4, 10.0), [2])
+    assert len(written[0]) == 2
+    assert cut == [True]
+
+
+def test_a_token_that_ctc_cannot_say_is_not_written(log_probs, lexicon):
+    lexicon.first[0] = 0
+    decoder = Bigrams(2)
+    scores = PrefixScores(log_probs, COUNTS)
+    written, _ = search_rows(decoder.log_probs, decoder.step, scores, lexicon, Search(50, 1.0), [4, 4])
+    assert all(0 not in tokens for tokens in written)
