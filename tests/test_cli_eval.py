@@ -382,6 +382,8 @@ def test_what_is_typed_goes_over_the_runs_own_settings_and_nothing_else_changes(
     assert config["model"] == saved["model"]
     assert saved["hardware"]["device"] == "cpu"
     assert with_typed(saved, []).hardware.device == "auto"
+    fewer = with_typed(saved, ["data.max_eval_samples=7"]).to_dict()
+    assert fewer["data"] == {**saved["data"], "max_eval_samples": 7}, "the run's own clips, and no others"
 
 
 def test_help_imports_nothing_heavy():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".json", ".jsonl", ".csv", ".md")
 # What a data preset chooses; lengths and text form stay those that the checkpoint was trained with.
-CORPORA = ("name", "train_path", "eval_path", "datasets", "eval_datasets", "max_eval_samples")
+CORPORA = ("name", "train_path", "eval_path", "datasets", "eval_datasets")
 READ = re.compile(
     r"data|data\.\w+|hardware\.\w+|paths\.(cache|data)_dir|training\.(max_new_tokens|eval_batch_size|seed)"
 )
@@ -276,6 +276,9 @@ def with_typed(saved: dict[str, Any] | None, typed: Sequence[str], own: Sequence
         composed = compose(to_overrides([*typed, "data.datasets=[]"], own))[0].to_dict()
         for key in (token.partition("=")[0] for token in typed):
             group, _, name = key.partition(".")
-            names = CORPORA if group == "data" and name in ("", *CORPORA) else (name,)
+            if group == "data" and not name:  # a preset
+                names = (*CORPORA, "max_eval_samples")
+            else:
+                names = CORPORA if group == "data" and name in CORPORA else (name,)
             values[group].update({name: composed[group][name] for name in names})
     return build_config(values)
