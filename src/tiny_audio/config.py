@@ -141,6 +141,7 @@ class SearchConfig:
 
     beams: int = 1  # texts that are followed at once; 1: the decoder writes greedily, alone
     ctc_weight: float = 0.5  # of the log-probability by CTC beside the decoder's, with 2 beams or more
+    audio: bool = True  # false: the decoder reads the prompt alone, as CTC's language model, with 2 beams or more
 
     def __post_init__(self) -> None:
         _at_least("model.search.beams", self.beams, 1)

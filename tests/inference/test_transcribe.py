@@ -215,6 +215,9 @@ def test_a_search_writes_the_same_of_a_recording_alone_and_in_a_batch(aligning, 
     waveforms = [load_audio(corpus / f"dev{n}.flac") for n in range(3)]
     together = recogniser.transcribe_batch(waveforms)
     assert together == [recogniser.transcribe_batch([waveform])[0] for waveform in waveforms]
+    recogniser.model.set_search(3, 2.0, audio=False)
+    alone = [recogniser.transcribe_batch([waveform])[0] for waveform in waveforms]
+    assert recogniser.transcribe_batch(waveforms) == alone
     greedy = Recogniser(aligning, "cpu", decoding=Decoding(max_new_tokens=8))
     assert greedy.model.search is None
     assert greedy.transcribe_batch(waveforms) != together

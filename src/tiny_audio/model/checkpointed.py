@@ -201,5 +201,6 @@ def choose_search(model: SpeechLLM, beams: int | None, ctc_weight: float | None)
         UserError: it has no CTC head to search with.
     """
     now = model.search or Search(1, SearchConfig.ctc_weight)
-    model.set_search(now.beams if beams is None else beams, now.ctc_weight if ctc_weight is None else ctc_weight)
+    weight = now.ctc_weight if ctc_weight is None else ctc_weight
+    model.set_search(now.beams if beams is None else beams, weight, now.audio)
     model.check_search()

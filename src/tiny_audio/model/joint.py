@@ -36,10 +36,12 @@ class Search:
     Attributes:
         beams: hypotheses of a clip that are followed.
         ctc_weight: of the log-probability by CTC, beside the decoder's.
+        audio: whether the decoder reads the audio; else it is CTC's language model.
     """
 
     beams: int
     ctc_weight: float
+    audio: bool = True
 
 
 class Hypothesis(NamedTuple):

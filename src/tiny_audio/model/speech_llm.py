@@ -161,9 +161,9 @@ class SpeechLLM(nn.Module):
         self._split = WordPieces(self.decoder.prompt.tokenizer, log_probs)
         self._lexicon = None
 
-    def set_search(self, beams: int, ctc_weight: float) -> None:
-        """Have decoder and CTC head write together, following so many texts; 1: the decoder writes greedily, alone."""
-        self.search = Search(beams, ctc_weight) if beams > 1 else None
+    def set_search(self, beams: int, ctc_weight: float, audio: bool = True) -> None:
+        """Have decoder and CTC head write together: see `Search`. With one beam the decoder writes greedily, alone."""
+        self.search = Search(beams, ctc_weight, audio) if beams > 1 else None
 
     def pieces(self, transcripts: Sequence[str]) -> list[Tensor]:
         """Return the word pieces (U_i,) int64 of each transcript, as CTC is taught them."""
@@ -374,6 +374,10 @@ class SpeechLLM(nn.Module):
         vocabulary = self.ctc.vocabulary
         if self._lexicon is None:
             self._lexicon = Lexicon(self.decoder.prompt.tokenizer, self._split, vocabulary, self.decoder.end_ids)
+        if not search.audio:
+            prompt = self.decoder.prompt
+            ids = upload(torch.tensor([*prompt.prefix_ids, *prompt.suffix_ids]), tokens.device)
+            clips = [self.decoder.embed(ids)] * len(clips)
         counts = [self.projector.num_tokens(n) for n in lengths]
         heard = tokens.split(counts)
         size = max(1, MAX_SCORES // (max(counts, default=1) * len(vocabulary)))
@@ -488,5 +492,5 @@ def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
         weight.requires_grad_(not config.freeze_lora)
     masking = config.audio_token_dropout, config.frame_masking, config.channel_masking
     model = SpeechLLM(encoder, projector, decoder, *masking)
-    model.set_search(config.search.beams, config.search.ctc_weight)
+    model.set_search(config.search.beams, config.search.ctc_weight, config.search.audio)
     return model
