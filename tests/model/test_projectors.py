@@ -47,7 +47,7 @@ def test_mlp_has_the_parameter_names_of_the_native_projector():
 
 @pytest.mark.parametrize("kind", PROJECTORS)
 def test_every_length_from_80_ms_to_30_s_gives_as_many_tokens_as_promised(kind):
-    """12.5 tokens a second of audio, each of 80 ms, from all four."""
+    """12.5 tokens a second of audio, each of 80 ms, from all of them."""
     projector = small(kind).eval()
     for samples in range(1, 30 * 16_000 + 1, 1280):
         frames = num_encoder_frames(num_mel_frames(align_samples(samples)))
