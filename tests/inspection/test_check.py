@@ -57,17 +57,18 @@ def test_a_sound_corpus_has_nothing_to_look_at(tmp_path, capsys):
 
 def test_contexts_are_counted_and_those_that_say_all_are_told(tmp_path, capsys):
     train, dev = make_corpus(tmp_path / "corpus")
-    for number, row in enumerate(train[:60]):
-        row["context"] = f"He said: {row['text'].upper()}!" if number < 4 else "Quilter"
-    long = {row["audio"] for row in train[:4] if len(row["text"].split()) >= 4}
+    told = [row for row in train if len(row["text"].split()) >= 4][:4]
+    for row in train[:60]:
+        row["context"] = "Quilter"
+    for row in told:
+        row["context"] = f"He said: {row['text'].upper()}!"
     status, findings, report = check(write_corpus(tmp_path / "corpus", train, dev))
-    assert long
-    assert names(findings["given_away"]) == long
     assert (status, set(findings)) == (0, {"given_away"})
+    assert names(findings["given_away"]) == {row["audio"] for row in told}
     assert [facts["contexts"] for facts in report["corpora"]] == [60, 0]
     assert "contexts" in capsys.readouterr().out
-    for row in train[4:60]:
-        del row["context"]
+    for row in train[:60]:
+        row["context"] = row["context"].replace("Quilter", "")
     assert check(write_corpus(tmp_path / "corpus", train, dev))[0] == 1, "of most of them: nothing is learned"
 
 
