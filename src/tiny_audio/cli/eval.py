@@ -276,9 +276,8 @@ def with_typed(saved: dict[str, Any] | None, typed: Sequence[str], own: Sequence
         composed = compose(to_overrides([*typed, "data.datasets=[]"], own))[0].to_dict()
         for key in (token.partition("=")[0] for token in typed):
             group, _, name = key.partition(".")
-            if group == "data" and not name:  # a preset
-                names = (*CORPORA, "max_eval_samples")
-            else:
-                names = CORPORA if group == "data" and name in CORPORA else (name,)
+            names: tuple[str, ...] = CORPORA if group == "data" and name in ("", *CORPORA) else (name,)
+            if not name:  # a preset
+                names = (*names, "max_eval_samples")
             values[group].update({name: composed[group][name] for name in names})
     return build_config(values)

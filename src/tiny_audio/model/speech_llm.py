@@ -376,10 +376,10 @@ class SpeechLLM(nn.Module):
         if self.search is not None:
             clips = embeddings.split(sequences.lengths)
             if not self.search.audio:
-                text = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
-                text[sequences.audio_positions] = False
+                is_text = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
+                is_text[sequences.audio_positions] = False
                 sizes = [length - count for length, count in zip(sequences.lengths, counts, strict=True)]
-                clips = embeddings[text].split(sizes)
+                clips = embeddings[is_text].split(sizes)
             return self._search(clips, projected.tokens.split(counts), limits, self.search)
         kept: dict[int, int] = {}
         # A token at a time there is nothing to gain, and each length of the cache would be compiled anew.
@@ -414,7 +414,7 @@ class SpeechLLM(nn.Module):
         written: list[Written] = []
         for start in range(0, len(clips), size):
             some = slice(start, start + size)
-            log_probs = self.ctc.all_log_probs(torch.cat(heard[some]), counts[some], self.decoder.embed)
+            log_probs = self.ctc.all_log_probs(torch.cat(list(heard[some])), counts[some], self.decoder.embed)
             scores = PrefixScores(log_probs, counts[some])
             found = self.decoder.search(clips[some], scores, self._lexicon, search, limits[some])
             written += [Written(self.decoder.prompt.decode(ids), False, cut) for ids, cut in zip(*found, strict=True)]
