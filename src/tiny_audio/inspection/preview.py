@@ -21,7 +21,7 @@ from ..lengths import SAMPLE_RATE, align_samples, num_mel_frames
 from ..model.decoder import load_prompt
 from ..model.encoder import read_mel_bins
 from ..model.projectors import Projector, build_projector
-from ..model.speech_llm import Sequences
+from ..model.sequences import Sequences
 from ..prompt import Prompt
 from ..training.build import build_plan, usable_workers
 from .check import Opened, open_raw, open_role

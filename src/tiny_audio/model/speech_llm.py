@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,7 +19,6 @@ from ..data.loader import Batch
 from ..errors import UserError
 from ..lengths import FRAME_SECONDS
 from ..pieces import WordPieces
-from ..prompt import Prompt
 from .alignment import AlignedWord, align_words
 from .ctc import MAX_SCORES, CTCHead, CTCLoss
 from .decoder import Decoder, load_decoder
@@ -28,16 +26,16 @@ from .device import upload
 from .encoder import SpeechEncoder, load_encoder
 from .joint import Lexicon, Search
 from .lora import add_lora, lora_weights
+from .masking import draw_hidden, mask_frames
 from .prefixes import PrefixScores
 from .projectors import Projected, Projector, build_projector, projector_class
+from .sequences import Sequences
 
 logger = logging.getLogger(__name__)
 
 # Of a compiled layer: the encoder's and the decoder's; the first, which reads a view, and the others; of one clip
 # and of several; with gradients and without, of the decoder's.
 COMPILED_FORMS = 12
-HIDDEN_SPAN = 5  # audio tokens, 0.4 s at 12.5 a second: about a word, which those around it give away
-HIDDEN_FRAMES = 25  # the longest span of frames that is hidden: 0.5 s
 
 
 class Loss(NamedTuple):
@@ -74,56 +72,6 @@ class Written(NamedTuple):
     text: str
     looped: bool
     cut_off: bool
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """What the decoder reads, packed: ``prefix | audio | suffix | target`` of each clip, one clip after another.
-
-    The suffix of a clip with a context holds that.
-
-    Attributes:
-        token_ids: (N,) int64; any id where audio stands.
-        audio_positions: (T,) int64, where audio tokens go.
-        predict_positions: (K,) int64, the position before each target token.
-        targets: (K,) int64.
-        lengths: positions of each clip, summing to N.
-    """
-
-    token_ids: Tensor
-    audio_positions: Tensor
-    predict_positions: Tensor
-    targets: Tensor
-    lengths: list[int]
-
-    @classmethod
-    def lay_out(
-        cls,
-        prompt: Prompt,
-        num_audio: Sequence[int],
-        targets: Sequence[Tensor],
-        device: torch.device,
-        contexts: Sequence[Tensor] = (),
-    ) -> Sequences:
-        """Lay out clips of `num_audio` audio tokens; `targets` are (K_i,) int64, empty ones when generating.
-
-        So are `contexts`, of clips without one; none at all: no clip has one.
-        """
-        prefix = torch.tensor(prompt.prefix_ids)
-        suffixes = [torch.tensor(prompt.suffix(ids.tolist())) for ids in contexts or [torch.empty(0)] * len(num_audio)]
-        ids: list[Tensor] = []
-        audio: list[Tensor] = []
-        predict: list[Tensor] = []
-        lengths: list[int] = []
-        start = 0
-        for count, target, suffix in zip(num_audio, targets, suffixes, strict=True):
-            ids += [prefix, prefix.new_zeros(count), suffix, target]
-            audio.append(torch.arange(count) + start + len(prefix))
-            lengths.append(len(prefix) + count + len(suffix) + len(target))
-            start += lengths[-1]
-            predict.append(torch.arange(len(target)) + start - len(target) - 1)
-        packed = [upload(torch.cat(part), device) for part in (ids, audio, predict, list(targets))]
-        return cls(packed[0], packed[1], packed[2], packed[3], lengths)
 
 
 class SpeechLLM(nn.Module):
@@ -441,60 +389,6 @@ def transcript_limit(num_audio_tokens: int, max_new_tokens: int) -> int:
     At most two for each audio token (25 a second) besides 16, so that a decoder that does not stop costs little.
     """
     return min(max_new_tokens, 16 + 2 * num_audio_tokens)
-
-
-def mask_frames(frames: Tensor, lengths: Sequence[int], share: float, channel_share: float) -> Tensor:
-    """Hide spans of time, and of each clip some channels, of encoder frames (N, D): SpecAugment after the encoder.
-
-    Zeros take their place, and what is left of a frame is brought up to its expected size. The encoder's outputs can
-    so be computed once, and yet no two steps see the same.
-
-    Args:
-        frames: (N, D), the clips one after another.
-        lengths: frames of each clip.
-        share: of the frames, in spans of at most `HIDDEN_FRAMES`; see `draw_hidden`.
-        channel_share: of the D channels.
-    """
-    if channel_share:
-        kept = torch.rand(len(lengths), frames.shape[1]) >= channel_share
-        rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-        scale = upload(kept.float().div_(1 - channel_share), frames.device)
-        frames = frames * scale.index_select(0, upload(rows, frames.device))
-    if share:
-        hidden = draw_hidden(lengths, share, HIDDEN_FRAMES)
-        frames = frames.index_fill(0, upload(hidden, frames.device), 0.0)
-    return frames
-
-
-def draw_hidden(counts: Sequence[int], share: float, longest: int = HIDDEN_SPAN) -> Tensor:
-    """Choose the audio tokens or frames that a training step hides, in spans of time (SpecAugment, arXiv 1904.08779).
-
-    Zeros take their place. A decoder that normalises its input by the root mean square leaves zeros zero: there is
-    nothing at that position. The clip's mean, SpecAugment's other choice, would be brought up to the size of a token,
-    say something that was not said, and hand on gradients to all tokens of the clip.
-
-    Gaps and spans take turns: spans are of 1 to `longest` tokens, gaps of at least one, geometrically distributed.
-    A clip so short that all of it would be hidden is left whole. Drawn from torch's generator on the CPU, so the device
-    is not waited for, and hides the same wherever the model runs.
-
-    Args:
-        counts: audio tokens of each clip, adding up to T.
-        share: of the tokens that are hidden, at most 0.5.
-        longest: span, in tokens.
-
-    Returns:
-        The indices of the hidden ones among the T, int64, on the CPU.
-    """
-    num_tokens, before = sum(counts), 8 * longest  # it begins earlier, else the first tokens would be safe
-    pairs = (num_tokens + before + 1) // 2  # enough: each moves on by two at least
-    gap = (1 + longest) / 2 * (1 - share) / share  # its mean
-    gaps = torch.empty(pairs).geometric_(1 / gap).long()
-    spans = torch.randint(1, longest + 1, (pairs,))
-    ends = torch.stack((gaps, spans), dim=1).flatten().cumsum(0)  # of a gap, of a span, of a gap, ...
-    hidden = torch.searchsorted(ends, torch.arange(before, before + num_tokens), right=True) % 2 == 1
-    for clip in hidden.split(list(counts)):
-        clip &= ~clip.all()
-    return hidden.nonzero().flatten()
 
 
 def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:

@@ -16,7 +16,7 @@ from tiny_audio.data.contexts import ContextReader
 from tiny_audio.data.loader import ClipDataset
 from tiny_audio.data.sources import open_source
 from tiny_audio.inference import Decoding, Recogniser
-from tiny_audio.model.speech_llm import Sequences
+from tiny_audio.model.sequences import Sequences
 from tiny_audio.training.checkpoint import load_checkpoint, save_checkpoint
 from tiny_audio.training.preflight import memory
 from tiny_models import build

@@ -1,0 +1,65 @@
+"""What the decoder reads: prompt, audio and transcript of several clips, laid out in one row.
+
+Dimensions: T audio tokens of all clips, N positions of all clips, K target tokens of all clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..prompt import Prompt
+from .device import upload
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What the decoder reads, packed: ``prefix | audio | suffix | target`` of each clip, one clip after another.
+
+    The suffix of a clip with a context holds that.
+
+    Attributes:
+        token_ids: (N,) int64; any id where audio stands.
+        audio_positions: (T,) int64, where audio tokens go.
+        predict_positions: (K,) int64, the position before each target token.
+        targets: (K,) int64.
+        lengths: positions of each clip, summing to N.
+    """
+
+    token_ids: Tensor
+    audio_positions: Tensor
+    predict_positions: Tensor
+    targets: Tensor
+    lengths: list[int]
+
+    @classmethod
+    def lay_out(
+        cls,
+        prompt: Prompt,
+        num_audio: Sequence[int],
+        targets: Sequence[Tensor],
+        device: torch.device,
+        contexts: Sequence[Tensor] = (),
+    ) -> Sequences:
+        """Lay out clips of `num_audio` audio tokens; `targets` are (K_i,) int64, empty ones when generating.
+
+        So are `contexts`, of clips without one; none at all: no clip has one.
+        """
+        prefix = torch.tensor(prompt.prefix_ids)
+        suffixes = [torch.tensor(prompt.suffix(ids.tolist())) for ids in contexts or [torch.empty(0)] * len(num_audio)]
+        ids: list[Tensor] = []
+        audio: list[Tensor] = []
+        predict: list[Tensor] = []
+        lengths: list[int] = []
+        start = 0
+        for count, target, suffix in zip(num_audio, targets, suffixes, strict=True):
+            ids += [prefix, prefix.new_zeros(count), suffix, target]
+            audio.append(torch.arange(count) + start + len(prefix))
+            lengths.append(len(prefix) + count + len(suffix) + len(target))
+            start += lengths[-1]
+            predict.append(torch.arange(len(target)) + start - len(target) - 1)
+        packed = [upload(torch.cat(part), device) for part in (ids, audio, predict, list(targets))]
+        return cls(packed[0], packed[1], packed[2], packed[3], lengths)
