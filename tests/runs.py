@@ -19,9 +19,14 @@ CTC_STEPS = 12  # of the warm-up before them
 
 
 def settings(run_settings: list[str], *more: str) -> list[str]:
+    with_contexts = [
+        setting.replace("/train.jsonl}", "/train.jsonl, context_column: text}") for setting in run_settings
+    ]
+    assert with_contexts != run_settings
     return [
         "train",
-        *run_settings,
+        *with_contexts,
+        "data.context_dropout=0.5",
         "model.projector_type=moe",  # its routing, balance loss and usage counts must be made again too
         "model.projector_config.expert_dim=32",
         "model.projector_config.dropout=0.1",

@@ -371,7 +371,7 @@ TYPED_WRONG = [
      "data.datasets=[{path:x] cannot be read; a list is written [a,b], with quotes around it for the shell."),
     ("data.datasets=[{path:x,wieght:2}]",
      "an entry of data.datasets has no key wieght. Did you mean weight? The keys are name, path, split, "
-     "subset, language, release, revision, weight, audio_column, text_column, channel."),
+     "subset, language, release, revision, weight, audio_column, text_column, context_column, channel."),
 ]  # fmt: skip
 
 

@@ -159,6 +159,7 @@ class ModelConfig:
     decoder_revision: str | None = None
     encoder_window: str = "30s"  # what is encoded at once: 30s (silence after the clip), or the clip alone
     prompt: str = "Transcribe the speech to text."  # the instruction in the user's turn, after the audio
+    context_prompt: str = "Context: {context}"  # the line below it, where something is known of a clip
     projector_type: str = "mlp"
     projector_config: ProjectorConfig = field(default_factory=ProjectorConfig)
     projector_checkpoint: str | None = None  # start the projector from this checkpoint
@@ -185,6 +186,10 @@ class ModelConfig:
                 raise ConfigError(f"model.{name} must be between 0 and 0.5, got {share:g}.")
         if not self.prompt.strip():
             raise ConfigError("model.prompt must not be empty.")
+        if self.context_prompt.count("{context}") != 1:
+            raise ConfigError(
+                f"model.context_prompt must hold {{context}} once, where the context goes, got {self.context_prompt!r}."
+            )
         experts, active = self.projector_config.num_experts or 8, self.projector_config.num_experts_per_token
         if self.projector_type == "moe" and active > experts:
             raise ConfigError(
@@ -285,6 +290,7 @@ class DatasetConfig:
     weight: float = 1.0
     audio_column: str | None = None
     text_column: str | None = None
+    context_column: str | None = None  # of what is known of each clip; null: `context`, if there is one; '': none
     channel: int | None = None  # of the recordings, 0 being the first (the left); null mixes them
 
     def __post_init__(self) -> None:
@@ -324,6 +330,8 @@ class DataConfig:
     noise_path: str | None = None  # recordings of noise: a folder, a manifest, or one recording
     room_path: str | None = None  # room impulse responses, likewise
     noise_snr_db: list[float] = field(default_factory=lambda: [10.0, 30.0])  # lowest and highest
+    context_dropout: float = 0.2  # share of the draws with a context that are read without it
+    max_context_length: int = 1000  # characters; longer contexts are cut
     num_workers: int = 4
     prefetch_factor: int = 2
 
@@ -344,6 +352,9 @@ class DataConfig:
         _at_least("data.prefetch_factor", self.prefetch_factor, 1)
         _fraction("data.max_skipped_share", self.max_skipped_share)
         _fraction("data.no_speech_share", self.no_speech_share)
+        if not 0 <= self.context_dropout <= 1:
+            raise ConfigError(f"data.context_dropout must be between 0 and 1, got {self.context_dropout:g}.")
+        _at_least("data.max_context_length", self.max_context_length, 1)
         _above("data.temperature", self.temperature, 0)
         _above("data.streaming_disk_gb", self.streaming_disk_gb, 0)
         if self.streaming and self.cache_features:

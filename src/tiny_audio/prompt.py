@@ -1,8 +1,9 @@
-"""The only place that knows what the decoder reads: chat template, audio position, target tokens.
+"""The only place that knows what the decoder reads: chat template, audio position, context, target tokens.
 
 One clip is read as ``prefix_ids | audio tokens | suffix_ids | target_ids``. Training and inference use the very same
 prefix and suffix, an empty think block included where the template writes one, and the loss covers exactly
-`target_ids`: the transcript, and what the template writes to end an assistant's turn.
+`target_ids`: the transcript, and what the template writes to end an assistant's turn. Of a clip with a context the
+suffix is another one, which holds the context's tokens: see `Prompt.suffix`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from .config import ModelConfig
 from .errors import UserError
 
 Turns = Sequence[tuple[str, str]]  # role and content
 IDS = ("prefix_ids", "suffix_ids", "end_ids", "pad_id")
+CONTEXT_IDS = ("before_context_ids", "after_context_ids")  # a checkpoint of an older version has none
 
 
 class Prompt:
@@ -29,10 +32,13 @@ class Prompt:
         prefix_ids, suffix_ids: before and after the audio.
         end_ids: that end the decoder's turn; the last of them is what generation stops at.
         pad_id: of what is written after the end, in a batch.
+        before_context_ids, after_context_ids: around a context, in the place of `suffix_ids`; None where a context has
+            no place (of a model that was exported without one).
 
     Args:
         tokenizer: a `transformers` tokenizer with a chat template.
         instruction: what the user's turn asks for, after the audio.
+        context: the line below it, of clips that have a context, which takes the place of `{context}`.
 
     Raises:
         UserError: the tokenizer has no chat template, its template drops the content, or nothing ends a turn.
@@ -42,8 +48,10 @@ class Prompt:
     suffix_ids: list[int]
     end_ids: list[int]
     pad_id: int
+    before_context_ids: list[int] | None
+    after_context_ids: list[int] | None
 
-    def __init__(self, tokenizer: Any, instruction: str) -> None:
+    def __init__(self, tokenizer: Any, instruction: str, context: str = ModelConfig.context_prompt) -> None:
         if not tokenizer.chat_template:
             raise UserError(
                 f"The decoder's tokenizer ({tokenizer.name_or_path}) has no chat template; "
@@ -54,6 +62,14 @@ class Prompt:
         mark = _mark(f"{instruction} {tokenizer.chat_template}")
         before, after = self._around(mark, [("user", f"{mark}\n{instruction}")], add_generation_prompt=True)
         self.prefix_ids, self.suffix_ids = self.encode(before), self.encode(after)
+        place = _mark(f"{instruction} {context} {tokenizer.chat_template} {mark}")
+        line = context.replace("{context}", place)
+        _, after = self._around(mark, [("user", f"{mark}\n{instruction}\n{line}")], add_generation_prompt=True)
+        parts = re.split(place, after, flags=re.IGNORECASE)
+        if len(parts) != 2:
+            raise UserError(f"The chat template of {tokenizer.name_or_path} writes a context {len(parts) - 1} times.")
+        # A space before the context is part of its first token, in most vocabularies.
+        self.before_context_ids, self.after_context_ids = self.encode(parts[0].rstrip(" ")), self.encode(parts[1])
         self.end_ids = self._find_end(mark)
         self.pad_id = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._rendered = self.ids
@@ -63,7 +79,7 @@ class Prompt:
         """Return what `describe` told of, for a tokenizer whose template writes nothing else (of an exported model)."""
         prompt = cls.__new__(cls)
         prompt.tokenizer, prompt.instruction = tokenizer, instruction
-        prompt._rendered = {name: stored[name] for name in IDS}
+        prompt._rendered = {name: stored[name] for name in IDS} | {name: stored.get(name) for name in CONTEXT_IDS}
         prompt.adopt(None)
         return prompt
 
@@ -75,6 +91,38 @@ class Prompt:
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a transcript, without any that begin or end a text."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def context_ids(self, context: str) -> list[int]:
+        """Return the tokens of a context: of text alone, whatever it holds.
+
+        What looks like a token of the chat template, such as the end of a turn, is spelt with other tokens.
+
+        Args:
+            context: as `text.clean_context` returns it; empty: there is none.
+
+        Raises:
+            UserError: the model has no place for one.
+        """
+        if not context:
+            return []
+        if self.before_context_ids is None:
+            raise UserError("this model was exported without a place for a context; export its checkpoint again.")
+        return [part for token in self.encode(f" {context}") for part in self._spelt(token)]
+
+    def suffix(self, context_ids: Sequence[int] = ()) -> list[int]:
+        """Return the tokens after the audio, of a clip with or without a context."""
+        if not context_ids:
+            return self.suffix_ids
+        assert self.before_context_ids is not None
+        assert self.after_context_ids is not None
+        return [*self.before_context_ids, *context_ids, *self.after_context_ids]
+
+    def _spelt(self, token: int) -> list[int]:
+        """Return a token of a text, or, of one that no text should have, the tokens of its letters."""
+        if token not in self._control or token == self.tokenizer.unk_token_id:
+            return [token]
+        text = str(self.tokenizer.decode([token]))
+        return [one for part in (text[:1], text[1:]) for one in self.encode(part) if one not in self._control]
 
     def target_ids(self, transcript: str) -> list[int]:
         """Return the tokens that the decoder is taught to write: the transcript, then the end of its turn."""
@@ -109,14 +157,14 @@ class Prompt:
             size = stored["vocabulary_size"]
             if size > len(self._tokens) or self._fingerprint(size) != stored["vocabulary"]:
                 return False
-        for name in self._rendered:
-            setattr(self, name, (stored or self._rendered)[name])
+        for name, rendered in self._rendered.items():
+            setattr(self, name, (stored or self._rendered).get(name, rendered))
         return True
 
     @property
     def ids(self) -> dict[str, Any]:
         """All that is read around the audio, by name."""
-        return {name: getattr(self, name) for name in IDS}
+        return {name: getattr(self, name) for name in (*IDS, *CONTEXT_IDS)}
 
     def _fingerprint(self, size: int) -> str:
         """Return a hash of the tokens of the ids below `size`: tokens that were added since then change nothing."""
@@ -127,14 +175,18 @@ class Prompt:
         tokens: list[str | None] = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
         return tokens
 
+    @cached_property
+    def _control(self) -> set[int]:
+        """The tokens that are none of a text's: what was added to the vocabulary, but white space."""
+        added = self.tokenizer.added_tokens_decoder.items()  # some tokenizers add runs of white space
+        return {token for token, text in added if str(text).strip()} | set(self.tokenizer.all_special_ids)
+
     def _find_end(self, mark: str) -> list[int]:
         """Return what follows an assistant's message, up to the first token that is none of the text's.
 
         Some templates write it at once, some only before the next turn (GLM-4), and some not at all: then it is the
         tokenizer's own end of a text.
         """
-        added = self.tokenizer.added_tokens_decoder.items()  # some tokenizers add runs of white space
-        told = {token for token, text in added if str(text).strip()} | set(self.tokenizer.all_special_ids)
         turns = [("user", self.instruction), ("assistant", mark), ("user", self.instruction)]
         for conversation in (turns[:2], turns):
             try:
@@ -142,7 +194,7 @@ class Prompt:
             except UserError:  # a template may refuse conversations that do not end with the user's turn
                 continue
             for place, token in enumerate(ids):
-                if token in told:
+                if token in self._control:
                     return ids[: place + 1]
         if self.tokenizer.eos_token_id is None:
             raise UserError(f"The decoder's tokenizer ({self.tokenizer.name_or_path}) has no end-of-sequence token.")

@@ -192,6 +192,16 @@ def clean_transcript(text: str, case: str = "lower", keep_punctuation: bool = Fa
     return " ".join(text.split())
 
 
+def clean_context(text: str, case: str = "lower") -> str:
+    """Bring a context into the form of transcripts, so that its words are read as they are to be written.
+
+    Args:
+        text: as it was written.
+        case: see `clean_transcript`; punctuation stays.
+    """
+    return clean_transcript(text, case, keep_punctuation=True)
+
+
 def _without_grouping(number: re.Match[str]) -> str:
     """Join `1,000` and `12,34,567.8`; keep a decimal comma; what else has commas is a list of numbers."""
     written = number[0]

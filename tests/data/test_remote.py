@@ -23,12 +23,13 @@ from clips import tone
 from hub_stub import HubStub, at_hub, serving
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data import hub_requests
+from tiny_audio.data.contexts import ContextReader
 from tiny_audio.data.entries import find_on_hub
 from tiny_audio.data.hub import download
 from tiny_audio.data.hub_requests import DEFAULT_PAUSE, Pause, pause_seconds
 from tiny_audio.data.loader import Batch, ClipDataset, train_loader
 from tiny_audio.data.no_speech import no_speech_source
-from tiny_audio.data.plan import POOL_BLOCKS, WINDOW_BATCHES, SamplingPlan
+from tiny_audio.data.plan import POOL_BLOCKS, WINDOW_BATCHES, Draw, SamplingPlan
 from tiny_audio.data.sources import Source, open_sources
 from tiny_audio.data.subsets import seeded_order
 from tiny_audio.errors import UserError
@@ -42,6 +43,7 @@ def write_corpus(root: Path) -> None:
     features = datasets.Features({
         "id": datasets.Value("string"), "audio": datasets.Audio(16_000), "text": datasets.Value("string"),
         "speaker_id": datasets.Value("string"), "chapter": datasets.Value("int64"),
+        "context": datasets.Value("string"),
     })  # fmt: skip
     wav = io.BytesIO()
     soundfile.write(wav, tone(0.5) * np.random.default_rng(0).uniform(0.5, 1, 8000), 16_000, format="WAV")
@@ -49,7 +51,7 @@ def write_corpus(root: Path) -> None:
     for file in range(FILES):
         table = [
             {"id": f"{file}-{row}", "audio": recording, "text": f"{'word ' * (row % 7)}end", "chapter": row,
-             "speaker_id": f"{file}.{row // ROWS}"}
+             "speaker_id": f"{file}.{row // ROWS}", "context": f"Row {row}" if row % 3 else None}
             for row in range(GROUPS * ROWS)
         ]  # fmt: skip
         path = root / f"me/long/data/train-0000{file}-of-0000{FILES}.parquet"
@@ -115,6 +117,23 @@ def test_a_subset_is_the_same_whether_cached_or_not_and_streamed_or_not(hub: Hub
         assert len(list(cache.rglob("rows/**/*.parquet"))) == 7, "50 / 8, though five would hold as many"
         whole(cache)
         assert subset(cache) == found["nothing"], "and when the rest was downloaded since"
+
+
+def test_contexts_come_with_a_row_group_as_its_transcripts_do(hub: HubStub, tmp_path: Path) -> None:
+    with at_hub(hub.endpoint, tmp_path) as cache:
+        data, streamed = opened(cache, streaming=True)
+        assert streamed.num_contexts is None, "not known before it is drawn"
+        contexts = ContextReader(lambda text: list(text.encode()))
+        batch = ClipDataset([streamed], lambda text: [1], data, contexts=contexts).__getitems__(
+            [Draw(0, 0, row) for row in (61, 63, 100)]
+        )
+        assert [bytes(ids.tolist()).decode() for ids in batch.context_ids] == ["row 11", "row 13", ""]
+        assert all(text.startswith("row ") for text in streamed.longest_contexts(2))
+        _, read = opened(cache, streaming=True, limit=50)
+        rows = [name.partition("-")[2] for name in read.names]
+        assert list(read.contexts) == [f"row {row}" if int(row) % 3 else "" for row in rows]
+        [none] = open_sources([replace(ENTRY, context_column="")], data, cache, limit=None, seed=0, as_drawn=True)
+        assert none.contexts is None
 
 
 def test_seeded_order_is_a_permutation_that_others_do_not_change() -> None:

@@ -41,6 +41,48 @@ def test_a_recording_transcribes_the_same_alone_and_in_any_batch(recogniser, cor
     assert len(set(together)) > 1
 
 
+def test_a_recording_with_its_context_transcribes_the_same_alone_and_in_any_batch(recogniser, corpus):
+    paths = sorted(corpus.glob("dev*.flac"))
+    contexts = [" ".join(["six", "seven"] * n) for n in range(len(paths))]
+    together = recogniser.transcribe(paths, context=contexts)
+    alone = [recogniser.transcribe(path, context=known) for path, known in zip(paths, contexts, strict=True)]
+    assert together == alone
+    plain = recogniser.transcribe(paths)
+    assert together[0] == plain[0], "an empty context is none"
+    assert sum(one != other for one, other in zip(together, plain, strict=True)) > len(paths) / 2
+    assert recogniser.transcribe(paths, context="Six  SEVEN.")[1:3] == [
+        recogniser.transcribe(path, context="six seven.") for path in paths[1:3]
+    ], "one for all of them, in the form of what was taught"
+
+
+def test_all_pieces_of_a_recording_have_its_context(recogniser, corpus):
+    waveform = np.concatenate([load_audio(corpus / f"dev{i}.flac") for i in range(5)])
+    assert len(recogniser.spans(waveform)) > 1
+    found = recogniser.transcribe_segments([waveform], contexts=["one, two"])[0]
+    pieces = [(waveform, span) for span in recogniser.spans(waveform)]
+    each = recogniser.transcribe_pieces(pieces, contexts=["one, two"] * len(pieces))
+    assert found == [segment for segments in each for segment in segments]
+    assert found != recogniser.transcribe_segments([waveform])[0]
+
+
+def test_contexts_that_cannot_be_read_are_one_line(recogniser, corpus, checkpoint, capsys):
+    recording = corpus / "dev0.flac"
+    with pytest.raises(UserError, match=r"the context has 1,200 characters, and may have 1,000; shorten it\."):
+        recogniser.transcribe(recording, context="x" * 1200)
+    for audio, count in ((recording, "one that is in no list"), ([recording] * 3, "3 recordings")):
+        with pytest.raises(UserError, match=f"got 2 for {count}"):
+            recogniser.transcribe(audio, context=["one", "two"])
+    typed = ["infer", f"checkpoint={checkpoint}", f"audio={recording}"]
+    assert main([*typed, f"context={'x' * 1200}"]) == 2
+    assert "the context has 1,200 characters" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*typed, "context=Six, seven"]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == recogniser.transcribe(recording, context="six, seven").text
+    assert err.count("This model was trained without contexts; it may not know what to do with one.") == 1
+    assert main([*typed, "context="]) == 0
+    assert "trained without contexts" not in capsys.readouterr().err
+
+
 def test_cuts_are_the_cheapest_that_there_are():
     """Against all sets of cuts: a frame costs its level, relative to the loudest, less that of a pause."""
     rng, frames, longest, shortest = np.random.default_rng(0), 14, 6, 2
@@ -102,7 +144,7 @@ def looping(monkeypatch, longest: float) -> list[list[float]]:
     """Have every piece longer than `longest` seconds loop; return the seconds of the pieces of each batch."""
     read: list[list[float]] = []
 
-    def write(self, frames, lengths, max_new_tokens, guarded):
+    def write(self, frames, lengths, max_new_tokens, guarded, contexts):
         assert guarded
         seconds = [length / 50 for length in lengths]
         read.append(seconds)

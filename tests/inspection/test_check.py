@@ -55,6 +55,23 @@ def test_a_sound_corpus_has_nothing_to_look_at(tmp_path, capsys):
     assert report["corpora"][1]["role"] == "eval"
 
 
+def test_contexts_are_counted_and_those_that_say_all_are_told(tmp_path, capsys):
+    train, dev = make_corpus(tmp_path / "corpus")
+    told = [row for row in train if len(row["text"].split()) >= 4][:4]
+    for row in train[:60]:
+        row["context"] = "Quilter"
+    for row in told:
+        row["context"] = f"He said: {row['text'].upper()}!"
+    status, findings, report = check(write_corpus(tmp_path / "corpus", train, dev))
+    assert (status, set(findings)) == (0, {"given_away"})
+    assert names(findings["given_away"]) == {row["audio"] for row in told}
+    assert [facts["contexts"] for facts in report["corpora"]] == [60, 0]
+    assert "contexts" in capsys.readouterr().out
+    for row in train[:60]:
+        row["context"] = row["context"].replace("Quilter", "")
+    assert check(write_corpus(tmp_path / "corpus", train, dev))[0] == 1, "of most of them: nothing is learned"
+
+
 def test_planted_faults_are_found_by_name(tmp_path, capsys):
     folder = tmp_path / "corpus"
     train, dev = make_corpus(folder)

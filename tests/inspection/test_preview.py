@@ -14,6 +14,7 @@ import torch
 from spoken import make_corpus, write_corpus
 
 import tiny_models as make
+from clips import write_manifest
 from tiny_audio.cli import main
 from tiny_audio.cli.data import configure, parse_preview
 from tiny_audio.config import PROJECTORS, ModelConfig
@@ -110,6 +111,21 @@ def test_the_folder_holds_sound_page_and_tokens(settings, tmp_path, capsys):
         assert row["given_back"]
     assert page.count("data:image/png;base64,") == sum(not row["skipped"] for row in rows) > 30
     assert "<script" not in page
+
+
+def test_a_context_is_shown_where_a_draw_is_read_with_it(settings, capsys):
+    rows = [json.loads(line) for line in Path("corpus/train.jsonl").read_text().splitlines()]
+    write_manifest(Path("corpus/train.jsonl"), [{**row, "context": f"Said by {row['speaker']}"} for row in rows])
+    typed = ["data", "preview", *settings, "data.context_dropout=0.5", "--clips", "40", "output=look"]
+    assert main(typed) == 0
+    out, page = capsys.readouterr().out, Path("look/index.html").read_text()
+    clips = [json.loads(line) for line in Path("look/clips.jsonl").read_text().splitlines()]
+    known = [clip for clip in clips if clip["context"]]
+    assert 8 < len(known) < 32
+    for clip in clips:
+        text = "".join(token["text"] for token in clip["tokens"] or () if token["part"] == "prompt")
+        assert (f"Context: {clip['context']}" in text) == bool(clip["context"])
+    assert out.count("context said by s") == page.count('<span class="name">context</span>') == len(known)
 
 
 def test_tokens_that_mean_something_else_are_flagged(settings, monkeypatch, capsys):

@@ -66,6 +66,14 @@ def test_every_format_of_recordings_is_read(server, recogniser):
         assert found.text == recogniser.transcribe(content).text, kind
 
 
+def test_a_prompt_is_the_context_of_its_own_recording_alone(server, recogniser, noise):
+    contexts = ["one, two, three", "", "six <|im_end|> seven"]
+    with ThreadPoolExecutor(3) as pool:  # in one batch, perhaps
+        found = list(pool.map(lambda context: server.post(wav(noise), prompt=context)[1]["text"], contexts))
+    assert found == [recogniser.transcribe(noise, context=context).text for context in contexts]
+    assert len(set(found)) == 3
+
+
 def test_silence_has_an_empty_transcript(server):
     assert server.post(wav(np.zeros(16_000, np.float32))) == (200, {"text": ""})
 
@@ -123,7 +131,7 @@ REFUSED = {
     "form": (GOOD, {"response_format": "secret"}, "invalid_value", "response_format"),
     "stream": (GOOD, {"stream": "secret"}, "invalid_value", "stream"),
     "streamed subtitles": (GOOD, {"stream": "true", "response_format": "srt"}, "invalid_value", "stream"),
-    "prompt": (GOOD, {"prompt": "secret"}, "invalid_value", "prompt"),
+    "prompt": (GOOD, {"prompt": "secret " * 200}, "invalid_value", "prompt"),
     "temperature": (GOOD, {"temperature": "secret"}, "invalid_value", "temperature"),
     "logprobs": (GOOD, {"include[]": "logprobs"}, "invalid_value", "include"),
     "granularity": (GOOD, {"timestamp_granularities[]": "secret"}, "invalid_value", "timestamp_granularities"),

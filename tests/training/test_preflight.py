@@ -65,12 +65,12 @@ def out_of_memory_above(monkeypatch, limit: int, key: str = "both") -> list[tupl
     """Let the model run out of memory with more clips than `limit`; return a list of (training, clips) tried."""
     loss, tried = SpeechLLM.loss, []
 
-    def limited(self, frames, lengths, *more):
+    def limited(self, frames, lengths, *more, **options):
         grad = torch.is_grad_enabled()
         tried.append((grad, len(lengths)))
         if len(lengths) > limit and key in ("both", "training" if grad else "evaluation"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
-        return loss(self, frames, lengths, *more)
+        return loss(self, frames, lengths, *more, **options)
 
     monkeypatch.setattr(SpeechLLM, "loss", limited)
     return tried
@@ -219,7 +219,8 @@ def test_the_evaluation_is_tried_with_the_cache_of_the_longest_transcript(model,
 
     monkeypatch.setattr(decoder, "write_rows", watched)
     training = TrainingConfig(eval_batch_size=5, max_new_tokens=30)
-    trial = memory.evaluation_trial(training, model, [source], model.decoder.prompt.target_ids, accelerator)
+    dataset = ClipDataset([source], model.decoder.prompt.target_ids, DataConfig())
+    trial = memory.evaluation_trial(training, model, dataset, accelerator)
     trial.run(trial.batch(5))
     seconds = np.sort(source.durations)[::-1][:5].tolist()
     batch = synthetic_batch(seconds, [[1]] * 5)
@@ -347,10 +348,10 @@ def limit_clips(count: int) -> None:
     """Have the second process run out of memory with more clips than these."""
     loss = SpeechLLM.loss
 
-    def limited(self, frames, lengths, *more):
+    def limited(self, frames, lengths, *more, **options):
         if os.environ["RANK"] == "1" and len(lengths) > count:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return loss(self, frames, lengths, *more)
+        return loss(self, frames, lengths, *more, **options)
 
     SpeechLLM.loss, package.MIN_STEPS = limited, 1
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     *("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output"),
-    *("channel", "piece_seconds", "max_new_tokens", "loop_guard", "silence_seconds", "word_timestamps"),
+    *("context", "channel", "piece_seconds", "max_new_tokens", "loop_guard", "silence_seconds", "word_timestamps"),
     *("beams", "ctc_weight"),
 )
 MAX_TOLD = 5  # files that are named one by one
@@ -34,6 +34,7 @@ examples:
   ta infer checkpoint=final.pt audio=talk.mp3 format=srt word_timestamps=true output=talk.srt
   ta infer checkpoint=final.pt recordings/ *.mp3 format=json output=transcripts.jsonl
   ta infer checkpoint=final.pt recordings/ output=transcripts/
+  ta infer checkpoint=final.pt call.wav context="Quilter, Dr. Okonkwo"
   ta infer checkpoint=final.pt call.wav channel=each    (a party a channel; call.wav@1 is its second channel)
 
 One recording: its transcript. Several, or a folder: a line each, PATH<tab>TRANSCRIPT. output=FOLDER/ writes a file
@@ -60,6 +61,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--decoder", help="where the checkpoint's decoder lies now, if it has moved")
     add("--format", choices=FORMATS, default="text", help="json: an object a line; srt, vtt: subtitles")
     add("--output", help="write to this file, or to files in this folder, instead of standard output")
+    add(
+        "--context",
+        default="",
+        help="what is known of the recordings: names, a domain; of use to a model trained with it",
+    )
     add(
         "--channel",
         default="mix",
@@ -145,6 +151,7 @@ def transcribe(paths: list[str], args: argparse.Namespace) -> Iterator[Transcrip
         encoder=args.encoder,
         decoder=args.decoder,
         decoding=decoding,
+        context=args.context,
     )
 
 

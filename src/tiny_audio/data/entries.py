@@ -14,7 +14,7 @@ from .hub import RepoSplit, download, find_split, select_files
 from .parquet import open_parquet
 from .remote import RemoteStream, fetch_sample
 from .rows import MANIFEST_SUFFIXES
-from .tables import Table
+from .tables import Columns, Table
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -35,18 +35,18 @@ def open_table(
     if entry.path is None and entry.name == "pocket":
         from ..pocket import SPEECH_DIR
 
-        return open_path(Path(SPEECH_DIR), entry.split or "train", entry.audio_column, entry.text_column)
+        return open_path(Path(SPEECH_DIR), entry.split or "train", columns_of(entry))
     corpus = known_corpus(entry)
     if entry.path is not None and not is_hub_id(entry.path):
         return _open_local(entry, corpus, Path(entry.path).expanduser(), data_dir)
-    found, audio, text = find_on_hub(entry, cache_dir)
+    found, columns = find_on_hub(entry, cache_dir)
     if limit is not None:
         files, whole = fetch_sample(found, limit, seed, cache_dir)
-        table = open_parquet(files, found.origin, audio, text)
+        table = open_parquet(files, found.origin, columns)
         return replace(table, whole=whole)
     if data.streaming:
-        return RemoteStream(found, audio, text, cache_dir, stream_bytes(data)).read_all()
-    return open_parquet(download(found), found.origin, audio, text)
+        return RemoteStream(found, columns, cache_dir, stream_bytes(data)).read_all()
+    return open_parquet(download(found), found.origin, columns)
 
 
 def on_hub(entry: DatasetConfig) -> bool:
@@ -60,8 +60,8 @@ def on_hub(entry: DatasetConfig) -> bool:
     return entry.name != "pocket" and known_corpus(entry) is not None
 
 
-def find_on_hub(entry: DatasetConfig, cache_dir: Path) -> tuple[RepoSplit, str | None, str | None]:
-    """Return the files of an entry that is on the Hub, and its columns of audio and text; None looks for a usual name.
+def find_on_hub(entry: DatasetConfig, cache_dir: Path) -> tuple[RepoSplit, Columns]:
+    """Return the files of an entry that is on the Hub, and its columns.
 
     Raises:
         UserError: it cannot be reached, does not exist, refuses, or has no such files.
@@ -74,7 +74,13 @@ def find_on_hub(entry: DatasetConfig, cache_dir: Path) -> tuple[RepoSplit, str |
         corpus = replace(corpus or Corpus(""), hub_id=entry.path, guessed=True, terms=None, note=None)
     assert corpus is not None  # known_corpus has refused an unknown name without a path
     found = find_split(corpus, places, revision=entry.revision, cache_dir=cache_dir)
-    return found, entry.audio_column or corpus.audio_column, entry.text_column or corpus.text_column
+    return found, columns_of(entry, corpus)
+
+
+def columns_of(entry: DatasetConfig, corpus: Corpus | None = None) -> Columns:
+    """Return the columns that an entry names, or else those of the corpus that it is."""
+    audio, text = (None, None) if corpus is None else (corpus.audio_column, corpus.text_column)
+    return Columns(entry.audio_column or audio, entry.text_column or text, entry.context_column)
 
 
 def stream_bytes(data: DataConfig) -> int:
@@ -90,17 +96,17 @@ def _open_local(entry: DatasetConfig, corpus: Corpus | None, path: Path, data_di
     elif path.is_dir() and (shards := shards_of(path, entry.split)):
         path = unpack(shards, data_dir)
         entry = replace(entry, split=None)
-    split, audio, text = entry.split, entry.audio_column, entry.text_column
+    split, columns = entry.split, columns_of(entry)
     if corpus is not None and path.is_dir():
         language = path / (entry.language or "en")  # an unpacked Common Voice: cv-corpus-*/en/train.tsv
         if entry.name == "common_voice" and language.is_dir() and any(language.glob("*.tsv")):
-            return open_path(language, split or corpus.split, audio, text)
+            return open_path(language, split or corpus.split, columns)
         configuration, hub_split = hub_location(entry, corpus)
         files = [file.relative_to(path).as_posix() for file in path.rglob("*.parquet")]
         if chosen := select_files(files, configuration, hub_split):
-            columns = (audio or corpus.audio_column, text or corpus.text_column)
-            return open_parquet([path / name for name in chosen], f"{path} ({split or corpus.split})", *columns)
-    return open_path(path, split, audio, text)
+            origin = f"{path} ({split or corpus.split})"
+            return open_parquet([path / name for name in chosen], origin, columns_of(entry, corpus))
+    return open_path(path, split, columns)
 
 
 def is_hub_id(path: str) -> bool:

@@ -19,13 +19,13 @@ from .parquet import open_parquet, open_saved
 from .rows import MANIFEST_SUFFIXES, kind_of
 from .sidecars import UNREAD, open_sidecars
 from .strings import Labels, shown
-from .tables import FileRecordings, Table, compact
+from .tables import Columns, FileRecordings, Table, compact
 from .textfiles import numbered_lines, open_text
 
 MANIFEST_NAMES = ("manifest", "metadata", "cuts")
 
 
-def open_path(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table:
+def open_path(path: Path, split: str | None, columns: Columns) -> Table:
     """Read a manifest or parquet file, or a folder of one of the `LAYOUTS`.
 
     Raises:
@@ -33,12 +33,12 @@ def open_path(path: Path, split: str | None, audio_column: str | None, text_colu
     """
     if path.is_file():
         if path.suffix.lower() == ".parquet":
-            return open_parquet([path], str(path), audio_column, text_column)
-        return open_manifest(path, split, audio_column, text_column)
+            return open_parquet([path], str(path), columns)
+        return open_manifest(path, split, columns)
     if not path.is_dir():
         raise missing_path(path)
     for read in LAYOUTS.values():
-        if (table := read(path, split, audio_column, text_column)) is not None:
+        if (table := read(path, split, columns)) is not None:
             return table
     wanted = [f"{split}.jsonl"] if split else []
     raise UserError(
@@ -61,7 +61,7 @@ def _what_is_there(path: Path) -> str:
     )
 
 
-def _open_named(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table | None:
+def _open_named(path: Path, split: str | None, columns: Columns) -> Table | None:
     """Read a manifest by one of the usual names, or by that of the split."""
     places: list[tuple[Path, tuple[str, ...], str | None]] = [(path, MANIFEST_NAMES, split)]
     if split is not None:
@@ -71,15 +71,15 @@ def _open_named(path: Path, split: str | None, audio_column: str | None, text_co
             for suffix in MANIFEST_SUFFIXES:
                 manifest = folder / (stem + suffix)
                 if manifest.is_file():
-                    return open_manifest(manifest, column_split, audio_column, text_column)
+                    return open_manifest(manifest, column_split, columns)
     return None
 
 
-def _open_parquet(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table | None:
+def _open_parquet(path: Path, split: str | None, columns: Columns) -> Table | None:
     """Read the parquet files of a folder, and of all in it."""
     files = [file.relative_to(path).as_posix() for file in path.rglob("*.parquet") if not file.name.startswith(".")]
     chosen = select_files(files, None, split)
-    return open_parquet([path / name for name in chosen], str(path), audio_column, text_column) if chosen else None
+    return open_parquet([path / name for name in chosen], str(path), columns) if chosen else None
 
 
 def missing_path(path: Path) -> UserError:
@@ -96,7 +96,7 @@ def _nearest(path: Path) -> str:
     return f"; did you mean {parent / near[0]}?" if near else f"; {parent} has no {missing}."
 
 
-def _librispeech_tree(path: Path, split: str | None, audio_column: object, text_column: object) -> Table | None:
+def _librispeech_tree(path: Path, split: str | None, columns: Columns) -> Table | None:
     """Read `SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt` with its recordings beside it, or return None.
 
     LibriSpeech (Panayotov et al. 2015, ICASSP) as it comes from openslr.org; Multilingual LibriSpeech and LibriTTS are
@@ -131,7 +131,7 @@ def _librispeech_tree(path: Path, split: str | None, audio_column: object, text_
 
 
 #: How a folder may be laid out, the surest signs first; each reads it, or returns None if it is not its own.
-LAYOUTS: dict[str, Callable[[Path, str | None, str | None, str | None], Table | None]] = {
+LAYOUTS: dict[str, Callable[[Path, str | None, Columns], Table | None]] = {
     "manifest.jsonl, metadata.csv": _open_named,
     "wav.scp (Kaldi)": open_kaldi,
     "dataset of save_to_disk": open_saved,

@@ -11,14 +11,14 @@ from ..errors import UserError, printable
 from .files import Files
 from .manifests import LAYOUT, make_table
 from .strings import Labels, shown
-from .tables import Table, compact, file_versions
+from .tables import Columns, Table, compact, file_versions
 from .textfiles import numbered_lines, open_text
 from .times import parse_time
 
 FIRST_CHANNEL = ("A", "0", "1")
 
 
-def open_kaldi(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table | None:
+def open_kaldi(path: Path, split: str | None, columns: Columns) -> Table | None:
     """Read a data folder, or that of a split below `path`; None if there is none.
 
     Relative paths start from the folder, or as in Kaldi's recipes from one above it.

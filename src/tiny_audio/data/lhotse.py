@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError, printable
+from .contexts import COLUMN, read_contexts
 from .files import Files
-from .strings import Labels, shown
+from .strings import Labels, Strings, shown
 from .tables import SegmentRecordings, Table, compact
 
 _SUPERVISION = {"id", "recording_id"}
@@ -27,10 +28,10 @@ def is_lhotse(row: dict[str, Any]) -> bool:
     )
 
 
-def open_lhotse(path: Path, first: dict[str, Any]) -> Table:
+def open_lhotse(path: Path, first: dict[str, Any], context_column: str | None = None) -> Table:
     """Read cuts, or supervisions beside their recordings (`*supervisions*` and `*recordings*` of one name).
 
-    `first` is the first row, which says what the others are.
+    `first` is the first row, which says what the others are; `context_column` is a custom field.
 
     A cut is a clip; its transcript is what its supervisions say, in their order. Relative paths of recordings start
     from where the command is typed, as in lhotse.
@@ -63,7 +64,15 @@ def open_lhotse(path: Path, first: dict[str, Any]) -> Table:
         ),
         version=f"{path.absolute()} {stat.st_mtime_ns} {stat.st_size}",
         speakers=Labels(speakers) if any(speakers) else None,
+        contexts=_contexts(cuts, context_column or COLUMN, path) if context_column != "" else None,
     )
+
+
+def _contexts(cuts: Sequence[Any], key: str, path: Path) -> Strings:
+    """Return the contexts of cuts: a custom field of each, or of its supervisions."""
+    found = [[one.custom[key] for one in (cut, *cut.supervisions) if one.custom and key in one.custom] for cut in cuts]
+    values = [own[0] if own else None for own in found]
+    return read_contexts(values, lambda row: f"cut {cuts[row].id}", path)
 
 
 def _cuts(lhotse: Any, path: Path, first: dict[str, Any]) -> Iterable[Any]:

@@ -23,12 +23,14 @@ from ..audio import AudioError, check_clip, is_cut_short, is_silent, pad_wavefor
 from ..config import DataConfig
 from ..lengths import MAX_CLIP_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE, num_clip_frames
 from .augment import Augmenter
+from .contexts import ContextReader
 from .plan import Draw, PlanSampler, SamplingPlan
 from .skips import Skip
 from .sources import Source
 from .stream import ReadAhead
 
 T = TypeVar("T")
+RAGGED = ("target_ids", "context_ids")  # of a batch: lists of tensors
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Batch:
     skipped: list[Skip] = field(default_factory=list)  # draws that could not be read, each with its reason
     seconds: list[float] = field(default_factory=list)  # B lengths as they are fed, augmented, without padding
     features: Tensor | None = None  # (N, D) encoder frames, where they are cached; waveforms is then (0, 0)
+    # B tensors (number of tokens,) int64, empty where a clip is read without a context; or none at all: all are
+    context_ids: list[Tensor] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -70,15 +74,15 @@ class Batch:
     # 1,024.
     def __getstate__(self) -> dict[str, Any]:
         state = {f.name: getattr(self, f.name) for f in fields(self)}
-        state["target_ids"] = (
-            torch.cat(self.target_ids) if self.target_ids else torch.zeros(0, dtype=torch.int64),
-            [len(ids) for ids in self.target_ids],
-        )
+        for name in RAGGED:
+            ids = state[name]
+            state[name] = (torch.cat(ids) if ids else torch.zeros(0, dtype=torch.int64), [len(one) for one in ids])
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        tokens, lengths = state["target_ids"]
-        self.__dict__.update(state, target_ids=list(tokens.split(lengths)) if lengths else [])
+        joined = {name: state[name] for name in RAGGED}
+        lists = {name: list(tokens.split(lengths)) if lengths else [] for name, (tokens, lengths) in joined.items()}
+        self.__dict__.update(state | lists)
 
 
 class Clip(NamedTuple):
@@ -97,6 +101,7 @@ class ClipDataset(Dataset[Batch]):
         tokenize: transcript to the target tokens, the end-of-turn token included.
         data: the limits on length.
         augmenter: what changes the clips, in training only.
+        contexts: reads the contexts of the clips; None: they are read without.
     """
 
     def __init__(
@@ -105,11 +110,13 @@ class ClipDataset(Dataset[Batch]):
         tokenize: Callable[[str], list[int]],
         data: DataConfig,
         augmenter: Augmenter | None = None,
+        contexts: ContextReader | None = None,
     ) -> None:
         self.sources = list(sources)
         self.tokenize = tokenize
         self.data = data
         self.augmenter = augmenter
+        self.contexts = contexts
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
         """Read a batch. Recordings that cannot be used become skips; any other error is a bug and rises."""
@@ -143,7 +150,13 @@ class ClipDataset(Dataset[Batch]):
             skipped=skipped,
             seconds=[clip.num_samples / SAMPLE_RATE for clip in clips],
             features=torch.cat(frames) if frames else None,
+            context_ids=[torch.tensor(self.read_context(draw), dtype=torch.int64) for draw in read],
         )
+
+    def read_context(self, draw: Draw) -> list[int]:
+        """Return the tokens of what is known of a clip; none where nothing is, or it is left out in this draw."""
+        known = self.sources[draw.source].contexts
+        return [] if known is None or self.contexts is None else self.contexts(known[draw.row], draw.number)
 
     def read(self, draw: Draw) -> Clip:
         """Read, check and augment one clip: what the model hears. From the cache where its source is cached.

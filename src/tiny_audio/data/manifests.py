@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UserError, printable
 from . import labelstudio
+from .contexts import find_contexts, read_contexts
 from .files import Files
 from .lhotse import is_lhotse, open_lhotse
 from .rows import Rows, first_row, kind_of, read_rows
@@ -19,6 +20,7 @@ from .strings import Labels, shown
 from .tables import (
     AUDIO_COLUMNS,
     TEXT_COLUMNS,
+    Columns,
     FileRecordings,
     Recordings,
     SegmentRecordings,
@@ -32,7 +34,7 @@ from .times import read_times, to_seconds
 LAYOUT = "2"  # how rows are understood: with another one, what was found out about them before is not theirs
 
 
-def open_manifest(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table:
+def open_manifest(path: Path, split: str | None, columns: Columns) -> Table:
     """Read a manifest: JSON, JSON lines, CSV, TSV, lhotse's cuts, or what Label Studio exports.
 
     Columns of times (`start` or `offset`, `end`, `duration`, see `times`) make a row a part of its recording.
@@ -41,21 +43,19 @@ def open_manifest(path: Path, split: str | None, audio_column: str | None, text_
         UserError: it cannot be read, has no rows, or lacks the column or the split.
     """
     if is_lhotse(first := first_row(path)):
-        return open_lhotse(path, first)
-    rows = read_rows(path, [name for name in (audio_column, text_column) if name])
+        return open_lhotse(path, first, columns.context)
+    rows = read_rows(path, [name for name in columns if name])
     if rows.values and is_lhotse(rows.values[0]):  # an array
-        return open_lhotse(path, rows.values[0])
+        return open_lhotse(path, rows.values[0], columns.context)
     stat = path.stat()
     version = f"{LAYOUT} {path.absolute()} {stat.st_mtime_ns} {stat.st_size}"
-    table = table_of(labelstudio.flatten(rows, path), path, version, split, audio_column, text_column)
+    table = table_of(labelstudio.flatten(rows, path), path, version, split, columns)
     if kind_of(path) == ".tsv" and np.isnan(table.durations).all():
         table.durations = _common_voice_durations(path.parent, table.names)
     return table
 
 
-def table_of(
-    rows: Rows, path: Path, version: str, split: str | None, audio_column: str | None, text_column: str | None
-) -> Table:
+def table_of(rows: Rows, path: Path, version: str, split: str | None, columns: Columns) -> Table:
     """Make a table of rows with an audio column of paths, which start from the folder of `path`.
 
     Raises:
@@ -63,15 +63,16 @@ def table_of(
     """
     if not rows.values:
         raise UserError(f"data.datasets: {path} has no rows.")
-    columns = {key: None for row in rows.values for key in row}
+    there = {key: None for row in rows.values for key in row}
     if split is not None:
         rows = _of_split(rows, split, path)
-    audio = find_column(columns, audio_column, AUDIO_COLUMNS, "audio_column", path)
-    text = find_column(columns, text_column, TEXT_COLUMNS, "text_column", path)
+    audio = find_column(there, columns.audio, AUDIO_COLUMNS, "audio_column", path)
+    text = find_column(there, columns.text, TEXT_COLUMNS, "text_column", path)
+    context = find_contexts(there, columns.context, path)
     faults = dict(rows.faults)
     paths = [_read(_path_of, row.get(audio), index, faults) or "" for index, row in enumerate(rows.values)]
     texts = [_read(_text_of, row.get(text), index, faults) for index, row in enumerate(rows.values)]
-    starts, seconds = read_times(columns, rows, path)
+    starts, seconds = read_times(there, rows, path)
     return make_table(
         path,
         f"{version} {split} {audio} {text}",
@@ -80,8 +81,11 @@ def table_of(
         texts,
         starts,
         seconds,
-        speakers=find_speakers(columns, lambda column: (row.get(column) for row in rows.values)),
+        speakers=find_speakers(there, lambda column: (row.get(column) for row in rows.values)),
         faults=faults,
+        contexts=None
+        if context is None
+        else read_contexts([row.get(context) for row in rows.values], rows.where, path),
     )
 
 
@@ -96,11 +100,12 @@ def make_table(
     *,
     speakers: Labels | None = None,
     faults: dict[int, str] | None = None,
+    contexts: Sequence[str] | None = None,
 ) -> Table:
     """Make a table of recordings in files, or with `starts` of parts of them.
 
     Args:
-        origin, version, speakers, faults: as in `Table`.
+        origin, version, speakers, faults, contexts: as in `Table`.
         files: where the recordings lie.
         paths: N names, for `files`.
         texts: N transcripts.
@@ -125,6 +130,7 @@ def make_table(
         version=version,
         speakers=speakers,
         faults=faults or {},
+        contexts=contexts,
     )
 
 

@@ -14,6 +14,7 @@ from ..audio import AudioError
 from ..errors import UserError, printable
 from ..progress import is_terminal
 from .arrays import ArrayRecordings, check_parts, form_of, sample_columns
+from .contexts import find_contexts, read_contexts
 from .manifests import LAYOUT, table_of
 from .rows import Rows
 from .strings import Strings, shown
@@ -21,6 +22,7 @@ from .tables import (
     AUDIO_COLUMNS,
     NAME_COLUMNS,
     TEXT_COLUMNS,
+    Columns,
     Recordings,
     Table,
     compact,
@@ -74,13 +76,13 @@ def unpack_audio(recording: Any, folder: Path | None) -> Path | bytes:
     return folder / recording["path"]
 
 
-def open_parquet(files: Sequence[Path], origin: str, audio_column: str | None, text_column: str | None) -> Table:
+def open_parquet(files: Sequence[Path], origin: str, columns: Columns) -> Table:
     """Open parquet files.
 
     Args:
         files: of one split, in order.
         origin: where they come from, for messages.
-        audio_column, text_column: None looks for a usual name.
+        columns: which are read.
 
     Raises:
         UserError: they cannot be read, or lack a column.
@@ -97,10 +99,10 @@ def open_parquet(files: Sequence[Path], origin: str, audio_column: str | None, t
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
         cause = error.__cause__ or error
         raise UserError(f"data.datasets: {origin} cannot be read as parquet ({shown(cause, 200)}).") from None
-    return open_dataset(rows, origin, files[0].parent, rows._fingerprint, audio_column, text_column)
+    return open_dataset(rows, origin, files[0].parent, rows._fingerprint, columns)
 
 
-def open_saved(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table | None:
+def open_saved(path: Path, split: str | None, columns: Columns) -> Table | None:
     """Open a folder that `save_to_disk` of `datasets` wrote, one dataset or several splits; None if it is none.
 
     Raises:
@@ -124,12 +126,10 @@ def open_saved(path: Path, split: str | None, audio_column: str | None, text_col
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise UserError(f"data.datasets: {path} cannot be read by datasets ({shown(error, 200)}).") from None
     version = " ".join(file_versions(sorted(path.iterdir())))
-    return open_dataset(rows, str(path), path, f"{rows._fingerprint} {version}", audio_column, text_column)
+    return open_dataset(rows, str(path), path, f"{rows._fingerprint} {version}", columns)
 
 
-def open_dataset(
-    rows: Any, origin: str, folder: Path, version: str, audio_column: str | None, text_column: str | None
-) -> Table:
+def open_dataset(rows: Any, origin: str, folder: Path, version: str, columns: Columns) -> Table:
     """Make a table of a `datasets.Dataset`, whose recordings are encoded bytes, samples, or paths below `folder`.
 
     Raises:
@@ -137,15 +137,15 @@ def open_dataset(
     """
     import datasets
 
-    audio = find_column(rows.column_names, audio_column, AUDIO_COLUMNS, "audio_column", origin)
-    text = find_column(rows.column_names, text_column, TEXT_COLUMNS, "text_column", origin)
+    audio = find_column(rows.column_names, columns.audio, AUDIO_COLUMNS, "audio_column", origin)
+    text = find_column(rows.column_names, columns.text, TEXT_COLUMNS, "text_column", origin)
     form = form_of(rows.data.column(audio))
     version = f"{LAYOUT} {version} {audio}"
     recordings: Recordings
     if form == "paths":
         values = rows.data.to_pylist()
         listed = Rows(values, list(range(1, len(values) + 1)), "row")
-        return table_of(listed, folder / Path(origin).name, version, None, audio, text)
+        return table_of(listed, folder / Path(origin).name, version, None, Columns(audio, text, columns.context))
     if form == "encoded":
         encoded = rows.select_columns([audio]).cast_column(audio, datasets.Audio(decode=False))
         encoded = encoded if audio == "audio" else encoded.rename_column(audio, "audio")
@@ -158,6 +158,7 @@ def open_dataset(
             f"data.datasets: {origin} holds {form} in its column {audio}: recordings are paths, bytes, or samples with "
             "their rate."
         )
+    context = find_contexts(rows.column_names, columns.context, origin)
     return Table(
         origin=origin,
         names=_names(rows, paths),
@@ -166,7 +167,18 @@ def open_dataset(
         recordings=recordings,
         version=f"{version} {text}",
         speakers=find_speakers(rows.column_names, lambda column: iterate(rows.data, column)),
+        contexts=None if context is None else contexts_of(rows.data, context, origin),
     )
+
+
+def contexts_of(table: Any, column: str, origin: object, first: int = 0) -> Strings:
+    """Return the contexts in a column of an Arrow table, whose first row has the number `first` in the corpus.
+
+    Raises:
+        UserError: they are no texts.
+    """
+    values = (value for chunk in table.column(column).chunks for value in chunk.to_pylist())
+    return read_contexts(values, lambda row: f"row {first + row:,}", origin)
 
 
 def iterate(table: Any, column: str) -> Iterator[str | None]:

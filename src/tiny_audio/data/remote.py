@@ -23,13 +23,14 @@ import numpy as np
 from ..errors import FetchError, UserError
 from ..files import locked
 from ..progress import Progress
+from .contexts import find_contexts
 from .hub import PARALLEL_DOWNLOADS, RepoSplit, check_room
 from .hub_requests import PARALLEL_REQUESTS, TRIES, TRIES_WHEN_DRAWN
-from .parquet import DURATION_COLUMNS, iterate, listed_durations, name_column, unpack_audio
+from .parquet import DURATION_COLUMNS, contexts_of, iterate, listed_durations, name_column, unpack_audio
 from .rowgroups import RowGroup, keep, open_files
 from .strings import Strings
 from .subsets import seeded_order
-from .tables import AUDIO_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, Table, find_column, find_speakers
+from .tables import AUDIO_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, Columns, Table, find_column, find_speakers
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class RemoteStream:
 
     Args:
         split: its files, at one commit.
-        audio_column, text_column: None looks for a usual name.
+        columns: which are read.
         cache_dir: footers and `cache_dir/streams/<repository>` are kept there.
         max_bytes: that the recordings in that folder may take.
 
@@ -117,16 +118,15 @@ class RemoteStream:
         UserError: the Hub cannot be reached, or a column is missing.
     """
 
-    def __init__(
-        self, split: RepoSplit, audio_column: str | None, text_column: str | None, cache_dir: Path, max_bytes: int
-    ) -> None:
+    def __init__(self, split: RepoSplit, columns: Columns, cache_dir: Path, max_bytes: int) -> None:
         self.split, self.max_bytes = split, max_bytes
         self.folder = cache_dir / "streams" / split.folder_name
         files = open_files(split, list(split.files), cache_dir)
         parts = files[0].columns()
-        columns = list(dict.fromkeys(part.partition(".")[0] for part in parts))
-        self.audio = find_column(columns, audio_column, AUDIO_COLUMNS, "audio_column", split.origin)
-        self.text = find_column(columns, text_column, TEXT_COLUMNS, "text_column", split.origin)
+        there = list(dict.fromkeys(part.partition(".")[0] for part in parts))
+        self.audio = find_column(there, columns.audio, AUDIO_COLUMNS, "audio_column", split.origin)
+        self.text = find_column(there, columns.text, TEXT_COLUMNS, "text_column", split.origin)
+        self.context = find_contexts(there, columns.context, split.origin)
         if f"{self.audio}.bytes" not in parts:
             raise UserError(
                 f"data.datasets: {split.origin} holds no encoded recordings in its column {self.audio} "
@@ -134,9 +134,9 @@ class RemoteStream:
                 "streamed; set data.streaming=false."
             )
         path = f"{self.audio}.path"
-        self._name = name_column(columns) or (path if path in parts else None)
-        about = [column for column in columns if column in (*SPEAKER_COLUMNS, *DURATION_COLUMNS)]
-        self._about = list(dict.fromkeys(filter(None, (self.text, self._name, *about))))
+        self._name = name_column(there) or (path if path in parts else None)
+        about = [column for column in there if column in (*SPEAKER_COLUMNS, *DURATION_COLUMNS)]
+        self._about = list(dict.fromkeys(filter(None, (self.text, self.context, self._name, *about))))
         self.groups = [group for file in files for group in file.groups()]
         rows = np.array([group.rows for group in self.groups], dtype=np.int64)
         self.blocks = np.repeat(np.arange(len(rows), dtype=np.int32), rows)
@@ -165,7 +165,12 @@ class RemoteStream:
             version=self.version,
             speakers=find_speakers(rows.column_names, lambda column: iterate(rows, column)),
             blocks=self.blocks,
+            contexts=self.contexts(rows, 0),
         )
+
+    def contexts(self, rows: Any, first: int) -> Sequence[str] | None:
+        """Return the contexts of rows that follow each other from the clip `first` on; None where there are none."""
+        return None if self.context is None else contexts_of(rows, self.context, self.split.origin, first)
 
     def names(self, rows: Any, first: int) -> Iterable[str]:
         """The names of rows that follow each other from the clip `first` on: ids, file names, or else numbers."""
@@ -196,7 +201,7 @@ class RemoteStream:
                     progress.advance(1)
 
     def _transcripts_path(self, block: int) -> Path:
-        return self._path(block, f"{self.text}.text")
+        return self._path(block, ".".join(filter(None, (self.text, self.context, "text"))))
 
     def _path(self, block: int, kind: str) -> Path:
         return self.folder / f"{self.groups[block].name}.{kind}"

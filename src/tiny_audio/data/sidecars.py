@@ -16,7 +16,7 @@ import numpy as np
 from .files import RECORDING_SUFFIXES, Files
 from .manifests import LAYOUT, make_table
 from .strings import Labels
-from .tables import SPEAKER_COLUMNS, TEXT_COLUMNS, Table, file_versions
+from .tables import SPEAKER_COLUMNS, TEXT_COLUMNS, Columns, Table, file_versions
 from .textfiles import MAX_LINE, open_text
 from .times import parse_time, to_seconds
 
@@ -79,7 +79,7 @@ READERS: dict[str, Callable[[str], Iterator[Clip]]] = {
 UNREAD = (".textgrid", ".eaf", ".trs", ".stm", ".ctm")
 
 
-def open_sidecars(path: Path, split: str | None, audio_column: str | None, text_column: str | None) -> Table | None:
+def open_sidecars(path: Path, split: str | None, columns: Columns) -> Table | None:
     """Read the recordings of a folder, and of all in it, that have a transcript beside them; None if none has.
 
     With a split, the folder of that name. A recording without a transcript is listed without one.

@@ -14,12 +14,13 @@ import numpy as np
 from ..audio import Segment, load_audio
 from ..config import DataConfig, DatasetConfig
 from ..errors import UserError
+from .contexts import clean_contexts
 from .entries import find_on_hub, on_hub, open_table, stream_bytes
 from .features import CachedClips
 from .index import Index, index_table
 from .remote import RemoteStream, StreamedRecordings
 from .skips import UNREADABLE, Skip
-from .stream import DrawnClips, DrawnDurations, DrawnNames, DrawnTexts, stream_of
+from .stream import DrawnClips, DrawnContexts, DrawnDurations, DrawnNames, DrawnTexts, stream_of
 from .strings import Column, Labels, Strings
 from .subsets import allot, take
 from .tables import FileRecordings, Recordings, Table
@@ -45,6 +46,7 @@ class Source:
         asked: how many rows its table was asked to hold; None: all.
         whole: whether that are all rows of the corpus.
         has_speech: whether a clip that is silent throughout is a fault.
+        contexts: N contexts in the form in which they are read, empty where there is none; None where none has one.
         features: encoder outputs of the rows that a run reads, where they are cached; recordings are then not read.
     """
 
@@ -64,6 +66,7 @@ class Source:
         estimated: bool = False,
         channel: int | None = None,
         has_speech: bool = True,
+        contexts: Sequence[str] | None = None,
     ) -> None:
         assert len(durations) == len(texts) == len(names) == len(rows)
         self.name = name
@@ -73,6 +76,7 @@ class Source:
         self.texts = texts if isinstance(texts, Column) else Strings(texts)
         self.names = names if isinstance(names, Column) else Strings(names)
         self.speakers = speakers if speakers is None or isinstance(speakers, Labels) else Labels(speakers)
+        self.contexts = contexts
         self.origin = origin or name
         self.blocks = blocks
         self.estimated = estimated
@@ -94,6 +98,13 @@ class Source:
         return None if isinstance(self.durations, DrawnDurations) else float(self.durations.sum()) / 3600
 
     @property
+    def num_contexts(self) -> int | None:
+        """How many clips have a context; None where that is not known before they are drawn."""
+        if self.contexts is None:
+            return 0
+        return None if isinstance(self.contexts, DrawnTexts) else sum(map(bool, self.contexts))
+
+    @property
     def stream(self) -> RemoteStream | None:
         """What its recordings are fetched from when they are drawn; None where they are at hand."""
         return stream_of(self._recordings)
@@ -106,9 +117,16 @@ class Source:
 
     def longest_texts(self, count: int) -> list[str]:
         """Return the transcripts of most bytes; of a stream those of one row group, to fetch no more."""
-        rows = self.rows_at_hand(0).tolist() if isinstance(self.texts, DrawnTexts) else range(len(self))
-        sizes = [len(self.texts[row].encode()) for row in rows]
-        return [self.texts[rows[i]] for i in np.argsort(-np.array(sizes), kind="stable")[:count].tolist()]
+        return self._longest(self.texts, count)
+
+    def longest_contexts(self, count: int) -> list[str]:
+        """Return the contexts of most bytes, likewise; none where there is none."""
+        return [] if self.contexts is None else self._longest(self.contexts, count)
+
+    def _longest(self, texts: Sequence[str], count: int) -> list[str]:
+        rows = self.rows_at_hand(0).tolist() if isinstance(texts, DrawnTexts) else range(len(self))
+        sizes = [len(texts[row].encode()) for row in rows]
+        return [texts[rows[i]] for i in np.argsort(-np.array(sizes), kind="stable")[:count].tolist()]
 
     def read(self, row: int, max_seconds: float = math.inf) -> np.ndarray:
         """Decode a clip, unless it turns out to be longer than `max_seconds`.
@@ -169,6 +187,7 @@ class Source:
             self.estimated,
             self.channel,
             self.has_speech,
+            None if self.contexts is None else Strings(self.contexts[row] for row in rows.tolist()),
         )
         source.asked, source.whole = self.asked, self.whole
         return source
@@ -313,7 +332,7 @@ def open_source(
         if asked is None or table.whole or len(index.rows) >= (limit or 0):
             break
         asked *= 2  # too many of the rows cannot be used
-    source = _to_source(name, entry, table, index)
+    source = _to_source(name, entry, data, table, index)
     source.asked, source.whole = asked, table.whole
     reasons = Counter(skip.reason for skip in source.skipped)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
@@ -332,8 +351,8 @@ def open_source(
 
 def open_drawn(entry: DatasetConfig, data: DataConfig, cache_dir: Path, name: str) -> Source:
     """Open a corpus of the Hub whose clips are read when they are drawn: see `open_sources`."""
-    found, audio, text = find_on_hub(entry, cache_dir)
-    stream = RemoteStream(found, audio, text, cache_dir, stream_bytes(data))
+    found, columns = find_on_hub(entry, cache_dir)
+    stream = RemoteStream(found, columns, cache_dir, stream_bytes(data))
     if not len(stream):
         raise UserError(f"data.datasets: {found.origin} has no clip.")
     clips = DrawnClips(stream, entry.name, data)
@@ -350,10 +369,11 @@ def open_drawn(entry: DatasetConfig, data: DataConfig, cache_dir: Path, name: st
         blocks=stream.blocks,
         estimated=True,
         channel=entry.channel,
+        contexts=None if stream.context is None else DrawnContexts(clips),
     )
 
 
-def _to_source(name: str, entry: DatasetConfig, table: Table, index: Index) -> Source:
+def _to_source(name: str, entry: DatasetConfig, data: DataConfig, table: Table, index: Index) -> Source:
     rows = index.rows.tolist()
     return Source(
         name=name,
@@ -369,4 +389,5 @@ def _to_source(name: str, entry: DatasetConfig, table: Table, index: Index) -> S
         blocks=None if table.blocks is None else table.blocks[index.rows],
         estimated=table.blocks is not None and bool(np.isnan(table.durations[index.rows]).any()),
         channel=entry.channel,
+        contexts=clean_contexts(table.contexts, rows, data, name),
     )

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..config import DataConfig
 from ..errors import FetchError
+from .contexts import clean_contexts
 from .index import clean_texts, estimated_seconds
 from .parquet import iterate, listed_durations
 from .remote import RemoteStream, StreamedRecordings
@@ -33,11 +34,15 @@ READERS = 8  # row groups fetched at a time, before they are drawn
 
 
 class Block(NamedTuple):
-    """What is written about the clips of one row group: names, cleaned transcripts, seconds, NaN where not listed."""
+    """What is written about the clips of one row group: names, cleaned transcripts, seconds, NaN where not listed.
+
+    Contexts are empty where there is none; None, where none of them has one.
+    """
 
     names: list[str]
     texts: list[str]
     listed: np.ndarray
+    contexts: Sequence[str] | None
 
 
 class DrawnClips:
@@ -65,7 +70,9 @@ def read_block(clips: DrawnClips, number: int) -> Block:
     table = stream.transcripts(number)
     names = list(stream.names(table, int(stream.firsts[number])))
     texts = clean_texts(iterate(table, stream.text), clips.corpus_name, clips.data)
-    return Block(names, texts, listed_durations(table))
+    raw = stream.contexts(table, int(stream.firsts[number]))
+    contexts = clean_contexts(raw, range(len(names)), clips.data, stream.split.origin)
+    return Block(names, texts, listed_durations(table), contexts)
 
 
 class DrawnTexts(Column):
@@ -88,6 +95,14 @@ class DrawnNames(DrawnTexts):
     def _row(self, index: int) -> str:
         block, place = self.clips.at(index)
         return block.names[place]
+
+
+class DrawnContexts(DrawnTexts):
+    """N contexts, empty where there is none."""
+
+    def _row(self, index: int) -> str:
+        block, place = self.clips.at(index)
+        return "" if block.contexts is None else block.contexts[place]
 
 
 class DrawnDurations:

@@ -71,16 +71,20 @@ def allot(total: int, weights: Sequence[float], sizes: Sequence[int]) -> list[in
 
 
 def evaluation_fingerprint(sources: Sequence[Source]) -> str:
-    """Return a hash of which clips an evaluation set holds and what is said in them; empty where it holds none.
+    """Return a hash of an evaluation set: its clips, what is said in them, and their contexts; empty: of none.
 
     Figures of two sets that share it can be compared. Neither the clips' order nor where they lie changes it.
     """
     if not sources:
         return ""
-    lines = sorted(
-        json.dumps([name, text]) for source in sources for name, text in zip(source.names, source.texts, strict=True)
-    )
+    lines = sorted(json.dumps(row) for source in sources for row in _clips_of(source))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _clips_of(source: Source) -> Iterable[Sequence[str]]:
+    """Name and reference of each clip, and of a set with contexts each clip's."""
+    columns = (source.names, source.texts, source.contexts)
+    return zip(*(column for column in columns if column is not None), strict=True)
 
 
 def write_evaluation_clips(sources: Sequence[Source], folder: Path) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,6 +25,19 @@ TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "normalized_t
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id", "spk_id")
 NAME_COLUMNS = ("id", "segment_id", "audio_id", "ID")
 MAX_COLUMNS = 20  # that a message lists
+
+
+class Columns(NamedTuple):
+    """Which columns of a corpus are read; None: one of a usual name.
+
+    Attributes:
+        audio, text: of recordings and transcripts.
+        context: of contexts, which few corpora have: see `contexts`; empty: of none.
+    """
+
+    audio: str | None = None
+    text: str | None = None
+    context: str | None = None
 
 
 class Recordings(Protocol):
@@ -54,6 +67,7 @@ class Table:
         blocks: (N,) which rows are fetched together, where recordings are fetched when they are drawn; else None.
         faults: {row: what is wrong}, of rows that cannot be used whatever their recordings are.
         whole: whether these are all rows of the corpus; else more can be fetched.
+        contexts: N contexts as written, empty where there is none; None where the corpus has no column for them.
     """
 
     origin: str
@@ -66,6 +80,7 @@ class Table:
     blocks: np.ndarray | None = None
     faults: dict[int, str] = field(default_factory=dict)
     whole: bool = True
+    contexts: Sequence[str] | None = None
 
 
 class FileRecordings:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..audio import AudioError, load_audio
 from ..config import Config, DatasetConfig
+from ..data.contexts import clean_contexts
 from ..data.entries import open_table
 from ..data.index import index_table
 from ..data.sources import Source, unique_names
@@ -36,12 +37,14 @@ class Apart:
         rows: (row of the table, transcript) of those that are judged: too long or too short to train on, or without
             speech, which have an empty transcript.
         left_out: of the others, by reason.
+        contexts: of each of the rows; empty: there is none.
     """
 
     table: Table
     texts: list[str]
     rows: list[tuple[int, str]]
     left_out: Counter[str]
+    contexts: Sequence[str]
 
 
 def open_apart(sources: Sequence[Source], config: Config) -> list[Apart]:
@@ -77,7 +80,9 @@ def _open(source: Source, entry: DatasetConfig, config: Config) -> Apart:
         count = math.ceil(len(rows) * len(source) / len(index.rows))
         chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
         rows = [rows[i] for i in sorted(chosen.tolist())]
-    return Apart(table, texts, rows, left_out)
+    numbers = [number for number, _ in rows]
+    contexts = clean_contexts(table.contexts, numbers, data, source.name) or [""] * len(rows)
+    return Apart(table, texts, rows, left_out, contexts)
 
 
 def read_apart(apart: Apart, source: Source) -> Iterator[tuple[Transcript, np.ndarray | None]]:
@@ -95,8 +100,8 @@ def read_apart(apart: Apart, source: Source) -> Iterator[tuple[Transcript, np.nd
 
 def judge(apart: Apart, source: Source, recogniser: Recogniser, batch_size: int) -> Iterator[Transcript]:
     """Write down the clips that were left out."""
-    for row, waveform in read_apart(apart, source):
-        yield row if waveform is None else write_down(row, waveform, recogniser, batch_size)
+    for (row, waveform), context in zip(read_apart(apart, source), apart.contexts, strict=True):
+        yield row if waveform is None else write_down(row, waveform, recogniser, batch_size, context)
 
 
 def kind_of(row: Transcript) -> str:
@@ -111,12 +116,15 @@ def judge_longer(rows: list[Transcript], source: Source, recogniser: Recogniser,
             waveform = source.read(number)
             check_recording(waveform)
             row = row._replace(seconds=round(len(waveform) / SAMPLE_RATE, 3))
-            rows[number] = write_down(row, waveform, recogniser, batch_size)
+            context = "" if source.contexts is None else source.contexts[number]
+            rows[number] = write_down(row, waveform, recogniser, batch_size, context)
 
 
-def write_down(row: Transcript, waveform: np.ndarray, recogniser: Recogniser, batch_size: int) -> Transcript:
+def write_down(
+    row: Transcript, waveform: np.ndarray, recogniser: Recogniser, batch_size: int, context: str
+) -> Transcript:
     """Return a row with what `ta infer` writes of its recording."""
-    [segments] = recogniser.transcribe_segments([waveform], batch_size)
+    [segments] = recogniser.transcribe_segments([waveform], batch_size, contexts=[context])
     flags = {flag for segment in segments for flag in segment.flags}
     notes = (kind_of(row), *(flag for flag in (LIMIT, LOOP) if flag in flags))
     return row._replace(hypothesis=join(segments), notes=notes)

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from ..config import Config, build_config
+from ..data.contexts import ContextReader
 from ..data.loader import Batch, ClipDataset, eval_loader
 from ..data.skips import MAX_TOLD
 from ..data.sources import Source
@@ -168,9 +169,9 @@ class _Evaluator:
 
     def _open(self, source: Source, model: SpeechLLM) -> Iterable[Batch]:
         """The batches that the run itself evaluated on."""
-        data = self.config.data
+        data, prompt = self.config.data, model.decoder.prompt
         return eval_loader(
-            ClipDataset([source], model.decoder.prompt.target_ids, data),
+            ClipDataset([source], prompt.target_ids, data, contexts=ContextReader(prompt.context_ids)),
             self.config.training.eval_batch_size,
             num_workers=min(usable_workers(data.num_workers), 2),
             prefetch_factor=data.prefetch_factor,

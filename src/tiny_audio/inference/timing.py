@@ -34,7 +34,9 @@ class TimedAssessment:
             return torch.zeros(()), []
         start = perf_counter()
         frames, lengths = self.model.encode(batch)
-        written = self.model.write(frames, lengths, self.max_new_tokens)  # text: the device has done what was asked
+        # What is written is text: when it is here, the device has done all that it was asked for.
+        written = self.model.write(frames, lengths, self.max_new_tokens, contexts=batch.context_ids)
         self.decoding_seconds += perf_counter() - start
         self.audio_seconds += batch.audio_seconds
-        return self.model.loss(frames, lengths, batch.target_ids).cross_entropy, written
+        loss = self.model.loss(frames, lengths, batch.target_ids, contexts=batch.context_ids)
+        return loss.cross_entropy, written

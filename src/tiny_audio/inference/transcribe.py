@@ -22,6 +22,7 @@ from ..model.checkpointed import choose_search, rebuild
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.speech_llm import SpeechLLM, Written
 from ..progress import Progress
+from .contexts import TypedContexts, one_each
 from .inputs import Recording, to_waveform
 from .opened import open_model
 from .spans import find_spans, halve
@@ -127,6 +128,9 @@ def piece_seconds_of(saved: dict[str, Any]) -> float:
 class Recogniser:
     """A trained checkpoint with the models that it belongs to.
 
+    Attributes:
+        read_context: a context to its tokens.
+
     Args:
         checkpoint: a file that `ta train` wrote, which names its models, that are loaded too; or a run's folder, an
             exported folder, or one on the Hub: see `open_model`.
@@ -194,6 +198,7 @@ class Recogniser:
     def _set(self, model: SpeechLLM, dtype: torch.dtype, saved: dict[str, Any], decoding: Decoding | None) -> None:
         self.model, self._dtype, self.decoding = model, dtype, decoding or Decoding()
         self.piece_seconds = self.decoding.piece_seconds or piece_seconds_of(saved)
+        self.read_context = TypedContexts(model.decoder.prompt, saved)
         if self.decoding.word_timestamps:
             model.check_alignable()
         choose_search(model, self.decoding.beams, self.decoding.ctc_weight)
@@ -206,11 +211,18 @@ class Recogniser:
         *,
         word_timestamps: bool = ...,
         batch_size: int = ...,
+        context: str | Sequence[str] = ...,
     ) -> list[Transcription]: ...
 
     @overload
     def transcribe(
-        self, audio: Recording, sampling_rate: int | None = ..., *, word_timestamps: bool = ..., batch_size: int = ...
+        self,
+        audio: Recording,
+        sampling_rate: int | None = ...,
+        *,
+        word_timestamps: bool = ...,
+        batch_size: int = ...,
+        context: str = ...,
     ) -> Transcription: ...
 
     def transcribe(
@@ -220,6 +232,7 @@ class Recogniser:
         *,
         word_timestamps: bool = False,
         batch_size: int = 8,
+        context: str | Sequence[str] = "",
     ) -> Transcription | list[Transcription]:
         """Write down a recording of any length, or a list of them.
 
@@ -228,13 +241,16 @@ class Recogniser:
             sampling_rate: of arrays and tensors, in Hz; None: 16,000.
             word_timestamps: also find where each word was said.
             batch_size: pieces that are read at once.
+            context: what is known of the recording, such as names: see `TypedContexts`; of a list one for all, or one
+                for each.
 
         Raises:
             AudioError: it cannot be decoded, holds NaN or infinite samples, or is shorter than 20 ms. Of a list, it is
                 the `error` of its transcription, and the others go on.
             TypeError, ValueError: it is no recording.
-            UserError: words are asked for, and the checkpoint has no CTC head.
+            UserError: words are asked for, and the checkpoint has no CTC head; or a context cannot be read.
         """
+        contexts = one_each(context, len(audio) if isinstance(audio, list) else None)
         alone = not isinstance(audio, list)
         names: list[str] = []
         read: list[np.ndarray | str] = []
@@ -248,8 +264,10 @@ class Recogniser:
                 if alone:
                     raise
                 read.append(str(error))
-        waveforms = [waveform for waveform in read if isinstance(waveform, np.ndarray)]
-        written = iter(self.transcribe_segments(waveforms, batch_size, word_timestamps=word_timestamps))
+        usable = [(one, known) for one, known in zip(read, contexts, strict=True) if isinstance(one, np.ndarray)]
+        waveforms, contexts = [one for one, _ in usable], [known for _, known in usable]
+        options: dict[str, Any] = {"word_timestamps": word_timestamps, "contexts": contexts}
+        written = iter(self.transcribe_segments(waveforms, batch_size, **options))
         made = [
             Transcription(name, (), 0.0, found)
             if isinstance(found, str)
@@ -268,6 +286,7 @@ class Recogniser:
         batch_size: int = 8,
         advance: Callable[[float], None] = lambda seconds: None,
         word_timestamps: bool = False,
+        contexts: Sequence[str] = (),
     ) -> list[list[TextSegment]]:
         """Write down several recordings, piece by piece; each result is the one that it has alone.
 
@@ -276,16 +295,18 @@ class Recogniser:
             batch_size: pieces that are read at once.
             advance: told after each batch how many seconds of pieces were written down.
             word_timestamps: find where words were said, also where `decoding` does not ask for it.
+            contexts: of each recording, for all of its pieces; none at all: no recording has one.
 
         Returns:
             The segments of each recording, in order.
 
         Raises:
-            UserError: words are asked for, and the checkpoint has no CTC head.
+            UserError: words are asked for, and the checkpoint has no CTC head; or a context cannot be read.
         """
         spans = [self.spans(waveform) for waveform in waveforms]
         pieces = [(waveform, span) for waveform, own in zip(waveforms, spans, strict=True) for span in own]
-        written = iter(self.transcribe_pieces(pieces, batch_size, advance, word_timestamps))
+        known = [context for context, own in zip(contexts, spans, strict=True) for _ in own] if contexts else []
+        written = iter(self.transcribe_pieces(pieces, batch_size, advance, word_timestamps, known))
         return [[segment for _ in own for segment in next(written)] for own in spans]
 
     def spans(self, waveform: np.ndarray) -> list[tuple[int, int]]:
@@ -298,11 +319,13 @@ class Recogniser:
         batch_size: int = 8,
         advance: Callable[[float], None] = lambda seconds: None,
         word_timestamps: bool = False,
+        contexts: Sequence[str] = (),
     ) -> list[list[TextSegment]]:
         """Write down pieces of recordings: see `transcribe_segments`.
 
         Args:
             pieces: recordings (S_i,), each with one of its `spans`.
+            contexts: of each piece.
 
         Returns:
             The segments of each piece, in order: one, or several where it ran away and was tried again in halves.
@@ -311,14 +334,15 @@ class Recogniser:
         if word_timestamps:
             decoding = replace(decoding, word_timestamps=True)
             self.model.check_alignable()
+        read = {context: torch.tensor(self.read_context(context), dtype=torch.int64) for context in {*contexts, ""}}
+        known = [read[context] for context in contexts or [""] * len(pieces)]
         done: list[list[TextSegment]] = [[] for _ in pieces]
         todo = [(i, span) for i, (_, span) in enumerate(pieces)]
         for attempt in range(MAX_RETRIES + 1):
             some = [pieces[i][0][start:stop] for i, (start, stop) in todo]
+            written = self._write(some, [known[i] for i, _ in todo], decoding, batch_size, advance)
             again = []
-            for (i, (start, stop)), (found, words) in zip(
-                todo, self._write(some, decoding, batch_size, advance), strict=True
-            ):
+            for (i, (start, stop)), (found, words) in zip(todo, written, strict=True):
                 ran_away = found.looped or found.cut_off
                 long = stop - start >= 3 * MIN_HALF_SECONDS * SAMPLE_RATE  # the cut is in the middle third
                 if ran_away and decoding.loop_guard and long and attempt < MAX_RETRIES:
@@ -334,7 +358,12 @@ class Recogniser:
 
     @torch.inference_mode()
     def _write(
-        self, waveforms: Sequence[np.ndarray], decoding: Decoding, batch_size: int, advance: Callable[[float], None]
+        self,
+        waveforms: Sequence[np.ndarray],
+        contexts: Sequence[torch.Tensor],
+        decoding: Decoding,
+        batch_size: int,
+        advance: Callable[[float], None],
     ) -> list[tuple[Written, list[AlignedWord] | None]]:
         """Write down pieces, those of like length at once; find their words where that is asked for."""
         order = sorted(range(len(waveforms)), key=lambda n: len(waveforms[n]))
@@ -345,7 +374,8 @@ class Recogniser:
             batch, num_samples = pad_waveforms([waveforms[n].astype(np.float32) for n in chosen])
             with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
                 frames, lengths = self.model.encoder(batch.to(device), num_samples)
-                found = self.model.write(frames, lengths, decoding.max_new_tokens, decoding.loop_guard)
+                known = [contexts[n] for n in chosen]
+                found = self.model.write(frames, lengths, decoding.max_new_tokens, decoding.loop_guard, known)
                 words: Sequence[list[AlignedWord] | None] = [None] * len(found)
                 if decoding.word_timestamps:
                     words = self.model.align(frames, lengths, [one.text for one in found])
@@ -386,16 +416,21 @@ def transcribe_files(
     encoder: str | None = None,
     decoder: str | None = None,
     decoding: Decoding | None = None,
+    context: str = "",
 ) -> Iterator[Transcription]:
     """Transcribe files, in order; some batches of them are read at a time, so that pieces of like length meet.
+
+    What is known of all of them is told by `context`: see `TypedContexts`.
 
     Yields:
         A `Transcription` for each file; one that cannot be used has an `error`, and the others go on.
 
     Raises:
-        UserError: the checkpoint or its models cannot be read, or the memory is too small for `batch_size`.
+        UserError: the checkpoint, its models or the context cannot be read, or the memory is too small for
+            `batch_size`.
     """
     recogniser = Recogniser(checkpoint, device, encoder, decoder, decoding)
+    recogniser.read_context(context)  # told before anything is transcribed
     guard = "on: what repeats itself is tried again in halves" if recogniser.decoding.loop_guard else "off"
     logger.info("Pieces of at most %.1f s; loop guard %s.", recogniser.piece_seconds, guard)
     with closing(_Seconds(len(paths))) as progress:
@@ -403,7 +438,8 @@ def transcribe_files(
             waveforms = [waveform for waveform in read if isinstance(waveform, np.ndarray)]
             progress.begin(len(some), sum(map(len, waveforms)) / SAMPLE_RATE)
             try:
-                written = iter(recogniser.transcribe_segments(waveforms, batch_size, progress.advance))
+                options: dict[str, Any] = {"contexts": [context] * len(waveforms)}
+                written = iter(recogniser.transcribe_segments(waveforms, batch_size, progress.advance, **options))
             except torch.OutOfMemoryError:
                 raise UserError(
                     f"the memory of the device is too small for batch_size={batch_size}; halve it."

@@ -16,7 +16,7 @@ from ..data.tables import Table
 from ..errors import UserError
 from ..model.decoder import load_prompt
 from ..prompt import Prompt
-from ..text import CLEANERS
+from ..text import CLEANERS, clean_transcript
 from ..training.build import usable_workers
 from .facts import CorpusFacts, Histogram, Named, Report, Spread, TokenFacts
 from .findings import find
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 POINTS = 2000  # clips of a corpus that a picture shows
 TOKENIZED = 2000  # transcripts of a corpus that are tokenized
+GIVEN_AWAY_WORDS = 4  # of a transcript: a name or two may be all that is said
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,20 @@ def look_at(one: Opened, config: Config, edges: np.ndarray) -> CorpusFacts:
         left_out=left_out,
         repeated_names=repeated,
         text=text,
+        contexts=source.num_contexts or 0,
+        whole_contexts=whole_contexts(source),
         points=[(float(source.durations[row]), len(source.texts[row]), bool(outliers[row])) for row in shown.tolist()],
     )
+
+
+def whole_contexts(source: Source) -> Named:
+    """Return the clips whose context holds all that is said in them."""
+    found = Named()
+    for row, known in enumerate(source.contexts or ()):
+        said = source.texts[row]
+        if len(said.split()) >= GIVEN_AWAY_WORDS and f" {said} " in f" {clean_transcript(known)} ":
+            found.add(source.names[row], shorten(known, 40))
+    return found
 
 
 def duration_edges(longest: float) -> np.ndarray:
@@ -169,7 +182,7 @@ def find_prompt(config: Config) -> tuple[Prompt | None, str | None]:
     """Load the decoder's tokenizer, or say in a line why it is not to be had; nothing else needs it."""
     model = config.model
     try:
-        return load_prompt(model.decoder, model.decoder_revision, model.prompt), None
+        return load_prompt(model.decoder, model.decoder_revision, model.prompt, model.context_prompt), None
     except UserError as error:
         return None, str(error)
 

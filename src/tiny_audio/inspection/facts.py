@@ -187,6 +187,7 @@ class CorpusFacts:
         durations, duration_histogram: seconds.
         left_out: clips that were left out when it was indexed, by reason.
         repeated_names: names that stand for several clips.
+        contexts: clips with a context; `whole_contexts` of them hold the whole transcript.
         points: (seconds, characters, is outlier) of a sample, for a picture.
     """
 
@@ -204,6 +205,8 @@ class CorpusFacts:
     headers: HeaderFacts | None = None
     decoded: DecodedFacts | None = None
     tokens: TokenFacts | None = None
+    contexts: int = 0
+    whole_contexts: Named = field(default_factory=Named)
     points: list[tuple[float, int, bool]] = field(default_factory=list)
 
     @property

@@ -403,8 +403,16 @@ def tokens(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
         )
 
 
+def contexts(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """Contexts that say what is to be heard."""
+    if (named := facts.whole_contexts).count:
+        what = f"{clips(named.count)} whose context holds the whole transcript."
+        todo = "the model learns to copy instead of to listen: give what is known before, such as names."
+        yield Finding("given_away", named.count > facts.contexts / 2, facts.title, what, todo, named.examples)
+
+
 OF_ALL: tuple[Callable[[Report], Iterable[Finding]], ...] = (leaks, unusable, evaluation, contrasts, rounds)
 OF_A_CORPUS: tuple[Callable[[CorpusFacts, Report], Iterable[Finding]], ...] = (
     *(relation, lost, headers, levels),
-    *(characters, script, repeated, voices, tokens),
+    *(characters, script, repeated, voices, tokens, contexts),
 )

@@ -13,6 +13,7 @@ import torch
 from ..audio import LogMel
 from ..config import Config, ModelConfig
 from ..data.augment import open_augmenter
+from ..data.contexts import ContextReader
 from ..data.loader import Batch, ClipDataset, train_loader
 from ..data.plan import SamplingPlan
 from ..errors import UserError
@@ -55,6 +56,7 @@ class PreviewClip:
         num_encoder_frames, num_audio_tokens: on the way to the decoder.
         raw: the transcript as the corpus has it.
         taught: the transcript as it is taught.
+        context: what is known of it before it is heard, where this draw is read with it.
         tokens: all that the decoder reads.
         written: the taught tokens, decoded.
         skipped: why the clip cannot be used; all else but its name is then empty.
@@ -71,6 +73,7 @@ class PreviewClip:
     num_audio_tokens: int = 0
     raw: str = ""
     taught: str = ""
+    context: str = ""
     tokens: list[Token] | None = None
     written: str = ""
     skipped: str | None = None
@@ -107,7 +110,7 @@ def preview(config: Config, count: int) -> list[PreviewClip]:
         UserError: there is no corpus, or no tokenizer.
     """
     model = config.model
-    prompt = load_prompt(model.decoder, model.decoder_revision, model.prompt)
+    prompt = load_prompt(model.decoder, model.decoder_revision, model.prompt, model.context_prompt)
     opened = open_role(config, "train", as_drawn=True)
     if not opened:
         raise UserError("data.datasets is empty; name a corpus, such as data=librispeech, or a manifest.")
@@ -115,7 +118,8 @@ def preview(config: Config, count: int) -> list[PreviewClip]:
     plan = build_plan(config, sources)
     batches = -(-count // config.training.batch_size)
     augmenter = open_augmenter(config.data, config.training.seed)
-    dataset = ClipDataset(sources, prompt.target_ids, config.data, augmenter)
+    contexts = ContextReader(prompt.context_ids, config.data.context_dropout, config.training.seed)
+    dataset = ClipDataset(sources, prompt.target_ids, config.data, augmenter, contexts)
     loader = train_loader(
         plan, dataset, stop_batch=batches, num_workers=min(usable_workers(config.data.num_workers), batches)
     )
@@ -160,6 +164,8 @@ class _Viewer:
             if draw.number in place:
                 clip = PreviewClip(draw.number, source.name, draw.row, name, float(source.durations[draw.row]))
                 self._fill(clip, batch, place[draw.number])
+                if source.contexts is not None and len(batch.context_ids[place[draw.number]]):
+                    clip.context = source.contexts[draw.row]
                 yield clip
             else:
                 yield PreviewClip(draw.number, source.name, draw.row, name, skipped=skipped[source.name, name])
@@ -173,12 +179,12 @@ class _Viewer:
         clip.num_audio_tokens = self.projector.num_tokens(clip.num_encoder_frames)
         clip.taught = batch.transcripts[i]
         clip.written = self.prompt.decode(batch.target_ids[i].tolist())
-        clip.tokens = lay_out(self.prompt, clip.num_audio_tokens, batch.target_ids[i])
+        clip.tokens = lay_out(self.prompt, clip.num_audio_tokens, batch.target_ids[i], batch.context_ids[i])
 
 
-def lay_out(prompt: Prompt, num_audio: int, target: torch.Tensor) -> list[Token]:
+def lay_out(prompt: Prompt, num_audio: int, target: torch.Tensor, context: torch.Tensor) -> list[Token]:
     """Return what the decoder reads of a clip, as training lays it out; taught is what the loss is taken of."""
-    sequence = Sequences.lay_out(prompt, [num_audio], [target], torch.device("cpu"))
+    sequence = Sequences.lay_out(prompt, [num_audio], [target], torch.device("cpu"), [context])
     parts = [PROMPT] * sequence.lengths[0]
     for position in sequence.audio_positions.tolist():
         parts[position] = AUDIO

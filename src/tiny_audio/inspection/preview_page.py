@@ -100,6 +100,7 @@ def describe(number: int, clip: PreviewClip) -> str:
 <img alt="log-mel spectrogram" src="data:image/png;base64,{base64.b64encode(draw_mel(clip.mel)).decode()}">
 {line("raw", escape(clip.raw))}
 {line("taught", escape(clip.taught))}
+{line("context", escape(clip.context)) if clip.context else ""}
 {wrong}<p>{tokens_html(clip)}</p>
 </div>"""
 

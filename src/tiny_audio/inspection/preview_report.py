@@ -29,6 +29,8 @@ def print_preview(console: Console, clips: Sequence[PreviewClip]) -> None:
             field(console, "", Text(f"listed as {clip.listed_seconds:.2f} s", "yellow"))
         field(console, "raw", Text(clip.raw))
         field(console, "taught", Text(clip.taught))
+        if clip.context:
+            field(console, "context", Text(clip.context))
         reads = [token for token in clip.tokens or () if token.part != TAUGHT]
         writes = [token for token in clip.tokens or () if token.part == TAUGHT]
         field(console, "reads", join(reads))

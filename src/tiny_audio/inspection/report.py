@@ -102,11 +102,14 @@ def _table(title: str, *columns: str) -> Table:
 
 def corpora_table(corpora: Sequence[CorpusFacts]) -> Table:
     """What there is, and what was left out when it was indexed."""
-    table = _table("Corpora", "corpus", "clips", "hours", "speakers", "left out")
+    with_contexts = any(facts.contexts for facts in corpora)
+    headings = ["contexts"] if with_contexts else []
+    table = _table("Corpora", "corpus", "clips", "hours", "speakers", *headings, "left out")
     for facts in corpora:
         speakers = "?" if facts.speakers is None else f"{facts.speakers:,}"
         left_out = ", ".join(f"{named.count:,} {reason}" for reason, named in facts.left_out.items())
-        table.add_row(facts.title, f"{facts.clips:,}", f"{facts.hours:,.2f}", speakers, left_out or "0")
+        contexts = [f"{facts.contexts:,}"] if with_contexts else []
+        table.add_row(facts.title, f"{facts.clips:,}", f"{facts.hours:,.2f}", speakers, *contexts, left_out or "0")
     return table
 
 

@@ -41,6 +41,7 @@ def describe_models(model: SpeechLLM, config: ModelConfig) -> dict[str, Any]:
         "decoder_revision": model.decoder.revision,
         "decoder_fingerprint": model.decoder.fingerprint,
         "prompt": config.prompt,
+        "context_prompt": config.context_prompt,
         "prompt_ids": model.decoder.prompt.describe(),
         "projector_type": config.projector_type,
         "projector_config": asdict(model.projector.config),
@@ -125,8 +126,8 @@ def check_models(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, p
             names = [" at revision ".join(filter(None, (m[part], m[f"{part}_revision"]))) for m in (theirs, ours)]
             other = f"of other weights than {names[1]} has" if names[0] == names[1] else f"and this run has {names[1]}"
             raise UserError(f"checkpoint {path} was trained with model.{part}={names[0]}, {other}.")
-    for key in ("feature_convention", "prompt", "projector_type"):
-        if theirs[key] != ours[key]:
+    for key in ("feature_convention", "prompt", "context_prompt", "projector_type"):
+        if theirs.get(key, ours[key]) != ours[key]:  # an older version had no contexts
             values, setting = (theirs[key], ours[key]), key
             if key == "feature_convention":
                 setting = "encoder_window"

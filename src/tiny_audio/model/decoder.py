@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StoppingCriteriaList
 
+from ..config import ModelConfig
 from ..errors import UserError
 from ..prompt import Prompt
 from .joint import Lexicon, Search, search_rows
@@ -287,11 +288,11 @@ def reading_only(head: nn.Module, rows: Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def load_prompt(name: str, revision: str | None, instruction: str) -> Prompt:
+def load_prompt(name: str, revision: str | None, instruction: str, context: str = ModelConfig.context_prompt) -> Prompt:
     """Load a decoder's tokenizer alone, as the prompt around the audio.
 
     Args:
-        name, revision, instruction: see `load_decoder`.
+        name, revision, instruction, context: see `load_decoder`.
 
     Raises:
         UserError: it cannot be fetched or read, or has no chat template.
@@ -301,10 +302,16 @@ def load_prompt(name: str, revision: str | None, instruction: str) -> Prompt:
         tokenizer = AutoTokenizer.from_pretrained(source, **hub_arguments(source, revision))
         if (record := Path(source) / RECORD_FILE).is_file():  # an exported model, whose template writes one prompt
             return Prompt.of(tokenizer, instruction, json.loads(record.read_text("utf-8"))["models"]["prompt_ids"])
-    return Prompt(tokenizer, instruction)
+    return Prompt(tokenizer, instruction, context)
 
 
-def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch.dtype) -> Decoder:
+def load_decoder(
+    name: str,
+    revision: str | None,
+    instruction: str,
+    dtype: torch.dtype,
+    context: str = ModelConfig.context_prompt,
+) -> Decoder:
     """Load a frozen decoder with its tokenizer.
 
     Args:
@@ -312,6 +319,7 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         revision: commit, tag or branch on the Hub.
         instruction: what the prompt asks for.
         dtype: precision of the weights.
+        context: the line that a context is put into.
 
     Raises:
         UserError: it cannot be fetched or read, or has no chat template.
@@ -322,7 +330,7 @@ def load_decoder(name: str, revision: str | None, instruction: str, dtype: torch
         config = AutoConfig.from_pretrained(source, **where)
         tell_download("model.decoder", source, revision)
         logger.info("Loading %s decoder (%s)...", config.model_type.capitalize(), name)
-        prompt = load_prompt(name, revision, instruction)
+        prompt = load_prompt(name, revision, instruction, context)
         own = config.get_text_config()  # of a model that also sees (Gemma 3, Qwen3.5), what reads alone
         require_plausible(own, AutoModelForCausalLM, source, dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(

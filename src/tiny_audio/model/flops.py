@@ -120,9 +120,10 @@ class Load:
 def decoder_lengths(model: SpeechLLM, batch: Batch) -> list[int]:
     """Return the positions that the decoder reads of each clip: prompt, audio tokens, transcript."""
     prompt = model.decoder.prompt
-    around = len(prompt.prefix_ids) + len(prompt.suffix_ids)
+    contexts = batch.context_ids or [torch.empty(0)] * len(batch)
+    around = [len(prompt.prefix_ids) + len(prompt.suffix(ids.tolist())) for ids in contexts]
     counts = [model.projector.num_tokens(n) for n in batch.num_frames]
-    return [around + count + len(ids) for count, ids in zip(counts, batch.target_ids, strict=True)]
+    return [n + count + len(ids) for n, count, ids in zip(around, counts, batch.target_ids, strict=True)]
 
 
 def step_flops(widths: Widths, load: Load, projector: Projector) -> dict[str, float]:

@@ -80,6 +80,8 @@ class Written(NamedTuple):
 class Sequences:
     """What the decoder reads, packed: ``prefix | audio | suffix | target`` of each clip, one clip after another.
 
+    The suffix of a clip with a context holds that.
+
     Attributes:
         token_ids: (N,) int64; any id where audio stands.
         audio_positions: (T,) int64, where audio tokens go.
@@ -96,16 +98,25 @@ class Sequences:
 
     @classmethod
     def lay_out(
-        cls, prompt: Prompt, num_audio: Sequence[int], targets: Sequence[Tensor], device: torch.device
+        cls,
+        prompt: Prompt,
+        num_audio: Sequence[int],
+        targets: Sequence[Tensor],
+        device: torch.device,
+        contexts: Sequence[Tensor] = (),
     ) -> Sequences:
-        """Lay out clips of `num_audio` audio tokens; `targets` are (K_i,) int64, empty ones when generating."""
-        prefix, suffix = torch.tensor(prompt.prefix_ids), torch.tensor(prompt.suffix_ids)
+        """Lay out clips of `num_audio` audio tokens; `targets` are (K_i,) int64, empty ones when generating.
+
+        So are `contexts`, of clips without one; none at all: no clip has one.
+        """
+        prefix = torch.tensor(prompt.prefix_ids)
+        suffixes = [torch.tensor(prompt.suffix(ids.tolist())) for ids in contexts or [torch.empty(0)] * len(num_audio)]
         ids: list[Tensor] = []
         audio: list[Tensor] = []
         predict: list[Tensor] = []
         lengths: list[int] = []
         start = 0
-        for count, target in zip(num_audio, targets, strict=True):
+        for count, target, suffix in zip(num_audio, targets, suffixes, strict=True):
             ids += [prefix, prefix.new_zeros(count), suffix, target]
             audio.append(torch.arange(count) + start + len(prefix))
             lengths.append(len(prefix) + count + len(suffix) + len(target))
@@ -191,11 +202,11 @@ class SpeechLLM(nn.Module):
         return projected, [self.projector.num_tokens(n) for n in lengths]
 
     def embed(
-        self, frames: Tensor, lengths: list[int], targets: Sequence[Tensor]
+        self, frames: Tensor, lengths: list[int], targets: Sequence[Tensor], contexts: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Sequences, Projected]:
-        """Return the decoder's input (N, W), its layout, and what the projector made."""
+        """Return the decoder's input (N, W), its layout (see `Sequences.lay_out`), and what the projector made."""
         projected, counts = self.audio_tokens(frames, lengths)
-        sequences = Sequences.lay_out(self.decoder.prompt, counts, targets, frames.device)
+        sequences = Sequences.lay_out(self.decoder.prompt, counts, targets, frames.device, contexts)
         embeddings = self.decoder.embed(sequences.token_ids)
         tokens = projected.tokens.to(embeddings.dtype)
         return embeddings.index_copy(0, sequences.audio_positions, tokens), sequences, projected
@@ -214,7 +225,8 @@ class SpeechLLM(nn.Module):
         """Return the cross-entropy of a batch, summed, and what is written down of each clip: see `write`."""
         frames, lengths, targets = self._read(batch)
         loss = self._loss_of(batch, frames, lengths, targets)
-        return loss.cross_entropy, self.write(frames, lengths, max_new_tokens)[: len(batch)]
+        written = self.write(frames, lengths, max_new_tokens, contexts=batch.context_ids)
+        return loss.cross_entropy, written[: len(batch)]
 
     def _read(self, batch: Batch) -> tuple[Tensor, list[int], Sequence[Tensor]]:
         """Return frames, lengths and targets; without clips, of one of nothing: all processes read the same layers."""
@@ -226,7 +238,7 @@ class SpeechLLM(nn.Module):
     def _loss_of(self, batch: Batch, frames: Tensor, lengths: list[int], targets: Sequence[Tensor]) -> Loss:
         weight = self.ctc_weight if self.training else 0.0
         said = self.pieces(batch.transcripts or [""]) if weight else None
-        loss = self.loss(frames, lengths, targets, said, weight)
+        loss = self.loss(frames, lengths, targets, said, weight, batch.context_ids)
         if len(batch):
             return loss
         nothing = (loss.cross_entropy + loss.ctc + loss.auxiliary) * 0.0
@@ -240,6 +252,7 @@ class SpeechLLM(nn.Module):
         targets: Sequence[Tensor],
         pieces: Sequence[Tensor] | None = None,
         ctc_weight: float = 0.0,
+        contexts: Sequence[Tensor] = (),
     ) -> Loss:
         """Compute the loss of B clips.
 
@@ -249,8 +262,9 @@ class SpeechLLM(nn.Module):
             targets: B tensors (K_i,) int64 on the CPU: transcript tokens and the end of the turn.
             pieces: B tensors (U_i,) int64 on the CPU, see `pieces`, for the CTC loss; None: there is none.
             ctc_weight: of the CTC loss.
+            contexts: B tensors (C_i,) int64 on the CPU, see `Prompt.context_ids`; none at all: no clip has one.
         """
-        embeddings, sequences, projected = self.embed(frames, lengths, targets)
+        embeddings, sequences, projected = self.embed(frames, lengths, targets, contexts)
         if self.training and self.audio_token_dropout:
             hidden = draw_hidden([self.projector.num_tokens(n) for n in lengths], self.audio_token_dropout)
             positions = sequences.audio_positions[upload(hidden, frames.device)]
@@ -333,7 +347,14 @@ class SpeechLLM(nn.Module):
         return [written.text for written in self.write(frames, lengths, max_new_tokens)]
 
     @torch.no_grad()
-    def write(self, frames: Tensor, lengths: list[int], max_new_tokens: int, guarded: bool = False) -> list[Written]:
+    def write(
+        self,
+        frames: Tensor,
+        lengths: list[int],
+        max_new_tokens: int,
+        guarded: bool = False,
+        contexts: Sequence[Tensor] = (),
+    ) -> list[Written]:
         """Write down what is said in each of B clips: greedily, or as `search` says.
 
         A clip gets at most `transcript_limit` tokens; the limit is the clip's own, never its neighbours'.
@@ -343,14 +364,14 @@ class SpeechLLM(nn.Module):
             lengths: frames of each clip.
             max_new_tokens: upper limit for any clip.
             guarded: end a transcript that loops; see `LoopGuard`. A search needs no guard: CTC hears no loop.
+            contexts: see `loss`.
 
         Returns:
             B transcripts.
         """
         nothing = [torch.empty(0, dtype=torch.int64)] * len(lengths)
-        embeddings, sequences, projected = self.embed(frames, lengths, nothing)
-        prompt = len(self.decoder.prompt.prefix_ids) + len(self.decoder.prompt.suffix_ids)
-        limits = [transcript_limit(length - prompt, max_new_tokens) for length in sequences.lengths]
+        embeddings, sequences, projected = self.embed(frames, lengths, nothing, contexts)
+        limits = [transcript_limit(self.projector.num_tokens(length), max_new_tokens) for length in lengths]
         if self.search is not None:
             return self._search(embeddings.split(sequences.lengths), projected.tokens, lengths, limits, self.search)
         kept: dict[int, int] = {}
@@ -479,7 +500,7 @@ def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     """
     encoder = load_encoder(config.encoder, config.encoder_revision, dtype, config.encoder_window)
     decoder_dtype = dtype if config.freeze_decoder else torch.float32
-    decoder = load_decoder(config.decoder, config.decoder_revision, config.prompt, decoder_dtype)
+    decoder = load_decoder(config.decoder, config.decoder_revision, config.prompt, decoder_dtype, config.context_prompt)
     if config.use_lora:
         add_lora(decoder.module, config.lora_config)
     logger.info("Initializing %s projector...", projector_class(config.projector_type).title)

@@ -26,6 +26,9 @@ from .native import native_processor, save_native, why_not_native
 
 logger = logging.getLogger(__name__)
 
+# Of the settings of the data, what the folder's own use depends on.
+DATA_SETTINGS = ("max_audio_length", "text_case", "keep_punctuation", "max_context_length")
+
 
 def write_folder(model: SpeechLLM, saved: dict[str, Any], folder: Path, dtype: torch.dtype) -> str | None:
     """Write a trained model into a folder: a native one where there is a class for it.
@@ -100,13 +103,13 @@ def describe(model: SpeechLLM, saved: dict[str, Any], native: bool, prompt: dict
     )
     models = describe_models(model, own) | names | {"prompt_ids": prompt}
     trained = [title for title, on in (("LoRA", settings.use_lora), ("decoder", not settings.freeze_decoder)) if on]
-    data = {key: saved["config"]["data"][key] for key in ("max_audio_length", "text_case", "keep_punctuation")}
+    data = {key: value for key, value in saved["config"]["data"].items() if key in DATA_SETTINGS}
     corpora = {
         name: about | {"origin": public_name(about["origin"]), "licence": licence_of_corpus(name, about["origin"])}
         for name, about in saved["corpora"].items()
     }
     run = {key: value for key, value in saved.get("run", {}).items() if key in ("tiny_audio", "packages")}
-    known = {key: saved[key] for key in ("clip_seconds",) if key in saved}
+    known: dict[str, Any] = {key: saved[key] for key in ("clip_seconds", "contexts") if key in saved}
     training = saved["config"]["training"]
     return {
         "format": FORMAT,

@@ -150,6 +150,8 @@ def _widened(projector: Any, width: int) -> dict[str, torch.Tensor]:
 def native_processor(model: SpeechLLM) -> GlmAsrProcessor | str:
     """Return the processor, whose chat template writes the model's own prompt whatever it is asked for.
 
+    A context is no part of a message, which programs fill as they like, but a variable of the template: `context`.
+
     Returns:
         Or a string, why there is none: the decoder's tokenizer does not read the prompt's text as it was in training.
     """
@@ -167,6 +169,9 @@ def native_processor(model: SpeechLLM) -> GlmAsrProcessor | str:
         if tokenizer(before + 2 * audio_token + after, **options)["input_ids"] != wanted:
             return "its tokenizer does not read the text of the prompt as the tokens that were trained with"
     template = "{{ " + json.dumps(before + audio_token + after) + " }}"
+    if (around := context_texts(prompt, before + 2 * audio_token, wanted[: -len(prompt.suffix_ids)])) is not None:
+        first, last = (json.dumps(text) for text in (before + audio_token + around[0] + " ", around[1]))
+        template = f"{{% if context %}}{{{{ {first} + context + {last} }}}}{{% else %}}{template}{{% endif %}}"
     tokenizer.chat_template = template
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(prompt.pad_id)
@@ -178,6 +183,25 @@ def native_processor(model: SpeechLLM) -> GlmAsrProcessor | str:
         default_transcription_prompt=prompt.instruction,
         max_audio_len=MAX_CLIP_SECONDS,
     )
+
+
+def context_texts(prompt: Prompt, before: str, ids: list[int]) -> tuple[str, str] | None:
+    """Return the text around a context; None where the tokenizer does not read it as the tokens of training.
+
+    Args:
+        prompt: of the decoder.
+        before: what stands before it, as text.
+        ids: as tokens.
+    """
+    if prompt.before_context_ids is None or prompt.after_context_ids is None:
+        return None
+    first, last = (prompt.tokenizer.decode(some) for some in (prompt.before_context_ids, prompt.after_context_ids))
+    for context in ("one", "two, Three 4"):
+        wanted = [*ids, *prompt.suffix(prompt.context_ids(context))]
+        for options in ({"add_special_tokens": False}, {}):
+            if prompt.tokenizer(f"{before}{first} {context}{last}", **options)["input_ids"] != wanted:
+                return None
+    return first, last
 
 
 def save_native(model: SpeechLLM, processor: GlmAsrProcessor, folder: Path, dtype: torch.dtype) -> None:

@@ -103,7 +103,7 @@ class Transcriptions:
             if asked.stream:
                 await self._stream(file, asked, receive, send)
                 return
-            async with self.service.transcribing(file, asked.words, receive) as work:
+            async with self.service.transcribing(file, asked.words, receive, asked.context) as work:
                 async for _ in work.pieces():
                     pass
             await answer(work.transcription, asked, work.remarks)(scope, receive, send)
@@ -118,7 +118,7 @@ class Transcriptions:
             await send({"type": "http.response.body", "body": to_sse(event), "more_body": more})
 
         try:
-            async with self.service.transcribing(file, asked.words, receive) as work:
+            async with self.service.transcribing(file, asked.words, receive, asked.context) as work:
                 await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": EVENT_HEADERS})
                 began, is_first = True, True
                 async for segments in work.pieces():

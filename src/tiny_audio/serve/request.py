@@ -37,12 +37,14 @@ class Asked:
         words: where words were said.
         stream: pieces as they are done.
         language: as the client names it; None: it does not.
+        context: what is known of the recording; empty: nothing.
     """
 
     form: str
     words: bool
     stream: bool
     language: str | None
+    context: str = ""
 
 
 class _Parser(MultiPartParser):
@@ -142,12 +144,11 @@ def read_asked(form: FormData) -> Asked:
         raise _wrong("timestamp_granularities", "timestamp_granularities need response_format=verbose_json.")
     if any(_texts(form, "include")) or any(_texts(form, "include[]")):
         raise _wrong("include", "This model gives no logprobs; leave include out.")
-    if any(text.strip() for text in _texts(form, "prompt")):
-        raise _wrong("prompt", "This model was trained with one prompt and takes no other; leave prompt out.")
     if any(_number(text) != 0 for text in _texts(form, "temperature")):
         raise _wrong("temperature", "This model takes the likeliest token at each step: temperature must be 0.")
     language = next(iter(_texts(form, "language")), None)
-    return Asked(wanted, "word" in granularities or wanted in ("srt", "vtt"), stream, language or None)
+    context = next(iter(_texts(form, "prompt")), "")
+    return Asked(wanted, "word" in granularities or wanted in ("srt", "vtt"), stream, language or None, context)
 
 
 def _texts(form: FormData, name: str) -> list[str]:

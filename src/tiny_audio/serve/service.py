@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from ..audio import AudioError, load_audio
+from ..errors import UserError
 from ..inference import Recogniser, TextSegment, Transcription
 from ..inference.transcribe import MIN_SECONDS, check_recording
 from ..lengths import SAMPLE_RATE
@@ -151,18 +152,25 @@ class Service:
             self.metrics.uploads.dec()
 
     @asynccontextmanager
-    async def transcribing(self, file: BinaryIO, words: bool, receive: Receive) -> AsyncIterator[Progressing]:
+    async def transcribing(
+        self, file: BinaryIO, words: bool, receive: Receive, context: str = ""
+    ) -> AsyncIterator[Progressing]:
         """Accept a recording; within, it is worked on.
 
         Args:
             file: holds it.
             words: find where words were said, where the model can.
             receive: tells when the client goes away.
+            context: what is known of it.
 
         Raises:
-            ApiError: it cannot be read, there is no place for it, or it takes too long.
+            ApiError: it or its context cannot be read, there is no place for it, or it takes too long.
             Gone: the client went away.
         """
+        try:
+            self._recogniser.read_context(context)
+        except UserError as error:
+            raise ApiError(HTTPStatus.BAD_REQUEST, f"prompt: {error}", "invalid_value", "prompt") from None
         self.check_room()
         self._accepted += 1
         self.metrics.queue.set(self._accepted)
@@ -171,7 +179,11 @@ class Service:
                 async with self._room:
                     loop, news = asyncio.get_running_loop(), asyncio.Queue[News]()
                     decoded = await loop.run_in_executor(self._decoders, self._decode, file)
-                    job = Job(*decoded[:2], words, lambda item: loop.call_soon_threadsafe(news.put_nowait, item))
+
+                    def deliver(item: News) -> None:
+                        loop.call_soon_threadsafe(news.put_nowait, item)
+
+                    job = Job(*decoded[:2], words, deliver, context)
                     self.worker.submit(job)
                     try:
                         yield Progressing(decoded, news)

@@ -31,6 +31,7 @@ class Job:
         words: find where words were said.
         deliver: is told, by the worker's thread, the segments of each piece in order; or of an error, which is the
             last; None when all is done.
+        context: what is known of it.
     """
 
     def __init__(
@@ -39,8 +40,9 @@ class Job:
         spans: Sequence[Span],
         words: bool,
         deliver: Callable[[list[TextSegment] | Exception | None], object],
+        context: str = "",
     ) -> None:
-        self.waveform, self.words, self.deliver = waveform, words, deliver
+        self.waveform, self.words, self.deliver, self.context = waveform, words, deliver, context
         self.waiting = deque(spans)
         self.left = len(spans)  # that are not delivered yet
         self.is_over = False  # it failed, or nobody waits for it any more
@@ -134,7 +136,10 @@ class Worker:
         words = self.can_place_words and any(job.words for job, _ in pieces)
         try:
             found = self.recogniser.transcribe_pieces(
-                [(job.waveform, span) for job, span in pieces], self.batch_size, word_timestamps=words
+                [(job.waveform, span) for job, span in pieces],
+                self.batch_size,
+                word_timestamps=words,
+                contexts=[job.context for job, _ in pieces],
             )
         except Exception as error:
             found = []

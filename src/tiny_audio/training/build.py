@@ -18,6 +18,7 @@ from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs,
 from torch import nn
 
 from ..config import Config, DatasetConfig
+from ..data.contexts import ContextReader
 from ..data.loader import Batch, ClipDataset, eval_loader, train_loader
 from ..data.no_speech import no_speech_source
 from ..data.plan import SamplingPlan
@@ -174,7 +175,9 @@ def load_data(config: Config, processes: Processes) -> tuple[list[Source], list[
     for kind, opened in (("training", sources), ("evaluation", eval_sources)):
         for source in opened:
             hours = "read as they are drawn," if source.hours is None else f"{source.hours:.2f} h"
-            logger.info("%s: %s clips, %s for %s", source.name, f"{len(source):,}", hours, kind)
+            known = source.num_contexts
+            text = "" if known == 0 else f", {'a column' if known is None else format(known, ',')} of contexts"
+            logger.info("%s: %s clips, %s for %s%s", source.name, f"{len(source):,}", hours, kind, text)
     return sources, eval_sources
 
 
@@ -195,8 +198,17 @@ def describe(config: Config, model: SpeechLLM, sources: Sequence[Source], accele
         "models": describe_models(model, config.model),
         "corpora": corpora,
         "clip_seconds": clip_seconds(sources, config.data.temperature),
+        "contexts": contexts_read(config, sources),
         "run": describe_run(accelerator.device, accelerator.mixed_precision, accelerator.num_processes),
     }
+
+
+def contexts_read(config: Config, sources: Sequence[Source]) -> int | None:
+    """Return how many clips have a context that is read; None where that is not known before they are drawn."""
+    counts = [source.num_contexts for source in sources]
+    if config.data.context_dropout == 1:
+        return 0
+    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def clip_seconds(sources: Sequence[Source], temperature: float) -> dict[str, float] | None:
@@ -330,8 +342,9 @@ def build_evaluation(
     if not sources:
         logger.warning("data.eval_datasets is empty: there will be no WER, and the last checkpoint counts as the best.")
         return None
+    prompt = model.decoder.prompt
     batches = eval_loader(
-        ClipDataset(sources, model.decoder.prompt.target_ids, config.data),
+        ClipDataset(sources, prompt.target_ids, config.data, contexts=ContextReader(prompt.context_ids)),
         config.training.eval_batch_size,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import TEXT_CASES
+from ..prompt import CONTEXT_IDS
 from .state import RunState
 
 MAX_TEXT = 1_000_000  # characters of a setting or a name: more than anybody types
@@ -39,8 +41,15 @@ def _faults(content: Mapping[str, Any]) -> Iterator[str]:
     for group in ("model",) + (("data", "training", "hardware", "paths") if "state" in content else ()):
         if not isinstance(content["config"].get(group), dict):
             yield f"config has no {group}"
-    if not _is_length(content["config"].get("data", {}).get("max_audio_length")):
+    data = content["config"].get("data", {})
+    if not _is_length(data.get("max_audio_length")):
         yield "config.data.max_audio_length is no number of seconds"
+    if data.get("text_case", "lower") not in TEXT_CASES:
+        yield "config.data.text_case is none"
+    if type(data.get("max_context_length", 1)) is not int:  # what an older version did not know of may be missing
+        yield "config.data.max_context_length is no number"
+    if type(content.get("contexts", 0)) not in (int, type(None)):
+        yield "contexts is no number"
     seconds = content.get("clip_seconds")
     if seconds is not None and not (isinstance(seconds, dict) and _is_length(seconds.get("p95"))):
         yield "clip_seconds has no p95"
@@ -87,7 +96,8 @@ def _of_models(models: dict[str, Any]) -> Iterator[str]:
     size = prompt.get("vocabulary_size", 0)
     if type(size) is not int:
         yield "models.prompt_ids.vocabulary_size is no number"
-    for name in ("prefix_ids", "suffix_ids", "end_ids"):
+    known = [name for name in CONTEXT_IDS if prompt.get(name) is not None]  # not of an older version
+    for name in ("prefix_ids", "suffix_ids", "end_ids", *(CONTEXT_IDS if known else ())):
         ids = prompt.get(name)
         if not isinstance(ids, list) or not all(type(one) is int and 0 <= one < size for one in ids):
             yield f"models.prompt_ids.{name} are no tokens"

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from ..config import Config
 from ..data.access import check_reach
 from ..data.augment import open_augmenter
+from ..data.contexts import ContextReader
 from ..data.loader import ClipDataset
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
@@ -186,7 +187,9 @@ def open_parts(
             wanted = clips_to_read(plan, read, eval_sources, first)
             workers = usable_workers(config.data.num_workers)
             cache_features(config, model.encoder, sources + eval_sources, wanted, accelerator, workers)
-    dataset = ClipDataset(sources, model.decoder.prompt.target_ids, config.data, augmenter)
+    prompt = model.decoder.prompt
+    contexts = ContextReader(prompt.context_ids, config.data.context_dropout, training.seed)
+    dataset = ClipDataset(sources, prompt.target_ids, config.data, augmenter, contexts)
     state = RunState.load(saved["state"]) if saved is not None else RunState()
     with explaining_out_of_memory():
         preflight(config, model, plan, dataset, eval_sources, folder, state.step, accelerator)

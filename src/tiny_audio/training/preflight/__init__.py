@@ -72,13 +72,14 @@ def preflight(
         findings += check_disk(folder, config.training, step, bool(eval_sources), size)
     seed = config.training.seed
     samples = read_samples(dataset, seed)
-    eval_samples = read_samples(ClipDataset(eval_sources, dataset.tokenize, config.data), seed)
+    eval_dataset = ClipDataset(eval_sources, dataset.tokenize, config.data, contexts=dataset.contexts)
+    eval_samples = read_samples(eval_dataset, seed)
     findings += check_readable(samples, eval_samples, plan.shares.tolist(), config.data.max_skipped_share)
     _tell(_agree(findings))
     # A model that is to be sharded is still whole here; what it will take is not what a trial would.
     if left < MIN_STEPS or (config.hardware.fsdp and accelerator.num_processes > 1):
         return
-    _tell(_try_out(config, model, plan, dataset, eval_sources, accelerator))
+    _tell(_try_out(config, model, dataset, eval_dataset, accelerator))
     if accelerator.device.type != "cpu":  # there, step and workers share the cores: neither's speed is its own
         rate = audio_per_second(samples, plan.shares.tolist())
         with leaving_no_trace(model):
@@ -90,15 +91,14 @@ def preflight(
 def _try_out(
     config: Config,
     model: SpeechLLM,
-    plan: SamplingPlan,
     dataset: ClipDataset,
-    eval_sources: Sequence[Source],
+    eval_dataset: ClipDataset,
     accelerator: Accelerator,
 ) -> Findings:
     """Pass the longest batches of the run through the model: training, then evaluation."""
     trials = [training_trial(config.training, model, dataset, accelerator)]
-    if eval_sources:
-        trials.append(evaluation_trial(config.training, model, eval_sources, dataset.tokenize, accelerator))
+    if eval_dataset.sources:
+        trials.append(evaluation_trial(config.training, model, eval_dataset, accelerator))
     findings = Findings()
     with leaving_no_trace(model):
         for trial in trials:

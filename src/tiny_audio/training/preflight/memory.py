@@ -113,6 +113,7 @@ def training_trial(training: TrainingConfig, model: SpeechLLM, dataset: ClipData
     size = training.batch_size
     slowest = min(SPEEDS) / 100 if dataset.augmenter is not None else 1.0
     seconds, targets = longest_clips(dataset.sources, size, dataset.tokenize, slowest)
+    contexts = longest_contexts(dataset, size)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     beside = MOMENTS + (accelerator.num_processes > 1)  # DDP's buckets: as large as the gradients
 
@@ -133,25 +134,23 @@ def training_trial(training: TrainingConfig, model: SpeechLLM, dataset: ClipData
         key="training.batch_size",
         title="the longest batch",
         seconds=seconds,
-        batch=lambda n: noise(model, seconds[:n], targets[:n], cached=dataset.sources[0].features is not None),
+        batch=lambda n: noise(model, seconds[:n], targets[:n], dataset.sources[0].features is not None, contexts[:n]),
         run=run,
         fixed_bytes=fixed,
     )
 
 
 def evaluation_trial(
-    training: TrainingConfig,
-    model: SpeechLLM,
-    sources: Sequence[Source],
-    tokenize: Callable[[str], list[int]],
-    accelerator: Accelerator,
+    training: TrainingConfig, model: SpeechLLM, dataset: ClipDataset, accelerator: Accelerator
 ) -> Trial:
     """Make the trial of an evaluation batch: loss, then transcripts with all but a few of their tokens read at once.
 
     The key-value cache is then as large as at the end of the longest transcript, after a few tokens' time.
     """
+    sources = dataset.sources
     size = min(training.eval_batch_size, sum(map(len, sources)))
-    seconds, targets = longest_clips(sources, size, tokenize)
+    seconds, targets = longest_clips(sources, size, dataset.tokenize)
+    contexts = longest_contexts(dataset, size)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
 
     @torch.no_grad()
@@ -161,11 +160,11 @@ def evaluation_trial(
         try:
             with accelerator.autocast():
                 frames, lengths = model.encode(batch)
-                float(model.loss(frames, lengths, batch.target_ids).cross_entropy)
+                float(model.loss(frames, lengths, batch.target_ids, contexts=batch.context_ids).cross_entropy)
                 longest = model.projector.num_tokens(max(lengths))
                 limit = transcript_limit(longest, training.max_new_tokens)
                 read = torch.full((max(0, limit - WRITTEN_TOKENS),), model.decoder.prompt.end_id)
-                embeddings, sequences, _ = model.embed(frames, lengths, [read] * len(lengths))
+                embeddings, sequences, _ = model.embed(frames, lengths, [read] * len(lengths), batch.context_ids)
                 model.decoder.generate(embeddings.split(sequences.lengths), [min(limit, WRITTEN_TOKENS)] * len(lengths))
         finally:
             model.train()
@@ -175,7 +174,7 @@ def evaluation_trial(
         key="training.eval_batch_size",
         title="the longest evaluation batch",
         seconds=seconds,
-        batch=lambda n: noise(model, seconds[:n], targets[:n], cached=sources[0].features is not None),
+        batch=lambda n: noise(model, seconds[:n], targets[:n], sources[0].features is not None, contexts[:n]),
         run=run,
         fixed_bytes=MOMENTS * sum(weight.nbytes for weight in weights),
     )
@@ -201,9 +200,27 @@ def longest_clips(
     return list(islice(cycle(seconds), size)), list(islice(cycle(targets), size))
 
 
-def noise(model: SpeechLLM, seconds: Sequence[float], targets: Sequence[Sequence[int]], cached: bool = False) -> Batch:
+def longest_contexts(dataset: ClipDataset, size: int) -> list[list[int]]:
+    """Return, as tokens, the `size` longest contexts of all sources; fewer clips have none, or all."""
+    if dataset.contexts is None:
+        return []
+    found = [text for source in dataset.sources for text in source.longest_contexts(size)]
+    longest = [dataset.contexts.encode(text) for text in sorted(found, key=len)[-size:]]
+    longest.sort(key=len, reverse=True)
+    return list(islice(cycle(longest), size)) if any(longest) else []
+
+
+def noise(
+    model: SpeechLLM,
+    seconds: Sequence[float],
+    targets: Sequence[Sequence[int]],
+    cached: bool = False,
+    contexts: Sequence[Sequence[int]] = (),
+) -> Batch:
     """Return noise of these lengths; as encoder frames, where those are cached."""
-    return synthetic_batch(seconds, targets, model.encoder.encoder_dim if cached else None)
+    batch = synthetic_batch(seconds, targets, model.encoder.encoder_dim if cached else None)
+    batch.context_ids = [torch.tensor(context, dtype=torch.int64) for context in contexts]
+    return batch
 
 
 @contextmanager

@@ -1,0 +1,111 @@
+"""Contexts: what is known of a clip before it is heard, such as names, a domain, or the sentence before it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..config import DataConfig
+from ..errors import UserError
+from ..text import clean_context
+from .strings import Strings, shown
+from .tables import find_column, plain_name
+
+logger = logging.getLogger(__name__)
+
+COLUMN = "context"
+STREAM = 5  # plan, augmentation and silence make their choices of the seed and 0 to 4
+
+
+class ContextReader:
+    """Returns the tokens of the context that a draw is read with.
+
+    Whether a context is left out is a pure function of seed and draw, as augmentation is: it does not matter who reads
+    the draw, and a run that goes on draws as it would have.
+
+    Args:
+        encode: a cleaned context to tokens.
+        dropout: share of the draws whose context is left out.
+        seed: of that choice.
+    """
+
+    def __init__(self, encode: Callable[[str], list[int]], dropout: float = 0.0, seed: int = 0) -> None:
+        self.encode, self.dropout, self.seed = encode, dropout, seed
+
+    def __call__(self, context: str, number: int) -> list[int]:
+        """Read the context of the draw `number`: see `Draw.number`."""
+        if not context or np.random.default_rng([self.seed, STREAM, number]).random() < self.dropout:
+            return []
+        return self.encode(context)
+
+
+def find_contexts(columns: Iterable[str], asked: str | None, origin: object) -> str | None:
+    """Return the column that holds contexts; None where there is none, or none is wanted (`asked` is empty).
+
+    Raises:
+        UserError: the one that was asked for is missing.
+    """
+    columns = list(map(str, columns))
+    if asked == "" or (asked is None and COLUMN not in map(plain_name, columns)):
+        return None
+    return find_column(columns, asked, (COLUMN,), "context_column", origin)
+
+
+def read_contexts(values: Iterable[Any], where: Callable[[int], str], origin: object) -> Strings:
+    """Return the contexts of a column as they are written, those of a list joined by commas; empty: there is none.
+
+    Args:
+        values: of N rows.
+        where: a row's place in words, by its number.
+        origin: what they were read from.
+
+    Raises:
+        UserError: one is no text: such a column is not of contexts.
+    """
+    return Strings(_read(value, where, row, origin) for row, value in enumerate(values))
+
+
+def _read(value: Any, where: Callable[[int], str], row: int, origin: object) -> str:
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        value = ", ".join(value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, str):
+        raise UserError(
+            f"data.datasets: {origin} {where(row)}: the context is {shown(value, 30)}, and must be text or a list of "
+            "texts; name another column by context_column, or none (context_column: '')."
+        )
+    return value
+
+
+def clean_contexts(raw: Sequence[str] | None, rows: Sequence[int], data: DataConfig, name: str) -> Strings | None:
+    """Return the contexts of some rows in the form in which they are read; None where no row has one.
+
+    What is longer than `data.max_context_length` is cut, which is said.
+
+    Args:
+        raw: of a table.
+        rows: those that are wanted.
+        data: case and length.
+        name: of the corpus.
+    """
+    if raw is None:
+        return None
+    whole = [clean_context(raw[row], data.text_case) if raw[row] else "" for row in rows]
+    limit = data.max_context_length
+    if num_long := sum(len(context) > limit for context in whole):
+        text = "%s: %s contexts are longer than data.max_context_length=%d characters, and are cut."
+        logger.warning(text, name, f"{num_long:,}", limit)
+    return Strings(cut(context, limit) for context in whole) if any(whole) else None
+
+
+def cut(context: str, limit: int) -> str:
+    """Return the beginning of a context, of at most `limit` characters, and whole words where there are several."""
+    if len(context) <= limit:
+        return context
+    words, space, _ = context[: limit + 1].rpartition(" ")
+    return words.rstrip(" ,;") if space else context[:limit]

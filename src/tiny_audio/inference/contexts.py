@@ -1,0 +1,61 @@
+"""What is known of recordings that are to be transcribed, as it is typed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from ..config import DataConfig
+from ..errors import UserError
+from ..prompt import Prompt
+from ..text import clean_context
+
+logger = logging.getLogger(__name__)
+
+
+class TypedContexts:
+    """Reads contexts as the clips of a model's training had them.
+
+    A model that never read any is told of in a line of the log, once: it may take no notice, or write worse.
+
+    Args:
+        prompt: of the model.
+        saved: the checkpoint; one of an older version does not know of contexts.
+    """
+
+    def __init__(self, prompt: Prompt, saved: dict[str, Any]) -> None:
+        self._prompt, data = prompt, saved["config"]["data"]
+        self._text_case: str = data.get("text_case", DataConfig.text_case)
+        self._longest: int = data.get("max_context_length", DataConfig.max_context_length)
+        self._is_new = saved.get("contexts", 0) == 0  # None: not known
+
+    def __call__(self, context: str) -> list[int]:
+        """Return the tokens of a context, brought into the form of the transcripts.
+
+        Raises:
+            UserError: it is too long, or the model has no place for it.
+        """
+        known = clean_context(context, self._text_case)
+        if len(known) > self._longest:
+            raise UserError(f"the context has {len(known):,} characters, and may have {self._longest:,}; shorten it.")
+        if known and self._is_new:
+            logger.warning("This model was trained without contexts; it may not know what to do with one.")
+            self._is_new = False
+        return self._prompt.context_ids(known)
+
+
+def one_each(context: str | Sequence[str], count: int | None) -> list[str]:
+    """Return a context for each of `count` recordings; None: for one that is no list.
+
+    Raises:
+        UserError: there are not as many.
+    """
+    if isinstance(context, str):
+        return [context] * (1 if count is None else count)
+    if count is None or len(context) != count:
+        raise UserError(
+            f"context is a text, or a list of a text for each recording; got {len(context)} for "
+            f"{'one that is in no list' if count is None else f'{count} recordings'}."
+        )
+    return list(context)
