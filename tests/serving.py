@@ -42,6 +42,7 @@ class Gated:
         self.largest = 1_000
         self.asked = threading.Semaphore(0)
         self._batches = threading.Semaphore(1_000_000 if is_open else 0)
+        self.read_context = recogniser.read_context
 
     def let(self, batches: int = 1_000_000) -> None:
         for _ in range(min(batches, 1_000)):

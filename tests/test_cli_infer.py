@@ -26,7 +26,7 @@ def transcriber(monkeypatch, tmp_path):
     """Calls of `transcribe_files`; a recording whose name has `bad` in it fails."""
     calls: list[dict] = []
 
-    def transcribe_files(checkpoint, paths, device, batch_size, encoder, decoder, decoding):
+    def transcribe_files(checkpoint, paths, device, batch_size, encoder, decoder, decoding, context):
         assert encoder is decoder is None
         calls.append({"checkpoint": checkpoint, "paths": paths, "device": device, "batch_size": batch_size})
         calls[-1]["decoding"] = decoding

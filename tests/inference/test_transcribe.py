@@ -144,7 +144,7 @@ def looping(monkeypatch, longest: float) -> list[list[float]]:
     """Have every piece longer than `longest` seconds loop; return the seconds of the pieces of each batch."""
     read: list[list[float]] = []
 
-    def write(self, frames, lengths, max_new_tokens, guarded):
+    def write(self, frames, lengths, max_new_tokens, guarded, contexts):
         assert guarded
         seconds = [length / 50 for length in lengths]
         read.append(seconds)
