@@ -20,9 +20,9 @@ from ..data.augment import open_augmenter
 from ..data.loader import ClipDataset
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
-from ..data.subsets import evaluation_fingerprint, write_evaluation_clips
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation
+from ..evaluation.evaluation_set import evaluation_fingerprint, write_evaluation_clips
 from ..files import locked
 from ..model.checkpointed import load_weights
 from ..model.speech_llm import SpeechLLM
