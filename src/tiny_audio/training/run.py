@@ -40,21 +40,17 @@ from .build import (
     start_accelerator,
     usable_workers,
 )
-from .calibration import calibrate, calibration_draws
 from .checkpoint import FINAL_FILE, CheckpointFolder, load_checkpoint
-from .console import Console, format_metric
-from .ctc_warmup import CTCWarmup, learn_pieces, warmup_batches, warmup_position
+from .console import Console, format_metric, run_log
+from .ctc_warmup import CTCWarmup, calibrate, calibration_draws, learn_pieces, warmup_batches, warmup_position
 from .feature_cache import cache_features, clips_to_read
 from .loop import Trainer
 from .preflight import preflight
 from .processes import Processes
-from .ranking import rank, rank_saved
+from .ranking import rank, rank_saved, summarise
 from .resume import batches_left, find_start, pin_revisions, restore, set_aside, starts_afresh
-from .run_log import run_log
 from .state import RunState
-from .summary import summarise
-from .trackers import check_installed
-from .tracking import Trackers
+from .tracking import Trackers, check_installed
 
 logger = logging.getLogger(__name__)
 
