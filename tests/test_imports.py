@@ -10,7 +10,7 @@ import tiny_audio
 
 PACKAGE = Path(tiny_audio.__file__).parent
 LAYERS = [
-    {"errors", "config", "config_errors", "custom_metrics", "files", "lengths", "pocket", "progress"},
+    {"errors", "config", "config_errors", "custom_metrics", "files", "lengths", "pages", "pocket", "progress"},
     {"decoders", "decoding"},
     {"audio", "text", "pieces", "prompt"},
     {"data"},
