@@ -19,8 +19,8 @@ class ConvProjector(Projector):
     its own frames alone. Here each block mixes `kernel_size` tokens: the convolution module of the Conformer
     (arXiv 2005.08100, with a layer norm in the place of batch norm) and a feed-forward layer of twice the width.
 
-    At 1280 -> 1024 with frame_stack 4, conv_dim 384, num_layers 2, hidden_dim 2048: 6,944,640 parameters; at 512 -> 576,
-    as `experiment=laptop` has it, with frame_stack 2, num_layers 3, hidden_dim 1152: 4,625,216.
+    At 1280 -> 1024 with frame_stack 4, conv_dim 384, num_layers 2, hidden_dim 2048: 6,944,640 parameters.
+    At 512 -> 576, as `experiment=laptop` has it, with frame_stack 2, num_layers 3, hidden_dim 1152: 4,625,216.
 
     Dimensions: see `base`; C width of the blocks. Frames (N, D) become tokens (T, W) with T = sum of
     n_i // frame_stack.
