@@ -19,7 +19,6 @@ import gc
 import json
 import os
 import platform
-import shutil
 import statistics
 import sys
 import tempfile
@@ -41,6 +40,7 @@ from tiny_audio.benchmark.data import measure_data
 from tiny_audio.config import DataConfig, DatasetConfig, ModelConfig
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import Batch, ClipDataset, open_loader, train_loader
+from tiny_audio.data.packed import recording_at
 from tiny_audio.data.plan import SamplingPlan
 from tiny_audio.data.sources import open_sources
 from tiny_audio.model.decoder import load_prompt
@@ -71,7 +71,7 @@ def join_clips() -> Iterator[tuple[np.ndarray, str]]:
     texts: list[str] = []
     for line in (SPEECH_DIR / "train.jsonl").read_text().splitlines():
         row = json.loads(line)
-        waves.append(load_audio(SPEECH_DIR / row["audio"]))
+        waves.append(load_audio(recording_at(SPEECH_DIR / row["audio"])))
         texts.append(row["text"])
         if sum(map(len, waves)) >= CLIP_SECONDS * RATE:
             yield np.concatenate(waves), " ".join(texts)
@@ -253,7 +253,7 @@ def measure_start(count: int, folder: Path, batch_size: int, prompt: Prompt) -> 
         row = listed[i % len(listed)]
         name = f"{i // 1000:03d}/{row['speaker']}-{i:06d}{Path(row['audio']).suffix}"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(SPEECH_DIR / row["audio"], folder / name)
+        (folder / name).write_bytes(recording_at(SPEECH_DIR / row["audio"]))
         rows.append({"audio": name, "text": row["text"]})
     manifest = write_manifest(folder, rows)
     found = {}

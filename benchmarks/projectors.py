@@ -54,6 +54,7 @@ def train(kind: str, seed: int, steps: int, folder: Path) -> None:
 def read_run(folder: Path) -> dict[str, Any]:
     """Decode the dev set with a run's last checkpoint, and collect what the run wrote down."""
     from tiny_audio.audio import load_audio
+    from tiny_audio.data.packed import recording_at
     from tiny_audio.evaluation.wer import word_errors
     from tiny_audio.inference.transcribe import Recogniser
     from tiny_audio.pocket import SPEECH_DIR
@@ -61,7 +62,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     state = json.loads((folder / "quickstart/checkpoints/training_state.json").read_text())
     recogniser = Recogniser(folder / "quickstart/checkpoints/final.pt", device="cpu")
     dev = [json.loads(line) for line in (Path(SPEECH_DIR) / "dev.jsonl").read_text().splitlines()]
-    written = recogniser.transcribe_batch([load_audio(Path(SPEECH_DIR) / row["audio"]) for row in dev], 16, 60)
+    written = recogniser.transcribe_batch(
+        [load_audio(recording_at(Path(SPEECH_DIR) / row["audio"])) for row in dev], 16, 60
+    )
     errors, words = word_errors([row["text"] for row in dev], written)
     return {
         "parameters": sum(p.numel() for p in recogniser.model.projector.parameters()),

@@ -62,12 +62,13 @@ def write_clips(folder: Path, count: int) -> tuple[list[Path], float]:
     import soundfile
 
     from tiny_audio.audio import load_audio
+    from tiny_audio.data.packed import recording_at
     from tiny_audio.pocket import SPEECH_DIR
 
     rows = [json.loads(line) for line in Path(SPEECH_DIR, "dev.jsonl").read_text().splitlines()][:count]
     files, seconds = [], 0.0
     for number, row in enumerate(rows):
-        samples = load_audio(Path(SPEECH_DIR, row["audio"]))
+        samples = load_audio(recording_at(Path(SPEECH_DIR, row["audio"])))
         files.append(folder / f"{number:04d}.wav")
         soundfile.write(files[-1], samples, 16_000, subtype="FLOAT")
         seconds += len(samples) / 16_000

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 # A shell has its background jobs ignore Ctrl+C, and they hand that on; the runs that are tested wait for it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -108,3 +109,20 @@ def run_settings(tiny_models: TinyModels, corpus: Path) -> list[str]:
         "hardware.num_threads=1",
         "hardware.mixed_precision=no",  # auto would be bf16 on some CPUs, and figures other ones
     ]
+
+
+@pytest.fixture(scope="session")
+def trained(run_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`final.pt` of the tiny models, trained for a step; the first of the test processes to ask for it makes it."""
+    from runs import run_ta
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    final = folder / "outputs/transcription/checkpoints/final.pt"
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "done").is_file():
+            folder.mkdir()
+            status, log = run_ta(["train", *run_settings, "training.max_steps=1"], folder)
+            assert status == 0, log
+            (folder / "done").touch()
+    return final

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import tiny_audio
 
 PACKAGE = Path(tiny_audio.__file__).parent
 LAYERS = [
-    {"errors", "config", "config_errors", "custom_metrics", "files", "lengths", "pocket", "progress"},
+    {"errors", "config", "config_errors", "custom_metrics", "files", "lengths", "pages", "pocket", "progress"},
     {"decoders", "decoding"},
     {"audio", "text", "pieces", "prompt"},
     {"data"},
@@ -38,6 +39,21 @@ def imported_rooms(path: Path) -> set[str]:
             continue
         found |= {name[1] for name in names if name[0] == "tiny_audio" and len(name) > 1}
     return found - {"__version__"}
+
+
+def imported_modules(path: Path) -> set[Path]:
+    """Modules of the package that a module imports, wherever in the file it does."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            places = [base / alias.name for alias in node.names] + [base]
+            found |= {file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")}
+    return {file for file in found if file.is_file()} - {PACKAGE / "__init__.py", path}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    TopologicalSorter({path: imported_modules(path) for path in PACKAGE.rglob("*.py")}).prepare()
 
 
 def test_every_room_has_a_level():

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GlmAsr
 
 from runs import run_ta
 from tiny_audio.audio import load_audio
+from tiny_audio.data.packed import recording_at
 from tiny_audio.pocket import DECODER_DIR, ENCODER_DIR, POCKET_DIR, SPEECH_DIR
 from tiny_audio.text import clean_transcript
 
@@ -43,9 +44,11 @@ def test_splits_share_no_sentence_and_no_voice():
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
 def test_manifests_tell_the_truth(split):
     for row in rows(split)[:: 40 if split == "train" else 5]:
-        assert len(load_audio(SPEECH_DIR / row["audio"])) / 16_000 == pytest.approx(row["duration"], abs=0.01)
+        assert len(load_audio(recording_at(SPEECH_DIR / row["audio"]))) / 16_000 == pytest.approx(
+            row["duration"], abs=0.01
+        )
         assert clean_transcript(row["text"]) == row["text"]
-    assert all((SPEECH_DIR / row["audio"]).is_file() for row in rows(split))
+    assert all(recording_at(SPEECH_DIR / row["audio"]) for row in rows(split))
 
 
 def test_the_quick_test_learns_and_its_checkpoint_transcribes(tmp_path):

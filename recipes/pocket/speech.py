@@ -20,6 +20,7 @@ import numpy as np
 import soundfile
 from espeak import Espeak, variants
 
+from tiny_audio.data.packed import pack
 from tiny_audio.lengths import SAMPLE_RATE
 
 ACCENTS = {  # accent: weight among the pretraining clips; plain `en` is British
@@ -123,7 +124,7 @@ def make_clips(args: argparse.Namespace) -> None:
 
 
 def make_corpus(args: argparse.Namespace) -> None:
-    """Speak the train, dev and test fragments into `audio/` and a `<split>.jsonl` each (test lossless)."""
+    """Speak the train, dev and test fragments into `audio/`, with a `<split>.jsonl` each; pack train and dev."""
     sentences = json.loads(args.sentences.read_text())
     for split in ("test", "dev", "train"):  # the small ones first: encoder.py scores itself on dev
         voices = VOICES[split]
@@ -160,6 +161,8 @@ def make_corpus(args: argparse.Namespace) -> None:
             lines.append(json.dumps(line) + "\n")
             seconds += line["duration"]
         (args.output / f"{split}.jsonl").write_text("".join(lines))
+        if split != "test":  # its recordings stay files: people play them
+            pack(folder)
         print(f"{split}: {len(lines):,} clips, {seconds / 3600:.2f} h", flush=True)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config_errors import did_you_mean, explain
 from .errors import ConfigError
+from .lengths import MAX_CLIP_SECONDS
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -343,9 +344,9 @@ class DataConfig:
             )
         _above("data.min_audio_length", self.min_audio_length, 0)
         _above("data.max_audio_length", self.max_audio_length, self.min_audio_length)
-        if self.max_audio_length > 30:
+        if self.max_audio_length > MAX_CLIP_SECONDS:
             seconds = self.max_audio_length
-            raise ConfigError(f"data.max_audio_length must be at most 30 seconds, got {seconds:g}.")
+            raise ConfigError(f"data.max_audio_length must be at most {MAX_CLIP_SECONDS} seconds, got {seconds:g}.")
         _at_least("data.max_samples", self.max_samples, 1)
         _at_least("data.max_eval_samples", self.max_eval_samples, 1)
         _at_least("data.num_workers", self.num_workers, 0)

@@ -17,7 +17,7 @@ import soundfile
 
 from .decoders import STREAMED_WAV_BYTES, AudioError, Decoder, PacketDecoder, SndfileDecoder, check_claims
 
-#: Of the files in a folder, those that are taken for recordings.
+#: What names of recordings end in: of the files in a folder, and of the fields of a manifest.
 AUDIO_SUFFIXES = frozenset(
     (
         *(".wav", ".wave", ".bwf", ".flac", ".mp3", ".mp2", ".mpga", ".ogg", ".oga", ".opus", ".spx"),

@@ -36,7 +36,7 @@ def test_models_may_be_made_on_a_device_that_is_not_the_cpu(sizes, monkeypatch):
 
 
 def test_no_tracker_need_be_installed(frozen, batch, accelerator, monkeypatch):
-    monkeypatch.setattr("tiny_audio.training.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("tiny_audio.training.tracking.find_spec", lambda name: None)
     ours = Ours(build_model("mlp", *frozen, batch), batch, accelerator)
     ours.step()
     assert ours.trainer.state.step == 1

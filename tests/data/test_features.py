@@ -43,7 +43,7 @@ def lookup(cache: FeatureCache, keys: list[bytes]) -> CachedClips:
 
 
 def all_keys(source: Source) -> list[bytes]:
-    return clip_keys(source, range(len(source)))
+    return clip_keys(source.recording_versions(range(len(source))))
 
 
 def assert_read(cached: CachedClips, clips: list[EncodedClip]) -> None:

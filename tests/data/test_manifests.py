@@ -15,7 +15,8 @@ from clips import write, write_manifest
 from tiny_audio.audio import AudioError, load_audio
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.files import Files
-from tiny_audio.data.skips import Skip, SkipLog
+from tiny_audio.data.index import Skip
+from tiny_audio.data.skips import SkipLog
 from tiny_audio.data.sources import Source, open_source
 from tiny_audio.data.times import parse_time
 from tiny_audio.errors import UserError

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tiny_audio.data.files import Files
-from tiny_audio.data.skips import Skip, SkipLog
+from tiny_audio.data.index import Skip
+from tiny_audio.data.skips import SkipLog
 from tiny_audio.data.sources import Source
 from tiny_audio.data.tables import FileRecordings
 from tiny_audio.errors import UserError

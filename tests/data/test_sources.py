@@ -18,8 +18,8 @@ from tiny_audio.audio import AudioError
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.sources import Source, open_source, open_sources
 from tiny_audio.data.strings import Strings
-from tiny_audio.data.subsets import evaluation_fingerprint
 from tiny_audio.errors import UserError
+from tiny_audio.evaluation.evaluation_set import evaluation_fingerprint
 
 DATA = DataConfig()
 SECONDS = (1.0, 1.5, 0.5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiny_audio.data.skips import Skip
+from tiny_audio.data.index import Skip
 from tiny_audio.data.sources import Source
 from tiny_audio.evaluation.breakdown import by_duration, by_speaker
 from tiny_audio.evaluation.evaluate import Evaluation

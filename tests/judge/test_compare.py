@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import asr_models
-from runs import run_ta
 from tiny_audio.cli import main
 from tiny_audio.cli.eval import with_typed
 from tiny_audio.judge.pipelines import ModelRecogniser
@@ -23,14 +22,6 @@ def wav2vec2(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def whisper(tmp_path_factory) -> Path:
     return asr_models.save_whisper(tmp_path_factory.mktemp("others") / "whisper")
-
-
-@pytest.fixture(scope="module")
-def trained(run_settings, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    status, log = run_ta(["train", *run_settings, "training.max_steps=1"], folder)
-    assert status == 0, log
-    return folder / "outputs/transcription/checkpoints/final.pt"
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from tiny_audio.errors import UserError
 from tiny_audio.lengths import num_clip_frames
 from tiny_audio.model.encoder import SpeechEncoder
 from tiny_audio.training import feature_cache
-from tiny_audio.training.calibration import CLIPS
+from tiny_audio.training.ctc_warmup import CLIPS
 from tiny_audio.training.feature_cache import cache_features, clips_to_read
 
 DATA = DataConfig()

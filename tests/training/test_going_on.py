@@ -234,14 +234,14 @@ def test_on_a_full_disk_old_checkpoints_make_room_but_never_the_newest_nor_the_b
     run_settings, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    save = loop.save_checkpoint
+    save = checkpoint.save_checkpoint
 
     def with_room_for_three(path, content):
-        if len(list(path.parent.glob("checkpoint-step-*"))) >= 3:
+        if path.name != "final.pt" and len(list(path.parent.glob("checkpoint-step-*"))) >= 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(path, content)
 
-    monkeypatch.setattr(loop, "save_checkpoint", with_room_for_three)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", with_room_for_three)
     own = ["training.save_steps=1", "training.save_total_limit=null", "training.max_steps=6", "data.eval_datasets=[]"]
     assert main(["train", *run_settings, *own]) == 0
     assert FOLDER.steps() == [4, 5, 6]

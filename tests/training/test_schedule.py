@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tiny_audio.config import TrainingConfig
-from tiny_audio.training.schedule import learning_rate
+from tiny_audio.training.loop import learning_rate
 
 
 def schedule(**settings) -> list[float]:

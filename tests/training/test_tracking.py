@@ -25,7 +25,7 @@ from tiny_audio.cli import main
 from tiny_audio.config import Config, LoggingConfig, PathsConfig
 from tiny_audio.custom_metrics import CustomMetrics, log_metric
 from tiny_audio.errors import ConfigError, UserError
-from tiny_audio.training import trackers
+from tiny_audio.training import tracking
 from tiny_audio.training.checkpoint import load_checkpoint
 from tiny_audio.training.loop import Trainer
 from tiny_audio.training.tracking import Trackers
@@ -258,7 +258,7 @@ def test_without_a_server_the_run_is_kept_offline(tmp_path, monkeypatch, caplog)
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(wandb, "login", login)
     with caplog.at_level(logging.WARNING):
-        run = trackers.WandbRun(Config(paths=PathsConfig(output_dir=str(tmp_path))), tmp_path, None)
+        run = tracking.WandbRun(Config(paths=PathsConfig(output_dir=str(tmp_path))), tmp_path, None)
     run.close()
     (message,) = [record.message for record in caplog.records if record.name.startswith("tiny_audio")]
     assert message.startswith(
@@ -286,7 +286,7 @@ def test_an_unknown_tracker_is_refused():
 
 
 def test_a_tracker_that_is_not_installed_is_one_line_before_anything_is_loaded(monkeypatch, capsys):
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None if name == "trackio" else object())
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None if name == "trackio" else object())
     assert main(["train", "experiment=quickstart", "logging.report_to=[wandb,trackio]"]) == 2
     message = "ta train: error: logging.report_to: trackio is not installed: pip install trackio\n"
     assert capsys.readouterr().err == message
@@ -298,7 +298,7 @@ def test_trackio_goes_on_in_the_same_run(tmp_path, monkeypatch):
 import sys
 from pathlib import Path
 from tiny_audio.config import Config, LoggingConfig
-from tiny_audio.training.trackers import Trackio
+from tiny_audio.training.tracking import Trackio
 from trackio.sqlite_storage import SQLiteStorage
 config = Config(logging=LoggingConfig(project_name="tracked"))
 for start in (-1, 2):
@@ -376,11 +376,11 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(tmp_path, caplog):
         log_transcripts = close = log
 
     config = Config(logging=LoggingConfig(use_wandb=False), paths=PathsConfig(output_dir=str(tmp_path)))
-    tracking, faulty = Trackers(config, tmp_path, -1, None, is_main=True), Faulty()
-    tracking._trackers.insert(0, faulty)
+    places, faulty = Trackers(config, tmp_path, -1, None, is_main=True), Faulty()
+    places._trackers.insert(0, faulty)
     for step in (1, 2):
-        tracking.log({"train/loss": float(step)}, step)
-    tracking.close()
+        places.log({"train/loss": float(step)}, step)
+    places.close()
     assert faulty.calls == 1
     assert "Faulty failed (the server is gone); training goes on without it" in caplog.text
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]

@@ -11,6 +11,7 @@ from transformers import GlmAsrEncoder, GlmAsrEncoderConfig, Qwen3Config, Qwen3F
 from ..config import ModelConfig, ProjectorConfig
 from ..data.loader import Batch
 from ..data.synthetic import synthetic_batch
+from ..lengths import MAX_CLIP_SECONDS
 from ..model.decoder import Decoder, load_prompt
 from ..model.encoder import GlmAsrSpeechEncoder
 from ..model.flops import Widths
@@ -18,7 +19,6 @@ from ..model.packing import PACKED_ATTENTION
 from ..model.projectors import build_projector
 from ..model.speech_llm import SpeechLLM
 from ..prompt import Prompt
-from .settings import MAX_SECONDS
 
 TOKENS_PER_SECOND = 3.6  # of English read aloud, in tokens of Qwen3
 
@@ -112,7 +112,7 @@ def build_model(kind: str, encoder: GlmAsrSpeechEncoder, decoder: Decoder, some:
 
 def clip_lengths(batch_size: int, mean_seconds: float) -> list[float]:
     """Return lengths in seconds, evenly spread by 70 % about their mean as far as 30 s allow: 12 s is 3.6 to 20.4 s."""
-    spread = min(0.7 * mean_seconds, MAX_SECONDS - mean_seconds) if batch_size > 1 else 0.0
+    spread = min(0.7 * mean_seconds, MAX_CLIP_SECONDS - mean_seconds) if batch_size > 1 else 0.0
     lengths: list[float] = np.linspace(mean_seconds - spread, mean_seconds + spread, batch_size).tolist()
     return lengths
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ..config import ATTENTIONS, PROJECTORS, check_device
 from ..config_errors import did_you_mean
 from ..errors import UserError
+from ..lengths import MAX_CLIP_SECONDS
 
 PRECISIONS = ("auto", "bf16", "no")
-MAX_SECONDS = 30.0  # of a clip, as in training
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Settings:
         _at_least("price", self.price, 0)
         for count in self.workers:
             _at_least("workers", count, 0)
-        if not 1 <= self.seconds <= MAX_SECONDS:
-            raise UserError(f"--seconds must be between 1 and {MAX_SECONDS:g}, got {self.seconds:g}.")
+        if not 1 <= self.seconds <= MAX_CLIP_SECONDS:
+            raise UserError(f"--seconds must be between 1 and {MAX_CLIP_SECONDS:g}, got {self.seconds:g}.")
         if not self.projectors or not self.workers:
             raise UserError(f"--{'workers' if self.projectors else 'projector'} is empty.")
         if not self.step and self.data is None:

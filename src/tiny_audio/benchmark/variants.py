@@ -26,7 +26,7 @@ from ..config import Config, LoggingConfig, TrainingConfig
 from ..data.loader import Batch
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
-from ..lengths import FRAME_SAMPLES, SAMPLE_RATE, align_samples
+from ..lengths import FRAME_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE, align_samples
 from ..model.flops import Load
 from ..model.packing import PACKED_ATTENTION
 from ..model.speech_llm import Loss, SpeechLLM
@@ -37,7 +37,6 @@ from ..training.loop import Trainer
 from ..training.processes import Processes
 from ..training.state import RunState
 from ..training.tracking import Trackers
-from .settings import MAX_SECONDS
 
 MASKED_ATTENTION = "masked"
 
@@ -239,11 +238,11 @@ class Usual(Padded):
 
     title = "usual"
     attention = "sdpa"
-    frames = int(MAX_SECONDS * 50)  # of a window
+    frames = int(MAX_CLIP_SECONDS * 50)  # of a window
 
     def spectrogram(self) -> Tensor:
         """See `Padded.spectrogram`."""
-        samples = int(MAX_SECONDS * SAMPLE_RATE)
+        samples = int(MAX_CLIP_SECONDS * SAMPLE_RATE)
         waveforms = pad(self.batch.waveforms, (0, samples - self.batch.waveforms.shape[1])).to(self.device)
         return self.model.encoder.log_mel(waveforms, torch.full((len(waveforms),), samples, device=self.device))
 

@@ -37,8 +37,8 @@ def run(argv: list[str]) -> int:
         raise UserError("name a run: ta average --checkpoints-dir outputs/transcription")
     if args.best < 2:
         raise UserError(f"--best must be at least 2, got {args.best}.")
-    from ..training.average import average
     from ..training.checkpoint import find_checkpoints
+    from ..training.ranking import average
 
     folder = find_checkpoints(args.checkpoints_dir)
     if args.output is not None:

@@ -11,7 +11,7 @@ from .options import Parser
 
 if TYPE_CHECKING:
     from ..training.checkpoint import CheckpointFolder
-    from ..training.clean import Plan
+    from ..training.ranking import CleaningPlan
 
 EPILOG = """\
 examples:
@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
         if getattr(args, option) < 0:
             raise UserError(f"--{option.replace('_', '-')} must be at least 0, got {getattr(args, option)}.")
     from ..training.checkpoint import find_checkpoints
-    from ..training.clean import clean, hold, plan_cleaning
+    from ..training.ranking import clean, hold, plan_cleaning
 
     folders = [find_checkpoints(path) for path in args.output_dir]
     with ExitStack() as held:
@@ -67,7 +67,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def describe(folder: CheckpointFolder, plan: Plan, dry_run: bool) -> Sequence[str]:
+def describe(folder: CheckpointFolder, plan: CleaningPlan, dry_run: bool) -> Sequence[str]:
     """Return a line for each checkpoint, and what deleting frees."""
     metric, values = plan.ranking.metric, plan.ranking.values
     lines = [f"{folder.path}:"]

@@ -23,6 +23,7 @@ from ..config import (
     Config,
 )
 from ..errors import UserError
+from .commands import COMMANDS
 from .compose import GROUPS, choices, shipped_folder
 from .options import Parser
 
@@ -97,8 +98,6 @@ def run(argv: list[str]) -> int:
 
 def offers(line: str) -> list[str]:
     """Return the words that may stand in the place of the last of a command line; none where files may."""
-    from . import COMMANDS
-
     _, *typed, last = line.split(" ") if " " in line else ("ta", "")
     command, *rest = [word for word in typed if word] or [""]
     first = COMMANDS if not command else SUBCOMMANDS.get(command, ()) if not rest else ()
@@ -129,8 +128,6 @@ def settings_of(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def options_of(command: str, first: str = "") -> Sequence[str]:
     """Return the options of a command, in the order of its help; `first` is the first word after it."""
-    from . import COMMANDS
-
     if command not in COMMANDS:
         return []
     parts = [first] if first in SUBCOMMANDS.get(command, ()) else []

@@ -144,7 +144,7 @@ def check(config: Config) -> None:
         UserError: there is nothing to train on, an entry names a corpus that is not known, or a tracker is missing.
     """
     from ..data.corpora import known_corpus
-    from ..training.trackers import check_installed
+    from ..training.tracking import check_installed
 
     check_installed(config.logging.trackers)
     if not config.data.datasets:

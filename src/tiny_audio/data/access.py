@@ -15,10 +15,9 @@ from pathlib import Path
 
 from ..config import Config, DatasetConfig, ModelConfig
 from ..errors import UserError
-from .entries import find_on_hub, is_hub_id, on_hub
+from .entries import entry_keys, find_on_hub, is_hub_id, on_hub, under_key
 from .folders import missing_path
 from .hub import TIMEOUT_SECONDS, check_access
-from .sources import entry_keys, under_key
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
+from ..decoding import AUDIO_SUFFIXES
 from ..errors import UserError
-from .files import RECORDING_SUFFIXES, Files
+from .files import Files
 from .strings import shown
 from .tables import AUDIO_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, plain_name
 from .textfiles import MAX_LINE, numbered_lines
@@ -83,7 +84,7 @@ def _fitness(line: str, delimiter: str, known: set[str]) -> tuple[int, bool, boo
 
 
 def _is_recording(field: str) -> bool:
-    return PurePosixPath(field.strip()).suffix.lower() in RECORDING_SUFFIXES
+    return PurePosixPath(field.strip()).suffix.lower() in AUDIO_SUFFIXES
 
 
 def _without_heading(path: Path, fields: Sequence[str], delimiter: str) -> list[str] | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..config import DataConfig, DatasetConfig
+from ..errors import UserError
 from .archives import ARCHIVE_SUFFIXES, content_of, is_archive, shards_of, unpack
 from .corpora import Corpus, hub_location, known_corpus
 from .folders import open_path
@@ -117,3 +120,41 @@ def is_hub_id(path: str) -> bool:
         and not Path(path).exists()
         and not Path(path).parent.exists()
     )
+
+
+def entry_keys(entries: Sequence[DatasetConfig], data: DataConfig) -> list[str]:
+    """Return the setting that each entry of `data.datasets` or `data.eval_datasets` was typed as."""
+    lists = (
+        ("data.eval_path", data.eval_path, "data.eval_datasets"),
+        ("data.train_path", data.train_path, "data.datasets"),
+    )
+    short, path, long = lists[entries is not data.eval_datasets]
+    return [short if path is not None and entry.path == path else long for entry in entries]
+
+
+def under_key(error: UserError, key: str) -> UserError:
+    """Return an error about an entry under the setting that it was typed as."""
+    message = str(error)
+    return (
+        UserError(f"{key}:{message.removeprefix('data.datasets:')}") if message.startswith("data.datasets:") else error
+    )
+
+
+def unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
+    """Names for console and logs: `librispeech`, or `librispeech:dev-clean` where there are several."""
+    names = [entry_name(entry) for entry in entries]
+    repeated = {name for name, count in Counter(names).items() if count > 1}
+    names = [
+        f"{name}:{entry.split}" if name in repeated and entry.split else name
+        for name, entry in zip(names, entries, strict=True)
+    ]
+    seen: Counter[str] = Counter()
+    for number, name in enumerate(names):
+        seen[name] += 1
+        names[number] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+    return names
+
+
+def entry_name(entry: DatasetConfig) -> str:
+    """Return the name of the corpus, or of the file or folder that it lies in."""
+    return Path(entry.path).name if entry.name == "custom" and entry.path is not None else entry.name

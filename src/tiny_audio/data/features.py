@@ -30,7 +30,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,9 +40,6 @@ from torch import Tensor
 
 from ..audio import AudioError
 from ..files import write_whole
-
-if TYPE_CHECKING:
-    from .sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +70,8 @@ def feature_folder(cache_dir: Path, fingerprint: str, convention: str) -> Path:
     return cache_dir / "features" / f"{fingerprint}-{how}"
 
 
-def clip_keys(source: Source, rows: Sequence[int]) -> list[bytes]:
-    """Return the key of each of some rows of a source: 16 bytes of a hash of its recording's version."""
-    versions = source.recording_versions(rows)
+def clip_keys(versions: Sequence[str]) -> list[bytes]:
+    """Return the key of each recording, given its version (`Source.recording_versions`): 16 bytes of a hash."""
     return [hashlib.sha256(version.encode("utf-8", "surrogatepass")).digest()[:16] for version in versions]
 
 

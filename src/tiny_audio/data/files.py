@@ -13,16 +13,13 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from ..audio import AudioError
+from ..decoding import AUDIO_SUFFIXES
 from .strings import shown
 
 logger = logging.getLogger(__name__)
 
 USUAL_FOLDERS = ("clips", "wavs", "wav", "audio")  # clips as Common Voice has it, wavs as LJSpeech
-RECORDING_SUFFIXES = (
-    *(".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".oga", ".aif", ".aiff"),
-    *(".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".sph", ".nist", ".voc"),
-)
-LEFT_OUT_SUFFIXES = RECORDING_SUFFIXES[:6]  # of names that have none
+LEFT_OUT_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")  # of names that have none
 MAX_NAME_BYTES = 255  # of a file, on every usual file system
 SAMPLED_NAMES = 50  # the first one may be the one that is missing
 GUESSED_NAMES = 5
@@ -66,7 +63,7 @@ class Files:
     def _guesses(cls, folder: Path, name: str) -> Iterator[Files]:
         """Fewest parts of the path cut first: from the manifest's folder, the current one, or those above."""
         parts = name.replace("\\", "/").split("/")
-        bare = PurePosixPath(name).suffix.lower() not in RECORDING_SUFFIXES
+        bare = PurePosixPath(name).suffix.lower() not in AUDIO_SUFFIXES
         above = [Path(), *folder.absolute().parents[:3]]  # Kaldi's data/train starts from the folder above data
         folders = [folder, *(folder / usual for usual in USUAL_FOLDERS), *above]
         for cut in range(len(parts)):
@@ -95,8 +92,11 @@ class Files:
         return next((other for other in map(self._place, _spellings(name)) if _is_there(other)), path)
 
     def has(self, name: str) -> bool:
-        """Whether a name leads to a file."""
-        return _fault(name) is None and _is_there(self.guess(name))
+        """Whether a name leads to a file, or into a folder that is packed as one."""
+        if _fault(name) is not None:
+            return False
+        path = self.guess(name)
+        return _is_there(path) or archive_of(path) is not None
 
     def _place(self, name: str) -> Path:
         name = _plain(name)
@@ -146,3 +146,10 @@ def _fault(name: str) -> str | None:
     if len(longest) > MAX_NAME_BYTES:
         return f"{shown(name)} has {len(longest)} bytes; names of files have at most {MAX_NAME_BYTES}"
     return None
+
+
+def archive_of(recording: Path) -> Path | None:
+    """Return the zip that stands in the place of a recording's folder; None where there is none."""
+    folder = recording.parent
+    archive = folder.with_name(f"{folder.name}.zip")
+    return archive if folder.name and not folder.is_dir() and archive.is_file() else None

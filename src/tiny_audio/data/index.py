@@ -31,6 +31,22 @@ logger = logging.getLogger(__name__)
 CHARACTERS_PER_SECOND = 14.0
 MAX_TEXT = 100_000  # characters of a transcript: two hours of speech; more is a mistake, and takes all memory
 
+REASONS = (*AudioError.REASONS, "empty_text", "bad_row")
+UNREADABLE = (*AudioError.UNREADABLE, "bad_row")
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A clip that was left out: its source's name, its own, one of `REASONS`, and what exactly was wrong."""
+
+    source: str
+    name: str
+    reason: str
+    detail: str
+
+    def __post_init__(self) -> None:
+        assert self.reason in REASONS, self.reason
+
 
 @dataclass
 class Index:

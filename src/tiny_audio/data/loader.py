@@ -24,8 +24,8 @@ from ..config import DataConfig
 from ..lengths import MAX_CLIP_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE, num_clip_frames
 from .augment import Augmenter
 from .contexts import ContextReader
+from .index import Skip
 from .plan import Draw, PlanSampler, SamplingPlan
-from .skips import Skip
 from .sources import Source
 from .stream import ReadAhead
 
@@ -219,7 +219,8 @@ def train_loader(
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """The batches of one process from the global batch `start_batch` on: see `PlanSampler`."""
-    ahead = ReadAhead(dataset.sources) if any(source.stream is not None for source in dataset.sources) else None
+    streams = [source.stream for source in dataset.sources]
+    ahead = ReadAhead(streams) if any(stream is not None for stream in streams) else None
     sampler = PlanSampler(plan, start_batch, process_index, num_processes, stop_batch, ahead)
     return open_loader(dataset, sampler, num_workers, prefetch_factor, pin_memory)
 

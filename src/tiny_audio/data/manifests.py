@@ -13,8 +13,9 @@ import numpy as np
 from ..errors import UserError, printable
 from . import labelstudio
 from .contexts import find_contexts, read_contexts
-from .files import Files
+from .files import Files, archive_of
 from .lhotse import is_lhotse, open_lhotse
+from .packed import PackedRecordings
 from .rows import Rows, first_row, kind_of, read_rows
 from .strings import Labels, shown
 from .tables import (
@@ -117,7 +118,7 @@ def make_table(
     told = [printable(path) for path in paths]
     if starts is None:
         names = compact(told)
-        recordings = FileRecordings(files, names if told == paths else compact(paths))
+        recordings = _whole(files, names if told == paths else compact(paths))
     else:
         names = compact(f"{name}@{start:g}" for name, start in zip(told, starts, strict=True))
         recordings = SegmentRecordings(files, Labels(paths), starts, listed)
@@ -132,6 +133,14 @@ def make_table(
         faults=faults or {},
         contexts=contexts,
     )
+
+
+def _whole(files: Files, names: Sequence[str]) -> Recordings:
+    """Return recordings that are files of their own, or packed in the place of the folder of the first of them."""
+    archive = archive_of(files.guess(names[0])) if names and files.has(names[0]) else None
+    if archive is None:
+        return FileRecordings(files, names)
+    return PackedRecordings(archive, compact(files.guess(name).name for name in names))
 
 
 def _read(understand: Any, value: Any, row: int, faults: dict[int, str]) -> str | None:

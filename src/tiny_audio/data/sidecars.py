@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .files import RECORDING_SUFFIXES, Files
+from ..decoding import AUDIO_SUFFIXES
+from .files import Files
 from .manifests import LAYOUT, make_table
 from .strings import Labels
 from .tables import SPEAKER_COLUMNS, TEXT_COLUMNS, Columns, Table, file_versions
@@ -126,7 +127,7 @@ def _find(root: Path) -> list[tuple[str, str | None]]:
         plain = {name.casefold(): name for name in names if not name.startswith(".")}  # ._x.wav: macOS' own
         for name in sorted(plain.values()):
             path = (Path(folder) / name).relative_to(root)
-            if path.suffix.lower() in RECORDING_SUFFIXES:
+            if path.suffix.lower() in AUDIO_SUFFIXES:
                 beside = next((plain[key] for end in READERS if (key := (path.stem + end).casefold()) in plain), None)
                 found.append((str(path), beside and str(path.with_name(beside))))
     return sorted(found)

@@ -6,40 +6,21 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..audio import AudioError
 from ..errors import UserError, printable
 from ..files import write_whole
-
-if TYPE_CHECKING:
-    from .sources import Source
+from .index import Skip
+from .sources import Source
 
 logger = logging.getLogger(__name__)
-
-REASONS = (*AudioError.REASONS, "empty_text", "bad_row")
-UNREADABLE = (*AudioError.UNREADABLE, "bad_row")
 
 #: Draws before the share of skipped ones is judged; fewer where there are fewer clips.
 MIN_DRAWS = 50
 
 #: Skips that the console names one by one; a corpus that moved would otherwise flood it.
 MAX_TOLD = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """A clip that was left out: its source's name, its own, one of `REASONS`, and what exactly was wrong."""
-
-    source: str
-    name: str
-    reason: str
-    detail: str
-
-    def __post_init__(self) -> None:
-        assert self.reason in REASONS, self.reason
 
 
 class SkipLog:

@@ -15,14 +15,13 @@ from ..audio import Segment, load_audio
 from ..config import DataConfig, DatasetConfig
 from ..errors import UserError
 from .contexts import clean_contexts
-from .entries import find_on_hub, on_hub, open_table, stream_bytes
+from .entries import entry_keys, entry_name, find_on_hub, on_hub, open_table, stream_bytes, under_key, unique_names
 from .features import CachedClips
-from .index import Index, index_table
+from .index import UNREADABLE, Index, Skip, index_table
 from .remote import RemoteStream, StreamedRecordings
-from .skips import UNREADABLE, Skip
 from .stream import DrawnClips, DrawnContexts, DrawnDurations, DrawnNames, DrawnTexts, stream_of
 from .strings import Column, Labels, Strings
-from .subsets import allot, take
+from .subsets import allot, seeded_order
 from .tables import FileRecordings, Recordings, Table
 
 logger = logging.getLogger(__name__)
@@ -250,46 +249,9 @@ def open_sources(
         counts = allot(limit, weights, sizes)
         short = [number for number in numbers if len(sources[number]) < counts[number]]
         if not short:
-            return take(sources, limit, seed)
+            return _take(sources, limit, seed)
         for number in short:
             sources[number] = open_one(number, counts[number])
-
-
-def entry_keys(entries: Sequence[DatasetConfig], data: DataConfig) -> list[str]:
-    """Return the setting that each entry of `data.datasets` or `data.eval_datasets` was typed as."""
-    lists = (
-        ("data.eval_path", data.eval_path, "data.eval_datasets"),
-        ("data.train_path", data.train_path, "data.datasets"),
-    )
-    short, path, long = lists[entries is not data.eval_datasets]
-    return [short if path is not None and entry.path == path else long for entry in entries]
-
-
-def under_key(error: UserError, key: str) -> UserError:
-    """Return an error about an entry under the setting that it was typed as."""
-    message = str(error)
-    return (
-        UserError(f"{key}:{message.removeprefix('data.datasets:')}") if message.startswith("data.datasets:") else error
-    )
-
-
-def unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
-    """Names for console and logs: `librispeech`, or `librispeech:dev-clean` where there are several."""
-    names = [_name(entry) for entry in entries]
-    repeated = {name for name, count in Counter(names).items() if count > 1}
-    names = [
-        f"{name}:{entry.split}" if name in repeated and entry.split else name
-        for name, entry in zip(names, entries, strict=True)
-    ]
-    seen: Counter[str] = Counter()
-    for number, name in enumerate(names):
-        seen[name] += 1
-        names[number] = name if seen[name] == 1 else f"{name}#{seen[name]}"
-    return names
-
-
-def _name(entry: DatasetConfig) -> str:
-    return Path(entry.path).name if entry.name == "custom" and entry.path is not None else entry.name
 
 
 def open_source(
@@ -324,7 +286,7 @@ def open_source(
         UserError: it cannot be found, fetched or read, has no usable row, or more of its recordings cannot be opened
             than `data.max_skipped_share` allows.
     """
-    name = name or _name(entry)
+    name = name or entry_name(entry)
     asked = limit
     while True:
         table = open_table(entry, data, cache_dir, asked, data_dir, seed)
@@ -391,3 +353,18 @@ def _to_source(name: str, entry: DatasetConfig, data: DataConfig, table: Table, 
         channel=entry.channel,
         contexts=clean_contexts(table.contexts, rows, data, name),
     )
+
+
+def _take(sources: Sequence[Source], limit: int, seed: int) -> list[Source]:
+    """Return a seeded subset of `limit` clips over all sources, in proportion to their weights.
+
+    A source that is left with none is dropped, and named.
+    """
+    counts = allot(limit, [source.weight for source in sources], [len(source) for source in sources])
+    taken = []
+    for source, count in zip(sources, counts, strict=True):
+        if count == 0 and len(source):
+            logger.warning("%s: none of its clips is among the %d asked for", source.name, limit)
+        else:
+            taken.append(source.subset(np.sort(seeded_order(source.names, seed)[:count])))
+    return taken

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,6 @@ from .index import clean_texts, estimated_seconds
 from .parquet import iterate, listed_durations
 from .remote import RemoteStream, StreamedRecordings
 from .strings import Column
-
-if TYPE_CHECKING:
-    from .sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -139,11 +136,11 @@ class ReadAhead:
     """Fetches row groups of streams that are about to be drawn, in threads of its own.
 
     Args:
-        sources: those of a plan, in its order; what is not streamed is passed over.
+        streams: of each source of a plan, in its order; None where it is not streamed.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self.streams = [one.stream for one in sources]
+    def __init__(self, streams: Sequence[RemoteStream | None]) -> None:
+        self.streams = streams
         self._pool: ThreadPoolExecutor | None = None
 
     def __call__(self, windows: Sequence[Sequence[np.ndarray]]) -> None:

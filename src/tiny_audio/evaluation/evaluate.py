@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from ..data.index import Skip
 from ..data.loader import Batch
-from ..data.skips import Skip
 from ..model.speech_llm import SpeechLLM, Written
 from .wer import ErrorCounts, count_errors
 

@@ -16,9 +16,9 @@ import numpy as np
 from ..audio import AudioError, load_audio
 from ..config import Config, DatasetConfig
 from ..data.contexts import clean_contexts
-from ..data.entries import open_table
+from ..data.entries import open_table, unique_names
 from ..data.index import index_table
-from ..data.sources import Source, unique_names
+from ..data.sources import Source
 from ..data.tables import Table
 from ..evaluation.score import LIMIT, NO_SPEECH, PIECES, Transcript
 from ..evaluation.symptoms import LOOP

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Config, DatasetConfig
-from ..data.entries import open_table
-from ..data.sources import Source, open_sources, unique_names
+from ..data.entries import open_table, unique_names
+from ..data.sources import Source, open_sources
 from ..data.tables import Table
 from ..errors import UserError
 from ..model.decoder import load_prompt

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 
 from ..audio import AudioError, Header, is_cut_short, read_header
 from ..config import DataConfig
+from ..data.index import Skip
 from ..data.loader import ClipDataset, open_loader
 from ..data.plan import Draw
-from ..data.skips import Skip
 from ..data.sources import Source
 from ..lengths import SAMPLE_RATE
 from ..progress import Progress

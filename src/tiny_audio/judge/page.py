@@ -6,8 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Callable, Sequence
-from html import escape
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from ..evaluation.breakdown import Part, by_duration, by_speaker
 from ..evaluation.report import ALL, averages, notes, rules_of, table_of
 from ..evaluation.score import Result
 from ..lengths import SAMPLE_RATE
-from ..plot.page import document, table
+from ..pages import render
 from .alignment import align_words
 
 CLIPS = 10_000  # that a page lists: some 8 MB
@@ -49,21 +47,16 @@ def build_page(results: Sequence[Result], shown: Sequence[Result], verdict: str 
         "clips": clips,
         "audio": {} if read is None else read_sounds(clips, read),
     }
-    title = " against ".join(result.name for result in shown)
-    names = ", ".join(first.sets)
-    assets = files(__package__)
-    body = "\n".join(
-        [
-            f"<p class='faint'>{escape(names)}: {total:,} clips{more}</p>",
-            f"<p class='verdict'>{escape(verdict)}</p>" if verdict else "",
-            *figures(results),
-            *parts(shown),
-            assets.joinpath("page.html").read_text(encoding="utf-8"),
-            f"<script id='data' type='application/json'>{to_script(data)}</script>",
-            f"<script>\n{assets.joinpath('page.js').read_text(encoding='utf-8')}</script>",
-        ]
+    return render(
+        "judge/page.html",
+        title=" against ".join(result.name for result in shown),
+        about=f"{', '.join(first.sets)}: {total:,} clips{more}",
+        verdict=verdict,
+        figures=figures(results),
+        remarks=[*averages(results), *rules_of(results[0].total)],
+        parts=parts(shown),
+        data=to_script(data),
     )
-    return document(title, body, assets.joinpath("page.css").read_text(encoding="utf-8"))
 
 
 def to_script(data: dict[str, Any]) -> str:
@@ -132,22 +125,21 @@ def to_mp3(waveform: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def figures(results: Sequence[Result]) -> list[str]:
-    """Return the tables of error rates, with what has to be said of them."""
-    lines = []
+def figures(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return the tables of error rates, each with what has to be said of it."""
+    tables = []
     names = list(results[0].sets)
     for name in [*names, ALL] if len(names) > 1 else names:
         scores = [result.sets.get(name, result.total) for result in results]
         columns, rows = table_of(results, scores)
-        head = [escape(f"{column} ({rule})" if rule else column) for column, rule in columns]
-        cells = ([escape(cell) for cell in row] for row in rows)
-        lines.append(f"<h2>{escape(name)}</h2>{table(head, cells, [False] + [True] * (len(head) - 1))}")
-        lines += [f"<p class='faint'>{escape(note)}</p>" for note in notes(name, results, scores)]
-    rest = [*averages(results), *rules_of(results[0].total)]
-    return [*lines, *(f"<p class='faint'>{escape(line)}</p>" for line in rest)]
+        head = [f"{column} ({rule})" if rule else column for column, rule in columns]
+        numbers = [False] + [True] * (len(head) - 1)
+        said = notes(name, results, scores)
+        tables.append({"title": name, "head": head, "rows": rows, "numbers": numbers, "notes": said})
+    return tables
 
 
-def parts(shown: Sequence[Result]) -> list[str]:
+def parts(shown: Sequence[Result]) -> list[dict[str, Any]]:
     """Return the error rates by length and by speaker."""
     durations = [by_duration(result.transcripts, result.total) for result in shown]
     speakers = [by_speaker(result.transcripts, result.total) for result in shown]
@@ -157,21 +149,17 @@ def parts(shown: Sequence[Result]) -> list[str]:
     if len(speakers[0]) > 1:
         more = f", the worst {SPEAKERS} of {len(speakers[0])}" if len(speakers[0]) > SPEAKERS else ""
         blocks.append(part_table(f"By speaker{more}", shown, speakers))
-    return [f"<div class='parts'>{''.join(blocks)}</div>"] if blocks else []
+    return blocks
 
 
-def part_table(title: str, shown: Sequence[Result], lists: Sequence[Sequence[Part]]) -> str:
+def part_table(title: str, shown: Sequence[Result], lists: Sequence[Sequence[Part]]) -> dict[str, Any]:
     """Return a table of parts, a column with a bar for each recogniser; in the order of the first."""
     others = [{part.name: part for part in found} for found in lists]
-    rule = shown[0].total.rule.name
     widest = max(part.rate for found in lists for part in found) or 1.0
     rows = []
     for part in lists[0][:SPEAKERS]:
         rates = [found[part.name].rate for found in others]
-        bars = [
-            f"<span class='bar' style='--share:{100 * min(rate / widest, 1):.0f}%'></span> {rate:.1%}" for rate in rates
-        ]
-        rows.append([escape(part.name), f"{part.clips:,}", f"{part.words:,}", *bars])
-    heads = [f"WER ({rule})" if len(shown) == 1 else f"{escape(result.name)}<br>WER ({rule})" for result in shown]
-    numbers = [False, True, True, *[False] * len(shown)]
-    return f"<div><h2>{escape(title)}</h2>{table(['', 'clips', 'words', *heads], rows, numbers)}</div>"
+        shares = [(rate, 100 * min(rate / widest, 1)) for rate in rates]
+        rows.append({"name": part.name, "clips": part.clips, "words": part.words, "rates": shares})
+    names = [result.name for result in shown]
+    return {"title": title, "systems": names, "rule": shown[0].total.rule.name, "rows": rows}

@@ -19,13 +19,12 @@ from ..evaluation.scoring import is_english
 from ..inference.apart import Apart, kind_of
 from ..inference.sets import Sets
 from ..inference.transcribe import check_recording
-from ..lengths import SAMPLE_RATE
+from ..lengths import MAX_CLIP_SAMPLES, SAMPLE_RATE
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..progress import Progress
 
 logger = logging.getLogger(__name__)
 
-LONG_SECONDS = 30.0  # beyond which Whisper reads piece by piece
 READ_AT_ONCE = 16  # batches that are sorted by length together
 
 
@@ -86,7 +85,8 @@ class ModelRecogniser:
         if self.processor is not None:
             return self._ask(waveforms)
         texts: dict[int, str] = {}
-        short = [i for i, waveform in enumerate(waveforms) if len(waveform) <= LONG_SECONDS * SAMPLE_RATE]
+        # Longer ones Whisper reads piece by piece.
+        short = [i for i, waveform in enumerate(waveforms) if len(waveform) <= MAX_CLIP_SAMPLES]
         if short:
             found = self.model(
                 [self._input(waveforms[i]) for i in short], batch_size=len(short), **self._options(long=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from ..evaluation.ranking import best_first
 from .file import Sweep, merge
 
 if TYPE_CHECKING:
@@ -56,9 +58,8 @@ def results(study: Study, sweep: Sweep) -> list[Result]:
 
 def ranked(done: Sequence[Result], sweep: Sweep) -> list[Result]:
     """Return the trials that were trained to the end, best first."""
-    sign = 1 if sweep.minimize else -1
-    trained = [result for result in done if result.state == "trained" and result.value is not None]
-    return sorted(trained, key=lambda result: sign * (result.value or 0.0))
+    trained = [result for result in done if result.state == "trained"]
+    return best_first(trained, lambda result: math.nan if result.value is None else result.value, not sweep.minimize)
 
 
 def format_value(metric: str, value: float) -> str:

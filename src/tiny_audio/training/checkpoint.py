@@ -6,10 +6,12 @@ They are read with `weights_only=True`: a file from a stranger can hold numbers,
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,27 @@ class CheckpointFolder:
         for step in steps[:-keep] if keep else []:
             if step not in (best, newest):
                 self.file(step).unlink(missing_ok=True)
+
+    def write(self, step: int, content: dict[str, Any], best: Callable[[], int | None]) -> None:
+        """Write the checkpoint of a step; on a full disk older ones make room, but never the newest nor the best.
+
+        Args:
+            step: of the checkpoint.
+            content: what it holds.
+            best: returns the step of the best checkpoint that is there.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        while True:
+            try:
+                return save_checkpoint(self.file(step), content)
+            except OSError as error:
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                deleted = self.make_room(best()) if full else None
+                if deleted is None:
+                    raise
+                logger.warning("The disk is full: %s was deleted to make room.", deleted)
 
     def make_room(self, best: int | None) -> Path | None:
         """Delete the oldest that is neither the newest nor the best, and return it; None where there is none."""

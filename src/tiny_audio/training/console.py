@@ -1,7 +1,7 @@
 """What a run prints: lines that read well in a terminal, in a log file and in CI.
 
 In a terminal one live bar stays below the lines. Anywhere else there are only whole lines, no carriage returns.
-Everything goes to stderr; stdout is left for data.
+Everything goes to stderr; stdout is left for data. `train.log` keeps the same lines with the time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from ..progress import LiveBar, format_time, is_terminal
 
@@ -94,3 +97,39 @@ class Console:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A full disk costs lines of the log, never the run: what is lost is on the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+
+    def close(self) -> None:
+        """See `logging.Handler`; what could not be written is tried once more, and may fail again."""
+        with suppress(OSError):
+            super().close()
+
+
+@contextmanager
+def run_log(path: Path, write: bool) -> Iterator[None]:
+    """Within this context what this package says is appended to a file, too, if `write`.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    if not write:
+        yield
+        return
+    handler = _LogFile(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("tiny_audio")
+    logger.addHandler(handler)
+    try:
+        yield
+    except BaseException as error:
+        logger.error("%s: %s", type(error).__name__, error, extra={"shown": True})  # the command prints it itself
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

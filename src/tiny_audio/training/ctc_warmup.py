@@ -1,4 +1,6 @@
-"""The CTC warm-up: before the first step the projector learns by CTC alone where each word piece is said.
+"""What happens to a new projector before the first step: it is scaled to the decoder, and warmed up by CTC.
+
+In the CTC warm-up the projector learns by CTC alone where each word piece is said.
 
 The decoder is not run, only its token embeddings are read: see `model.ctc`. The steps of the warm-up are counted apart
 from those of the run, whose draws start at the first one either way; in the logs they have numbers below 0.
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from ..config import Config, TrainingConfig
 from ..data.loader import ClipDataset
-from ..data.plan import SamplingPlan
+from ..data.plan import Draw, SamplingPlan
 from ..data.skips import SkipLog
 from ..evaluation.evaluate import Evaluation, Interrupted
 from ..model.checkpointed import trained_weights
@@ -26,7 +28,6 @@ from ..model.speech_llm import SpeechLLM
 from ..pieces import WordPieces
 from . import metrics
 from .build import left_to_the_host, open_batches
-from .calibration import calibrate
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
@@ -36,9 +37,40 @@ from .tracking import Trackers
 
 logger = logging.getLogger(__name__)
 
+CLIPS = 16  # that scale a projector: some thousands of audio tokens; as many as the encoder reads in a step anyway
+
 VOCABULARY_CLIPS = 50_000  # whose transcripts are looked through for word pieces: some seconds
 LOOKS = 4  # at the evaluation set, the last of them at the end
 TOO_SHORT_SHARE = 0.5  # of the clips, from which on CTC has too little to learn from
+
+
+def calibration_draws(plan: SamplingPlan) -> list[Draw]:
+    """Return the draws that `calibrate` goes by: the first ones, whatever the batch size."""
+    return plan.draws(0, CLIPS)
+
+
+def calibrate(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) -> None:
+    """Scale a new projector so that it comes out at the size of the decoder's own embeddings.
+
+    It goes by the first clips of the run in the order in which they are drawn, and reads them one by one: the same
+    projector whatever the batch size, the accumulation and the number of processes. Where none of them can be read, it
+    is left as it is.
+
+    Args:
+        model: on its device.
+        plan: of the run.
+        dataset: what its draws count.
+    """
+    model.projector.calibrate(_frames_of_each(model, plan, dataset), model.decoder.embedding_rms)
+
+
+def _frames_of_each(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield the encoder frames (n, D) of each clip, and how many they are."""
+    for draw in calibration_draws(plan):
+        batch = dataset.__getitems__([draw])
+        if len(batch):
+            frames, lengths = model.encode(batch)
+            yield frames.float(), lengths
 
 
 def learn_pieces(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset, min_count: int) -> tuple[Tensor, Tensor]:

@@ -193,7 +193,10 @@ def wanted_keys(sources: Sequence[Source], wanted: Sequence[tuple[int, int]]) ->
     rows: list[list[int]] = [[] for _ in sources]
     for number, row in wanted:
         rows[number].append(row)
-    return [dict(zip(own, clip_keys(source, own), strict=True)) for source, own in zip(sources, rows, strict=True)]
+    return [
+        dict(zip(own, clip_keys(source.recording_versions(own)), strict=True))
+        for source, own in zip(sources, rows, strict=True)
+    ]
 
 
 def find_missing(

@@ -1,8 +1,15 @@
-"""The training loop: batch, forward, loss, backward, clip, step, log; then evaluate, save."""
+"""The training loop. `Trainer.run` is the run, `Trainer.train_step` one step; the methods stand in the order of a step.
+
+batch     `next_input`     `data/loader.py` reads and decodes the clips that `data/plan.py` draws
+forward   `train_step`     `model/speech_llm.py`: encode, project, splice into the prompt, decode, loss
+learn     `train_step`     backward, clip, step
+log       `log`            every `logging.log_steps` steps
+evaluate  `evaluate_now`   every `training.eval_steps` steps
+save      `save`           every `training.save_steps` steps
+"""
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import time
@@ -15,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ..config import Config
+from ..config import Config, TrainingConfig
 from ..custom_metrics import CustomMetrics
 from ..data.loader import Batch
 from ..data.plan import SamplingPlan
@@ -28,21 +35,38 @@ from ..model.sharded import is_sharded, whole
 from ..model.speech_llm import Loss, SpeechLLM
 from . import metrics
 from .build import left_to_the_host
-from .checkpoint import CheckpointFolder, save_checkpoint
+from .checkpoint import CheckpointFolder
 from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
-from .meter import Meter
+from .meter import Meter, StepProfiler
 from .processes import Processes, StepInput
-from .profiler import StepProfiler
-from .ranking import rank, rank_saved
-from .schedule import learning_rate
+from .ranking import rank, rank_saved, summarise
 from .state import RunState, rng_state, seed_step
-from .summary import summarise
 from .tracking import Trackers
 
 logger = logging.getLogger(__name__)
 
 GIVE_UP_STEPS = 100  # that are left out one after another
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Return the learning rate of a step, counted from 0: linear warmup, then `lr_schedule` down to its floor.
+
+    The first step already learns (1 / warmup_steps of the peak), and the last of max_steps is just above the floor.
+    A warmup as long as the run (a quick test of an experiment) is cut to a tenth of it.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if warmup >= config.max_steps:
+        warmup = config.max_steps // 10
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, config.max_steps - warmup))
+    shape = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }[config.lr_schedule]
+    return peak * (config.min_learning_rate_ratio + (1 - config.min_learning_rate_ratio) * shape)
 
 
 class Trainer:
@@ -148,7 +172,7 @@ class Trainer:
             last = i == len(given.batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
-                    loss: Loss = self.model(batch)
+                    loss: Loss = self.model(batch)  # encode, project, splice, decode: `SpeechLLM.forward`
                 # Every target token of the step weighs the same, whatever batch and process it came in.
                 accelerator.backward(loss.objective * (accelerator.num_processes / max(given.num_tokens, 1)))
             self._add_up(loss)
@@ -324,7 +348,7 @@ class Trainer:
         unsaved = ""
         if self.accelerator.is_main_process:
             try:
-                self.write(content)
+                self.folder.write(state.step, content, self.best_saved)
                 self.folder.drop_final()
                 keep = 1 if self.training.save_best_only else self.training.save_total_limit
                 self.folder.prune(keep, newest=state.step, best=self.best_saved())
@@ -336,18 +360,6 @@ class Trainer:
             if leaving:
                 raise UserError(unsaved)
             logger.error("%s Training goes on; make room before the next save.", unsaved[0].upper() + unsaved[1:])
-
-    def write(self, content: dict[str, Any]) -> None:
-        """Write the checkpoint; on a full disk older ones make room, but never the newest of them nor the best."""
-        while True:
-            try:
-                return save_checkpoint(self.folder.file(self.state.step), content)
-            except OSError as error:
-                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-                deleted = self.folder.make_room(self.best_saved()) if full else None
-                if deleted is None:
-                    raise
-                logger.warning("The disk is full: %s was deleted to make room.", deleted)
 
     def best_saved(self) -> int | None:
         """Return the step of the best checkpoint, if one was evaluated."""

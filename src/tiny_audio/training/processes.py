@@ -12,8 +12,8 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
+from ..data.index import Skip
 from ..data.loader import Batch
-from ..data.skips import Skip
 from ..errors import UserError
 
 T = TypeVar("T")

@@ -21,9 +21,9 @@ from ..data.contexts import ContextReader
 from ..data.loader import ClipDataset
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
-from ..data.subsets import evaluation_fingerprint, write_evaluation_clips
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation
+from ..evaluation.evaluation_set import evaluation_fingerprint, write_evaluation_clips
 from ..files import locked
 from ..model.checkpointed import load_weights
 from ..model.speech_llm import SpeechLLM
@@ -41,21 +41,17 @@ from .build import (
     start_accelerator,
     usable_workers,
 )
-from .calibration import calibrate, calibration_draws
 from .checkpoint import FINAL_FILE, CheckpointFolder, load_checkpoint
-from .console import Console, format_metric
-from .ctc_warmup import CTCWarmup, learn_pieces, warmup_batches, warmup_position
+from .console import Console, format_metric, run_log
+from .ctc_warmup import CTCWarmup, calibrate, calibration_draws, learn_pieces, warmup_batches, warmup_position
 from .feature_cache import cache_features, clips_to_read
 from .loop import Trainer
 from .preflight import preflight
 from .processes import Processes
-from .ranking import rank, rank_saved
+from .ranking import rank, rank_saved, summarise
 from .resume import batches_left, find_start, pin_revisions, restore, set_aside, starts_afresh
-from .run_log import run_log
 from .state import RunState
-from .summary import summarise
-from .trackers import check_installed
-from .tracking import Trackers
+from .tracking import Trackers, check_installed
 
 logger = logging.getLogger(__name__)
 

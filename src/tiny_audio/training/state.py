@@ -23,7 +23,7 @@ class RunState:
         batches: global batches of the sampling plan that were consumed, by all processes together.
         plan_fingerprint: of the plan that `batches` counts in.
         evaluated_step: the last step that was evaluated; -1 before the first.
-        evaluation_set: which clips `history` is of: see `data.subsets.evaluation_fingerprint`.
+        evaluation_set: which clips `history` is of: see `evaluation.evaluation_set.evaluation_fingerprint`.
         sums: what was added up since the last logged step, so that a resumed run logs the same means: see
             `Trainer.sums`.
         loss_tokens: target tokens since then.

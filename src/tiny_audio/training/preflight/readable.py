@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...data.index import Skip
 from ...data.loader import ClipDataset
 from ...data.plan import Draw
-from ...data.skips import MIN_DRAWS, Skip
+from ...data.skips import MIN_DRAWS
 from .findings import Findings
 
 SAMPLE_CLIPS = 8  # of a source, where all of them can be read
