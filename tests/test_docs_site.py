@@ -53,21 +53,14 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
         assert not loaded.search(page.read_text()), page
 
 
-def templates() -> list[re.Pattern[str]]:
-    """Every text of the package that could be a message, its values standing for anything."""
-    found = []
+def texts() -> set[str]:
+    """What the package has as texts, without the values in them: the parts that messages are made of."""
+    found: set[str] = set()
     for path in (ROOT / "src/tiny_audio").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
-            if isinstance(node, ast.JoinedStr):
-                parts = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in node.values]
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                parts = [re.sub(r"%(?:\\\.\d+)?[sdf]", ".+", re.escape(node.value)).replace("%%", "%")]
-            else:
-                continue
-            if sum(len(text) for text in texts if isinstance(text, str)) > MIN_TEXT:
-                found.append(re.compile("".join(parts), re.DOTALL))
-    return found
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.update(re.split(r"%(?:\.\d+)?[sdf]", node.value.replace("%%", "%")))
+    return {text for text in found if len(text) >= MIN_TEXT}
 
 
 def messages() -> list[str]:
@@ -77,19 +70,23 @@ def messages() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def said() -> list[re.Pattern[str]]:
-    return templates()
+def said() -> set[str]:
+    return texts()
+
+
+def share_said(message: str, said: set[str]) -> float:
+    """The share of a message that stands in the package as text."""
+    covered = [False] * len(message)
+    for text in said:
+        if (start := message.find(text)) >= 0:
+            covered[start : start + len(text)] = [True] * len(text)
+    return sum(covered) / len(message)
 
 
 @pytest.mark.parametrize("message", messages())
 def test_a_message_in_troubleshooting_is_one_that_the_program_prints(message, said):
-    """The parts of it that the program has as texts cover nearly all of it."""
-    covered = [False] * len(message)
-    for template in said:
-        if match := template.search(message):
-            covered[match.start() : match.end()] = [True] * (match.end() - match.start())
-    assert sum(covered) > 0.6 * len(message), message
+    assert share_said(message, said) > 0.4
 
 
 def test_a_message_that_is_not_printed_is_found_out(said):
-    assert not any(template.search("Your batch is too big; buy a larger machine.") for template in said)
+    assert share_said("Your batch of clips is too big for it; buy a larger machine.", said) < 0.1
