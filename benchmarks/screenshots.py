@@ -71,7 +71,9 @@ def main() -> None:
             view = {"width": screen.width, "height": screen.height}
             page = browser.new_page(viewport=view, color_scheme=screen.scheme)  # type: ignore[arg-type]
             failures = watch(page, home)
-            page.goto(home + (screen.place if args.what == "site" else ""))
+            answer = page.goto(home + (screen.place if args.what == "site" else ""))
+            if answer is not None and not answer.ok:
+                raise SystemExit(f"{answer.url}: {answer.status}")
             if args.what == "page":
                 play(page, args.recording)
             elif args.what == "report" and screen.place:
