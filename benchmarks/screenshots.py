@@ -47,9 +47,9 @@ SCREENS = {
         "evaluation_report_phone.png": Screen(390, 844, "dark", "#clips"),
     },
     "site": {
-        "docs.png": Screen(1200, 800, "light", "tutorial/"),
+        "docs.png": Screen(1300, 800, "light", "tutorial/"),
         "docs_phone.png": Screen(390, 844, "light", "troubleshooting/"),
-        "docs_dark.png": Screen(1200, 800, "dark", "configuration/"),
+        "docs_dark.png": Screen(1300, 800, "dark", "configuration/"),
     },
 }
 

@@ -193,7 +193,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
     """
 
     title = "Whisper"
-    module_class = WhisperEncoder
+    module_class: ClassVar[type[PreTrainedModel]] = WhisperEncoder
     prefix = r"^(model\.)?encoder\."
 
     def __init__(self, module: PreTrainedModel, name: str, encoder_window: str) -> None:
@@ -306,8 +306,9 @@ def _load_part(
     """
     with quiet_transformers(source):
         require_plausible(config, kind.module_class, source, dtype)
+        load: Any = kind.module_class.from_pretrained  # not typed with its report
         module: PreTrainedModel
-        module, report = kind.module_class.from_pretrained(  # type: ignore[misc]  # not typed with its report
+        module, report = load(
             source,
             config=config,
             key_mapping={kind.prefix: ""},
