@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def ask(line: str, server: object, folder: Path) -> None:
     log = folder / "log.txt"
     while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text() if log.exists() else "")):
         assert server.poll() is None, log.read_text()  # type: ignore[attr-defined]
+        time.sleep(0.05)
     address = re.search(r"curl (\S+)", line)[1].replace(":8000", f":{found[1]}")
     with (folder / fields["file"].removeprefix("@")).open("rb") as file:
         answer = httpx.post(address, data={"model": fields["model"]}, files={"file": file}, timeout=60)
