@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 
 from tiny_audio.cli import COMMANDS, data, main
+from tiny_audio.cli.options import Parser
 from tiny_audio.config import PROJECTORS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What stands for something of the reader's.
 PLACEHOLDER = re.compile(r"PATH|FILE|DIR|NAME|\.\.\.|\{|<")
+
+
+class ArgumentsRead(Exception):
+    """A command has read its arguments, and would begin to work."""
 
 
 def commands() -> list[tuple[str, str]]:
@@ -37,7 +42,10 @@ def test_the_pages_show_commands():
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
-def test_a_shown_command_is_known_and_its_settings_compose(page, command, monkeypatch, capsys):
+def test_a_shown_command_is_known_and_its_settings_compose(page, command, tmp_path, monkeypatch, capsys):
+    if page == "extending.md":
+        write_preset(tmp_path)
+        monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(PROJECTORS, "pool", "pool.PoolProjector")  # the fifth that docs/projectors.md adds
     name, *arguments = shlex.split(command)[1:]
     if name.startswith("-") or name == "COMMAND":
@@ -49,6 +57,36 @@ def test_a_shown_command_is_known_and_its_settings_compose(page, command, monkey
     if name == "data" and not PLACEHOLDER.search(command):
         parse = {"check": data.parse_check, "preview": data.parse_preview}[arguments[0]]
         assert data.configure(parse(arguments[1:])).data.datasets
+    if name not in ("train", "data"):
+        parse_arguments(name, arguments, monkeypatch)
+
+
+def parse_arguments(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a command read its arguments, and go no further."""
+    read = Parser.read
+
+    def read_only(parser: Parser, argv: list[str]) -> None:
+        read(parser, argv)
+        raise ArgumentsRead
+
+    monkeypatch.setattr(Parser, "read", read_only)
+    if "--help" in arguments:
+        return
+    with pytest.raises(ArgumentsRead):
+        main([name, *arguments])
+
+
+def test_a_command_with_an_option_that_there_is_not_is_found(monkeypatch):
+    with pytest.raises(pytest.fail.Exception):
+        parse_arguments("plot", ["outputs/quickstart", "--colour=red"], monkeypatch)
+
+
+def write_preset(folder: Path) -> None:
+    """The preset of docs/extending.md, where it is to lie."""
+    text = (ROOT / "docs/extending.md").read_text()
+    name = re.search(r"`(presets/data/\w+\.yaml)`", text)[1]
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ class ProjectorConfig:
     output_dim: int | None = None  # decoder width; likewise
     hidden_dim: int | None = None  # mlp, conv: hidden width, qformer: feed-forward width; twice the decoder's
     frame_stack: int = 4  # encoder frames an audio token: 4 x 20 ms
-    dropout: float = 0.1
+    dropout: float = 0.1  # of what the projector computes inside, in training
     num_experts: int | None = None  # mosa: 4, moe: 8
     num_experts_per_token: int = 2  # moe
     expert_dim: int = 512  # mosa, moe
@@ -127,8 +127,8 @@ class LoraConfig:
 
     r: int = 16
     lora_alpha: float = 32
-    lora_dropout: float = 0.05
-    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj", "o_proj"])
+    lora_dropout: float = 0.05  # of what the adapters read, in training
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj", "o_proj"])  # layers with adapters
 
     def __post_init__(self) -> None:
         _at_least("model.lora_config.r", self.r, 1)
@@ -157,7 +157,7 @@ class ModelConfig:
     encoder: str = "zai-org/GLM-ASR-Nano-2512"
     encoder_revision: str | None = None
     decoder: str = "Qwen/Qwen3-0.6B"
-    decoder_revision: str | None = None
+    decoder_revision: str | None = None  # likewise a commit or tag
     encoder_window: str = "30s"  # what is encoded at once: 30s (silence after the clip), or the clip alone
     prompt: str = "Transcribe the speech to text."  # the instruction in the user's turn, after the audio
     context_prompt: str = "Context: {context}"  # the line below it, where something is known of a clip
@@ -165,8 +165,8 @@ class ModelConfig:
     projector_config: ProjectorConfig = field(default_factory=ProjectorConfig)
     projector_checkpoint: str | None = None  # start the projector from this checkpoint
     checkpoint: str | None = None  # start projector and LoRA from this checkpoint
-    freeze_projector: bool = False
-    freeze_lora: bool = False
+    freeze_projector: bool = False  # it stays as its checkpoint has it
+    freeze_lora: bool = False  # likewise the adapters
     use_lora: bool = False
     freeze_decoder: bool = True  # false: all of its weights train, in fp32
     audio_token_dropout: float = 0.0  # share of the audio tokens that a training step hides, in spans
@@ -223,14 +223,14 @@ class TrainingConfig:
     decoder_learning_rate: float | None = None  # of LoRA or of the decoder itself; null: learning_rate
     min_learning_rate_ratio: float = 0.0  # the schedule ends at this share of learning_rate
     lr_schedule: str = "cosine"
-    warmup_steps: int = 1000
+    warmup_steps: int = 1000  # in which learning_rate is reached
     ctc_warmup_steps: int | None = None  # before the first step the projector alone learns by CTC; None: 500 or less
     ctc_learning_rate: float = 1e-3  # the peak of the warm-up
     ctc_min_count: int = 30  # occurrences of a word piece in the transcripts; rarer ones are taught as smaller ones
     ctc_loss_weight: float = 0.3  # of the CTC loss beside the decoder's, in the steps themselves
-    weight_decay: float = 0.01
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.95
+    weight_decay: float = 0.01  # of AdamW
+    adam_beta1: float = 0.9  # decay of AdamW's mean of gradients
+    adam_beta2: float = 0.95  # and of their squares
     gradient_clip_norm: float | None = 1.0
     eval_at_start: bool = False  # also before the first step, to see where training starts from
     eval_steps: int = 500
@@ -243,7 +243,7 @@ class TrainingConfig:
     greater_is_better: bool = False
     resume_from_checkpoint: str | None = None  # null: the newest in the output folder, if any
     preflight: bool = True  # find out before the first step whether memory, disk and data will do
-    seed: int = 42
+    seed: int = 42  # of first weights, order of the data, and dropout
 
     def __post_init__(self) -> None:
         for name in (
@@ -281,16 +281,16 @@ class DatasetConfig:
     or a hub id.
     """
 
-    name: str = "custom"
-    path: str | None = None
-    split: str | None = None
-    subset: str | None = None
-    language: str | None = None
-    release: int | None = None
-    revision: str | None = None
-    weight: float = 1.0
-    audio_column: str | None = None
-    text_column: str | None = None
+    name: str = "custom"  # a known corpus, or any name for a path: results are told by it
+    path: str | None = None  # a manifest, a folder, an archive, or a Hub id
+    split: str | None = None  # of the corpus, such as train
+    subset: str | None = None  # a configuration of a Hub repository
+    language: str | None = None  # such as en, of a corpus that has several
+    release: int | None = None  # of tedlium: 3
+    revision: str | None = None  # a commit or tag of the Hub; null: the newest
+    weight: float = 1.0  # its share of the draws, beside those of the other corpora
+    audio_column: str | None = None  # null: looked for among the usual names
+    text_column: str | None = None  # likewise
     context_column: str | None = None  # of what is known of each clip; null: `context`, if there is one; '': none
     channel: int | None = None  # of the recordings, 0 being the first (the left); null mixes them
 
@@ -309,11 +309,11 @@ class DatasetConfig:
 class DataConfig:
     """What is drawn, in what proportion, and what is left out."""
 
-    name: str = "custom"
+    name: str = "custom"  # of the preset
     train_path: str | None = None  # data=custom: the one corpus of `datasets`
     eval_path: str | None = None  # data=custom: the one corpus of `eval_datasets`
-    datasets: list[DatasetConfig] = field(default_factory=list)
-    eval_datasets: list[DatasetConfig] = field(default_factory=list)
+    datasets: list[DatasetConfig] = field(default_factory=list)  # to train on
+    eval_datasets: list[DatasetConfig] = field(default_factory=list)  # to evaluate on
     sample_rate: int = 16_000
     max_audio_length: float = 30.0  # seconds
     min_audio_length: float = 0.1  # seconds
@@ -321,7 +321,7 @@ class DataConfig:
     max_eval_samples: int | None = 500  # likewise of the evaluation clips; null: all
     max_skipped_share: float = 0.2  # the run stops when more than this share of the draws had to be skipped
     text_case: str = "lower"  # lower | keep
-    keep_punctuation: bool = False
+    keep_punctuation: bool = False  # of transcripts, in training
     temperature: float = 1.0  # shares are proportional to weight^(1/temperature)
     streaming: bool = False  # fetch corpora of the Hub a row group at a time, as they are drawn
     streaming_disk_gb: float = 20.0  # that a stream may keep of each corpus in paths.cache_dir
@@ -398,11 +398,11 @@ class LoggingConfig:
 
     report_to: list[str] | None = None  # wandb, tensorboard, trackio; null: wandb where use_wandb is true
     use_wandb: bool = True
-    project_name: str = "tiny-audio"
+    project_name: str = "tiny-audio"  # at the tracker
     entity: str | None = None
     run_name: str | None = None
-    tags: list[str] = field(default_factory=list)
-    notes: str | None = None
+    tags: list[str] = field(default_factory=list)  # of the run at W&B
+    notes: str | None = None  # likewise
     log_steps: int = 100
     log_transcripts: int = 20  # transcripts of each evaluation that are logged
 
@@ -459,8 +459,8 @@ class PathsConfig:
     """Folders, relative to where the command is run."""
 
     output_dir: str = "./outputs"  # a run writes to output_dir/<experiment>
-    cache_dir: str = "./cache"
-    data_dir: str = "./data"
+    cache_dir: str = "./cache"  # durations, features and corpora of the Hub; may be deleted
+    data_dir: str = "./data"  # where archives are unpacked
 
 
 @dataclass

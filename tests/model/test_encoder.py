@@ -143,7 +143,7 @@ def test_an_encoder_that_cannot_be_had(name, message):
 
 
 def test_another_kind_of_model_is_refused(tiny_models):
-    with pytest.raises(UserError, match=r"is a qwen3 model; known are GLM-ASR .* and Whisper"):
+    with pytest.raises(UserError, match=r"is a qwen3 model; known are GLM-ASR and Whisper"):
         load_encoder(str(tiny_models.qwen3), None, torch.float32)
 
 

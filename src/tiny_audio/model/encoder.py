@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from typing import Any
+from importlib import import_module
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,13 @@ from .weights import (
 
 logger = logging.getLogger(__name__)
 
+# model_type of an encoder's configuration -> its module and class in model/: a new encoder is a file and a line here.
+ENCODERS = {
+    "glmasr_encoder": "encoder.GlmAsrSpeechEncoder",
+    "whisper": "encoder.WhisperSpeechEncoder",
+    "voxtral_encoder": "encoder.VoxtralSpeechEncoder",
+}
+
 # By model.encoder_window, how clips are padded and their frames counted. Features of different conventions differ.
 CONVENTIONS = {
     "clip": f"zero-padded to {ALIGNMENT_SAMPLES} samples, attention within the clip, frames that hold any of it",
@@ -54,7 +62,17 @@ CONVENTIONS = {
 class SpeechEncoder(nn.Module, ABC):
     """A frozen encoder with its mel front end.
 
+    Args:
+        module: of `module_class`, loaded.
+        name: where it came from.
+        encoder_window: one of `windows`.
+
     Attributes:
+        title: what people call it.
+        module_class: of transformers, that holds the weights.
+        prefix: pattern of what stands before its weights' names in a larger checkpoint.
+        attention: the implementation that it is loaded with.
+        windows: what `model.encoder_window` may be.
         encoder_dim: width of an encoder frame.
         encoder_window: what is encoded at once: a `clip`, or the `30s` that silence makes of it.
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
@@ -62,14 +80,21 @@ class SpeechEncoder(nn.Module, ABC):
         kernel: of packed attention; None: padded inside the op.
     """
 
+    title: ClassVar[str]
+    module_class: ClassVar[type[PreTrainedModel]]
+    prefix: ClassVar[str] = r"^(model\.)?audio_tower\."
+    attention: ClassVar[str] = "sdpa"
+    windows: ClassVar[tuple[str, ...]] = ("30s",)
     encoder_dim: int
     kernel: Kernel | None = None
 
-    def __init__(self, module: PreTrainedModel, num_mel_bins: int, name: str, encoder_window: str) -> None:
+    def __init__(self, module: PreTrainedModel, name: str, encoder_window: str) -> None:
         super().__init__()
+        config: Any = module.config
+        self.encoder_dim = int(config.hidden_size)
         self.encoder_window = encoder_window
         self.module = module.eval().requires_grad_(False)
-        self.log_mel = LogMel(num_mel_bins)
+        self.log_mel = LogMel(config.num_mel_bins)
         self.name = name
         self.revision: str | None = None
         self.fingerprint = fingerprint(module)
@@ -136,9 +161,10 @@ class GlmAsrSpeechEncoder(SpeechEncoder):
     kept, those of the silence after it are dropped.
     """
 
-    def __init__(self, module: GlmAsrEncoder, name: str, encoder_window: str) -> None:
-        super().__init__(module, module.config.num_mel_bins, name, encoder_window)
-        self.encoder_dim = int(module.config.hidden_size)
+    title = "GLM-ASR"
+    module_class = GlmAsrEncoder
+    attention = PACKED_ATTENTION
+    windows = ("clip", "30s")
 
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
         """See `SpeechEncoder.encode`."""
@@ -166,9 +192,12 @@ class WhisperSpeechEncoder(SpeechEncoder):
     The frames of the clip itself are kept, those of the silence after it are dropped.
     """
 
-    def __init__(self, module: WhisperEncoder | VoxtralEncoder, name: str) -> None:
-        super().__init__(module, module.config.num_mel_bins, name, "30s")
-        self.encoder_dim = int(module.config.d_model)
+    title = "Whisper"
+    module_class: ClassVar[type[PreTrainedModel]] = WhisperEncoder
+    prefix = r"^(model\.)?encoder\."
+
+    def __init__(self, module: PreTrainedModel, name: str, encoder_window: str) -> None:
+        super().__init__(module, name, encoder_window)
         assert module.config.max_source_positions * FRAME_SAMPLES == MAX_CLIP_SAMPLES
 
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
@@ -204,6 +233,13 @@ class WhisperSpeechEncoder(SpeechEncoder):
         return hidden.clamp(-highest, highest) if hidden.dtype == torch.float16 else hidden
 
 
+class VoxtralSpeechEncoder(WhisperSpeechEncoder):
+    """Whisper's layers under another name, in an exported model."""
+
+    module_class = VoxtralEncoder
+    prefix = SpeechEncoder.prefix
+
+
 def read_mel_bins(name: str, revision: str | None) -> int:
     """Return how many mel bins an encoder reads, from its configuration alone.
 
@@ -234,49 +270,50 @@ def load_encoder(
     with loading("encoder", name):
         config = AutoConfig.from_pretrained(source, **hub_arguments(source, revision))
         tell_download("model.encoder", source, revision)
-        tower = config.audio_config if config.model_type == "glmasr" else config
-        prefix = r"^(model\.)?audio_tower\."
-        if tower.model_type == "glmasr_encoder":
-            logger.info("Loading GLM-ASR encoder (%s)...", name)
-            module = _load_part(GlmAsrEncoder, source, revision, tower, prefix, dtype, PACKED_ATTENTION)
-            encoder: SpeechEncoder = GlmAsrSpeechEncoder(module, name, encoder_window)
-        elif tower.model_type in ("whisper", "voxtral_encoder"):
-            if encoder_window != "30s":
-                raise UserError(
-                    f"model.encoder_window={encoder_window}: Whisper ({name}) only knows windows of 30 s; "
-                    "set model.encoder_window=30s."
-                )
-            logger.info("Loading Whisper encoder (%s)...", name)
-            if tower.model_type == "whisper":
-                module = _load_part(WhisperEncoder, source, revision, config, r"^(model\.)?encoder\.", dtype, "sdpa")
-            else:  # Whisper's layers under another name, in an exported model
-                module = _load_part(VoxtralEncoder, source, revision, tower, prefix, dtype, "sdpa")
-            encoder = WhisperSpeechEncoder(module, name)
-        else:
+        tower = config if config.model_type in ENCODERS else getattr(config, "audio_config", config)
+        kind = _encoder_class(tower.model_type)
+        if kind is None:
+            known = dict.fromkeys(cls.title for cls in map(_encoder_class, ENCODERS) if cls is not None)
+            raise UserError(f"model.encoder={name} is a {config.model_type} model; known are {' and '.join(known)}.")
+        if encoder_window not in kind.windows:
             raise UserError(
-                f"model.encoder={name} is a {config.model_type} model; "
-                "known are GLM-ASR (glmasr, glmasr_encoder) and Whisper."
+                f"model.encoder_window={encoder_window}: {kind.title} ({name}) only knows windows of 30 s; "
+                "set model.encoder_window=30s."
             )
+        logger.info("Loading %s encoder (%s)...", kind.title, name)
+        module = _load_part(kind, source, revision, tower, dtype)
+        encoder = kind(module, name, encoder_window)
         encoder.revision = getattr(config, "_commit_hash", None)
     require_finite("encoder", name, module)
     return encoder
 
 
+def _encoder_class(model_type: str) -> type[SpeechEncoder] | None:
+    """Return the class behind the `model_type` of a configuration; None where it is none of `ENCODERS`."""
+    if model_type not in ENCODERS:
+        return None
+    module, name = ENCODERS[model_type].split(".")
+    found: type[SpeechEncoder] = getattr(import_module(f"{__package__}.{module}"), name)
+    return found
+
+
 def _load_part(
-    kind: Any, source: str, revision: str | None, config: Any, prefix: str, dtype: torch.dtype, attention: str
-) -> Any:
-    """Load the weights under `prefix` into `kind(config)`; the checkpoint's other weights are never read.
+    kind: type[SpeechEncoder], source: str, revision: str | None, config: Any, dtype: torch.dtype
+) -> PreTrainedModel:
+    """Load the encoder's weights out of a checkpoint, whose other weights are never read.
 
     Without the renaming `from_pretrained` would only warn and leave random weights: whatever is missing is an error.
     """
     with quiet_transformers(source):
-        require_plausible(config, kind, source, dtype)
-        module, report = kind.from_pretrained(
+        require_plausible(config, kind.module_class, source, dtype)
+        load: Any = kind.module_class.from_pretrained  # not typed with its report
+        module: PreTrainedModel
+        module, report = load(
             source,
             config=config,
-            key_mapping={prefix: ""},
+            key_mapping={kind.prefix: ""},
             dtype=dtype,
-            attn_implementation=attention,
+            attn_implementation=kind.attention,
             output_loading_info=True,
             **hub_arguments(source, revision),
         )
