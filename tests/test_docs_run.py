@@ -191,7 +191,7 @@ def test_the_notebook_runs_and_draws(tmp_path, monkeypatch):
         cell.pop("outputs", None)
         if cell.cell_type == "code":
             cell.outputs = []
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert count_pictures(notebook) == 3
 
 
