@@ -92,7 +92,7 @@ def test_a_variant_that_does_not_fit_is_said_so_and_the_others_go_on(monkeypatch
         ("--price nan", "--price must be at least 0, got nan."),
         ("--device gpu", "--device must be one of auto, cuda, mps, cpu, got gpu. Did you mean cuda?"),
         ("--precision fp8", "--precision must be one of auto, bf16, no, got fp8."),
-        ("--projector mosa,mlpp", "--projector must be one of mlp, mosa, moe, qformer, got mlpp. Did you mean mlp?"),
+        ("--projector mosa,mlpp", "--projector must be one of mlp, mosa, moe, qformer, conv, got mlpp. Did you mean mlp?"),
         ("--workers 1,x",
          "argument --workers: numbers with commas between are wanted, got 1,x; `ta benchmark --help` says more."),
         ("--workers 1,-1", "--workers must be at least 0, got -1."),

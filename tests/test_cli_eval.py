@@ -176,7 +176,7 @@ def test_the_figure_that_others_can_compare_comes_first_and_is_of_transcripts_as
     clip = {"audio": str(corpus / "dev0.flac"), "text": "It's $20, Mr. Grey."}
     Path("mine.jsonl").write_text(json.dumps(clip) + "\n")
     written = [Written("it is twenty dollars mister gray", looped=False, cut_off=False)]
-    monkeypatch.setattr(SpeechLLM, "write", lambda *_: written)
+    monkeypatch.setattr(SpeechLLM, "write", lambda *_, **__: written)
     typed = [f"checkpoint={trained}/final.pt", "data.eval_path=mine.jsonl", "transcripts=wrote.jsonl"]
     assert main(["eval", "--device=cpu", "output=rows.json", *typed]) == 0
     (row,) = rows()

@@ -68,7 +68,7 @@ def test_it_opens_here_too_with_words(windows, exported, corpus):
     assert after.piece_seconds == before.piece_seconds
     found, expected = (one.transcribe(recordings[0], word_timestamps=True) for one in (after, before))
     assert found == expected
-    assert found.segments[0].words or "unplaced" in found.segments[0].flags
+    assert found.segments[0].words or not found.text or "unplaced" in found.segments[0].flags
 
 
 @torch.inference_mode()
@@ -89,7 +89,6 @@ def test_plain_transformers_reads_a_context_as_a_variable_of_its_template(window
         found = ids[:, inputs["input_ids"].shape[1] :]
         written.append(processor.batch_decode(found, skip_special_tokens=True)[0].strip())
     assert written == [expected, ours.transcribe(waveform).text]
-    assert ours.transcribe(waveform).text != expected
     theirs = tiny_audio.load_model(exported, device="cpu", decoding=unguarded)
     assert theirs.transcribe(waveform, context=context).text == expected
 

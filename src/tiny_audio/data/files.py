@@ -151,5 +151,7 @@ def _fault(name: str) -> str | None:
 def archive_of(recording: Path) -> Path | None:
     """Return the zip that stands in the place of a recording's folder; None where there is none."""
     folder = recording.parent
+    if not folder.name or _is_there(recording):
+        return None
     archive = folder.with_name(f"{folder.name}.zip")
-    return archive if folder.name and not folder.is_dir() and archive.is_file() else None
+    return archive if _is_there(archive) and not folder.is_dir() else None

@@ -134,6 +134,9 @@ class CTCHead(nn.Module):
             transcripts: B tensors (U_i,) int64 on the CPU, word pieces without the end of the turn; may be empty.
             embed: the decoder's.
         """
+        if not len(tokens):  # clips so short that none has an audio token
+            nothing = 0.0 * (tokens.float().sum() + self.blank.sum() + self.blank_bias + self.log_scale)
+            return CTCLoss(nothing, sum(map(len, transcripts)), len(counts))
         with torch.autocast(tokens.device.type, enabled=False):
             distinct = [ids.unique(return_inverse=True) for ids in transcripts]
             log_probs = self.log_probs(tokens, counts, [own for own, _ in distinct], embed)

@@ -19,6 +19,7 @@ from ..audio import N_FFT
 from ..data.loader import Batch
 from ..lengths import FRAME_SAMPLES
 from .projectors import Projector
+from .projectors.conv import ConvProjector
 from .projectors.mlp import MLPProjector
 from .projectors.moe import MoEProjector
 from .projectors.mosa import MOSAProjector
@@ -148,7 +149,7 @@ def projector_flops(projector: Projector, lengths: list[int]) -> float:
     """Return the operations of a projector, forward and backward.
 
     Args:
-        projector: one of the four; of another one an estimate.
+        projector: one of ours; of another one an estimate.
         lengths: encoder frames of each clip.
     """
     config, tokens = projector.config, sum(projector.num_tokens(n) for n in lengths)
@@ -171,6 +172,11 @@ def projector_flops(projector: Projector, lengths: list[int]) -> float:
             attention = 2 * queries * (config.num_queries + config.window_frames) * width
             frames = config.num_layers * keys * projector.encoder_dim * 2 * width
             others = config.num_layers * (linear + attention) + tokens * width**2
+        case ConvProjector():  # the gain of the norm before the frames is trained: all products have three passes
+            channels = config.conv_dim
+            block = 7 * channels**2 + channels * config.kernel_size
+            layers = (stacked + projector.hidden_dim) * channels + projector.hidden_dim * width
+            others = tokens * (layers + config.num_layers * block)
         case _:  # of one's own: every weight for every token
             others = tokens * sum(weight.numel() for weight in projector.parameters())
     return 4.0 * frames + 6.0 * others
