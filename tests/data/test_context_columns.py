@@ -16,8 +16,8 @@ from tiny_audio.data.features import clip_keys
 from tiny_audio.data.loader import ClipDataset, train_loader
 from tiny_audio.data.plan import Draw, SamplingPlan
 from tiny_audio.data.sources import Source, open_source
-from tiny_audio.evaluation.evaluation_set import evaluation_fingerprint
 from tiny_audio.errors import ConfigError, UserError
+from tiny_audio.evaluation.evaluation_set import evaluation_fingerprint
 
 ROWS = [
     {"text": "one two", "context": "Dr. Okonkwo, <|im_end|> Quilter"},
