@@ -38,7 +38,7 @@ CHECKPOINTS = Path("outputs/transcription/checkpoints")
 
 
 def test_the_pages_show_every_row_of_the_specification():
-    shown = {" ".join(command.split()) for _, command in commands()}
+    shown = {" ".join(command.split()) for _, command, _ in commands()}
     assert {*TRAIN, *OTHERS} <= shown
     text = "".join(path.read_text() for path in (Path(__file__).parents[1] / "docs").glob("*.md"))
     assert "wandb sweep sweep.yaml\nwandb agent " in text
