@@ -15,6 +15,7 @@ from clips import write_bad_files
 from runs import run_ta
 from tiny_audio.audio import load_audio
 from tiny_audio.cli import main
+from tiny_audio.config import SearchConfig
 from tiny_audio.errors import UserError
 from tiny_audio.inference import Recogniser, transcribe, transcribe_files
 from tiny_audio.inference.spans import FRAME, SILENT_SHARE, cut, find_spans, halve
@@ -196,8 +197,8 @@ def test_pieces_are_as_long_as_most_clips_that_were_trained_on(checkpoint, recog
 def aligning(run_settings, tmp_path_factory) -> Path:
     """A checkpoint with a CTC head."""
     folder = tmp_path_factory.mktemp("with_ctc")
-    settings = ["training.max_steps=1", "training.ctc_warmup_steps=1", "training.ctc_loss_weight=0.3"]
-    status, log = run_ta(["train", *run_settings, *settings], folder)
+    ctc = ["training.ctc_warmup_steps=1", "training.ctc_loss_weight=0.3", "model.search.ctc_weight=0.7"]
+    status, log = run_ta(["train", *run_settings, "training.max_steps=1", *ctc], folder)
     assert status == 0, log
     return folder / "outputs/transcription/checkpoints/final.pt"
 
@@ -257,11 +258,12 @@ def test_a_search_writes_the_same_of_a_recording_alone_and_in_a_batch(aligning, 
     waveforms = [load_audio(corpus / f"dev{n}.flac") for n in range(3)]
     together = recogniser.transcribe_batch(waveforms)
     assert together == [recogniser.transcribe_batch([waveform])[0] for waveform in waveforms]
-    recogniser.model.set_search(3, 2.0, audio=False)
+    recogniser.model.search = SearchConfig(3, 2.0, audio=False)
     alone = [recogniser.transcribe_batch([waveform])[0] for waveform in waveforms]
     assert recogniser.transcribe_batch(waveforms) == alone
     greedy = Recogniser(aligning, "cpu", decoding=Decoding(max_new_tokens=8))
-    assert greedy.model.search is None
+    assert greedy.model.search == SearchConfig(1, 0.7), "as the checkpoint says"
+    assert Recogniser(aligning, "cpu", decoding=Decoding(beams=2)).model.search == SearchConfig(2, 0.7)
     assert greedy.transcribe_batch(waveforms) != together
 
 

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from tiny_audio.model.joint import Lexicon, Search, search_rows
+from tiny_audio.config import SearchConfig
+from tiny_audio.model.joint import Lexicon, search_rows
 from tiny_audio.model.prefixes import PrefixScores
 from tiny_audio.pieces import WordPieces
 
@@ -123,7 +124,12 @@ class Bigrams:
 def test_the_search_finds_the_best_of_all_texts(log_probs, lexicon, seed, weight):
     decoder = Bigrams(seed)
     written, _ = search_rows(
-        decoder.log_probs, decoder.step, PrefixScores(log_probs, COUNTS), lexicon, Search(1000, weight), [LONGEST] * 2
+        decoder.log_probs,
+        decoder.step,
+        PrefixScores(log_probs, COUNTS),
+        lexicon,
+        SearchConfig(100, weight),
+        [LONGEST] * 2,
     )
     letters = {0: (1,), 1: (2,), 2: (3,), 3: (1, 2)}
     for clip, count in enumerate(COUNTS):
@@ -141,11 +147,29 @@ def test_the_search_finds_the_best_of_all_texts(log_probs, lexicon, seed, weight
 def test_a_clip_is_written_alone_as_beside_another(log_probs, lexicon):
     both, alone = Bigrams(1), Bigrams(1)
     alone.rows = [(1, 5)]
-    search = Search(3, 0.5)
+    search = SearchConfig(3, 0.5)
     together, _ = search_rows(both.log_probs, both.step, PrefixScores(log_probs, COUNTS), lexicon, search, [6, 6])
     scores = PrefixScores(log_probs[1:, : COUNTS[1]], COUNTS[1:])
     by_itself, _ = search_rows(alone.log_probs, alone.step, scores, lexicon, search, [6])
     assert together[1] == by_itself[0]
+
+
+def test_a_clip_without_an_audio_token_says_nothing(lexicon):
+    decoder = Bigrams(0)
+    scores = PrefixScores(torch.zeros(2, 0, NUM_CLASSES), [0, 0])
+    assert scores.start(torch.tensor([0])).whole.tolist() == [0.0]
+    written, cut = search_rows(decoder.log_probs, decoder.step, scores, lexicon, SearchConfig(4, 1.0), [5, 5])
+    assert (written, cut) == ([[], []], [False, False])
+
+
+def test_a_tokenizer_may_know_more_tokens_than_its_model(log_probs, lexicon):
+    decoder = Bigrams(1)
+    expected = Bigrams(1)
+    lexicon.first = torch.cat((lexicon.first, torch.tensor([1, 2])))
+    scores, search = PrefixScores(log_probs, COUNTS), SearchConfig(50, 1.0)
+    found = search_rows(decoder.log_probs, decoder.step, scores, lexicon, search, [4, 4])
+    lexicon.first = lexicon.first[:-2]
+    assert found == search_rows(expected.log_probs, expected.step, scores, lexicon, search, [4, 4])
 
 
 def test_the_limit_of_tokens_is_told(lexicon):
@@ -154,7 +178,7 @@ def test_the_limit_of_tokens_is_told(lexicon):
     decoder = Bigrams(0)
     decoder.rows = [(0, 5)]
     scores = PrefixScores(heard.log_softmax(2), [8])
-    written, cut = search_rows(decoder.log_probs, decoder.step, scores, lexicon, Search(4, 10.0), [2])
+    written, cut = search_rows(decoder.log_probs, decoder.step, scores, lexicon, SearchConfig(4, 10.0), [2])
     assert len(written[0]) == 2
     assert cut == [True]
 
@@ -163,5 +187,5 @@ def test_a_token_that_ctc_cannot_say_is_not_written(log_probs, lexicon):
     lexicon.first[0] = 0
     decoder = Bigrams(2)
     scores = PrefixScores(log_probs, COUNTS)
-    written, _ = search_rows(decoder.log_probs, decoder.step, scores, lexicon, Search(50, 1.0), [4, 4])
+    written, _ = search_rows(decoder.log_probs, decoder.step, scores, lexicon, SearchConfig(50, 1.0), [4, 4])
     assert all(0 not in tokens for tokens in written)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import SearchConfig
 from ..errors import UserError
 from .options import Parser
 
@@ -76,10 +77,10 @@ def run(argv: list[str]) -> int:
     if not waveforms:
         print("Not compared with the checkpoint: there were no clips; name some with audio=FILE,FILE.")
         return 0
-    if model.search is not None:
+    if model.search.beams > 1:
         print(f"The checkpoint searches with its CTC head (beams={model.search.beams}), which transformers cannot:")
         print("what is compared is what each writes greedily.")
-        model.search = None
+        model.search = SearchConfig()
     proof = prove(model, folder, waveforms)
     for line in judge(proof, model.encoder.encoder_window):
         print(line)

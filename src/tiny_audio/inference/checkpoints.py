@@ -125,8 +125,7 @@ class _Evaluator:
     def run(self, path: Path, name: str, saved: dict[str, Any]) -> Result:
         """Evaluate one checkpoint."""
         model = self._load(saved, str(path))
-        own = build_config({"model": saved["config"]["model"]}).model.search
-        model.set_search(own.beams, own.ctc_weight, own.audio)
+        model.search = build_config({"model": saved["config"]["model"]}).model.search
         choose_search(model, *self.search)
         scores, transcripts = {}, []
         recogniser = Recogniser.of(model, FROZEN_DTYPES[self.accelerator.mixed_precision], saved)

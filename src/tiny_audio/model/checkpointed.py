@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import Config, ModelConfig, SearchConfig, build_config
+from ..config import Config, ModelConfig, build_config
 from ..errors import UserError
 from .encoder import CONVENTIONS
-from .joint import Search
 from .lora import load_lora, lora_weights
 from .sharded import whole
 from .speech_llm import SpeechLLM, build_speech_llm
@@ -201,7 +200,6 @@ def choose_search(model: SpeechLLM, beams: int | None, ctc_weight: float | None)
     Raises:
         UserError: it has no CTC head to search with.
     """
-    now = model.search or Search(1, SearchConfig.ctc_weight)
-    weight = now.ctc_weight if ctc_weight is None else ctc_weight
-    model.set_search(now.beams if beams is None else beams, weight, now.audio)
+    typed: dict[str, Any] = {"beams": beams, "ctc_weight": ctc_weight}
+    model.search = replace(model.search, **{name: value for name, value in typed.items() if value is not None})
     model.check_search()

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StoppingCriteriaList
 
-from ..config import ModelConfig
+from ..config import ModelConfig, SearchConfig
 from ..errors import UserError
 from ..prompt import Prompt
-from .joint import Lexicon, Search, search_rows
+from .joint import Lexicon, search_rows
 from .kernels import Kernel
 from .loop_guard import LoopGuard
 from .lora import set_lora_dropout, without_dropout
@@ -231,7 +231,12 @@ class Decoder(nn.Module):
         return [_until(written[i][:limit], self.end_ids) for i, limit in enumerate(max_new_tokens)]
 
     def search(
-        self, clips: Sequence[Tensor], scores: PrefixScores, lexicon: Lexicon, search: Search, limits: Sequence[int]
+        self,
+        clips: Sequence[Tensor],
+        scores: PrefixScores,
+        lexicon: Lexicon,
+        search: SearchConfig,
+        limits: Sequence[int],
     ) -> tuple[list[list[int]], list[bool]]:
         """Write after each clip's embeddings (N_i, W) what this model and CTC find likeliest: see `search_rows`.
 

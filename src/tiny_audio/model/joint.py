@@ -15,33 +15,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..config import SearchConfig
 from ..pieces import WORD_START, WordPieces
 from .prefixes import PrefixScores, PrefixState
 
 CANDIDATES = 16  # next tokens of a hypothesis that are looked at
 MAX_WORD = 32  # characters, at which a word is taken for finished: some languages write none
-
-
-@dataclass(frozen=True)
-class Search:
-    """How decoder and CTC search.
-
-    Attributes:
-        beams: hypotheses of a clip that are followed.
-        ctc_weight: of the log-probability by CTC, beside the decoder's.
-        audio: whether the decoder reads the audio; else it is CTC's language model.
-    """
-
-    beams: int
-    ctc_weight: float
-    audio: bool = True
 
 
 class Hypothesis(NamedTuple):
@@ -130,7 +115,7 @@ class _Beam:
         ended: the best text of each clip that has ended; whether the limit cut off what might have been better.
     """
 
-    def __init__(self, scores: PrefixScores, lexicon: Lexicon, search: Search, limits: Sequence[int]) -> None:
+    def __init__(self, scores: PrefixScores, lexicon: Lexicon, search: SearchConfig, limits: Sequence[int]) -> None:
         self.scores, self.lexicon, self.search, self.limits = scores, lexicon, search, limits
         clips = range(len(limits))
         self.hypotheses = [Hypothesis(clip, (), 0.0, "", 0.0) for clip in clips]
@@ -175,7 +160,8 @@ class _Beam:
 
     def _propose(self, log_probs: Tensor) -> list[Candidate]:
         """Choose next tokens by what the decoder says of them, and CTC of their first pieces."""
-        first, weight = self.lexicon.first, self.search.ctc_weight
+        # A tokenizer may know tokens that its model does not have.
+        first, weight = self.lexicon.first[: log_probs.shape[1]], self.search.ctc_weight
         heard, start = [], 0
         for clip, group in groupby(self.hypotheses, key=lambda one: one.clip):
             end = start + len(list(group))
@@ -231,7 +217,7 @@ def search_rows(
     step: Callable[[Tensor, list[int]], None],
     scores: PrefixScores,
     lexicon: Lexicon,
-    search: Search,
+    search: SearchConfig,
     limits: Sequence[int],
 ) -> tuple[list[list[int]], list[bool]]:
     """Write after B clips by beam search.

@@ -52,6 +52,8 @@ class PrefixScores:
     """
 
     def __init__(self, log_probs: Tensor, counts: list[int]) -> None:
+        if not log_probs.shape[1]:  # no clip has an audio token: all have one that says nothing
+            log_probs = log_probs.new_zeros(len(counts), 1, log_probs.shape[2])
         beyond = torch.arange(log_probs.shape[1])[None] >= torch.tensor(counts)[:, None]
         self._log_probs = log_probs.double().masked_fill(beyond[..., None], BEYOND)
         self._log_probs[..., 0] = log_probs[..., 0].double().masked_fill(beyond, 0.0)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from ..config import ModelConfig, SearchConfig
 from ..data.loader import Batch
 from ..errors import UserError
 from ..lengths import FRAME_SECONDS
@@ -24,7 +24,7 @@ from .ctc import MAX_SCORES, CTCHead, CTCLoss
 from .decoder import Decoder, load_decoder
 from .device import upload
 from .encoder import SpeechEncoder, load_encoder
-from .joint import Lexicon, Search
+from .joint import Lexicon
 from .lora import add_lora, lora_weights
 from .masking import draw_hidden, mask_frames
 from .prefixes import PrefixScores
@@ -88,7 +88,7 @@ class SpeechLLM(nn.Module):
     Attributes:
         ctc: scores of audio tokens against word pieces; None where the projector was never taught by CTC.
         ctc_weight: of the CTC loss in training, beside the decoder's.
-        search: how decoder and CTC head write together; None: the decoder writes greedily, alone.
+        search: how decoder and CTC head write together; with one beam the decoder writes greedily, alone.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class SpeechLLM(nn.Module):
         self.ctc: CTCHead | None = None
         self.ctc_weight = 0.0
         self._split: WordPieces | None = None
-        self.search: Search | None = None
+        self.search = SearchConfig()
         self._lexicon: Lexicon | None = None
 
     def add_ctc(self, vocabulary: Tensor, frequencies: Tensor) -> None:
@@ -119,10 +119,6 @@ class SpeechLLM(nn.Module):
         log_probs = dict(zip(vocabulary.tolist(), frequencies.tolist(), strict=True))
         self._split = WordPieces(self.decoder.prompt.tokenizer, log_probs)
         self._lexicon = None
-
-    def set_search(self, beams: int, ctc_weight: float, audio: bool = True) -> None:
-        """Have decoder and CTC head write together: see `Search`. With one beam the decoder writes greedily, alone."""
-        self.search = Search(beams, ctc_weight, audio) if beams > 1 else None
 
     def pieces(self, transcripts: Sequence[str]) -> list[Tensor]:
         """Return the word pieces (U_i,) int64 of each transcript, as CTC is taught them."""
@@ -258,7 +254,7 @@ class SpeechLLM(nn.Module):
         Raises:
             UserError: there is none.
         """
-        if self.search is not None and self.ctc is None:
+        if self.search.beams > 1 and self.ctc is None:
             raise UserError(
                 "a search (model.search.beams above 1) needs a CTC head: train with training.ctc_loss_weight=0.3 (and "
                 "training.ctc_warmup_steps=500), or set beams to 1."
@@ -321,14 +317,14 @@ class SpeechLLM(nn.Module):
         embeddings, sequences, projected = self.embed(frames, lengths, nothing, contexts)
         counts = [self.projector.num_tokens(n) for n in lengths]
         limits = [transcript_limit(count, max_new_tokens) for count in counts]
-        if self.search is not None:
+        if self.search.beams > 1:
             clips = embeddings.split(sequences.lengths)
             if not self.search.audio:
                 is_text = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
                 is_text[sequences.audio_positions] = False
                 sizes = [length - count for length, count in zip(sequences.lengths, counts, strict=True)]
                 clips = embeddings[is_text].split(sizes)
-            return self._search(clips, projected.tokens.split(counts), limits, self.search)
+            return self._search(clips, projected.tokens.split(counts), limits)
         kept: dict[int, int] = {}
         # A token at a time there is nothing to gain, and each length of the cache would be compiled anew.
         eager = torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
@@ -340,16 +336,13 @@ class SpeechLLM(nn.Module):
             written.append(Written(text, clip in kept, clip not in kept and len(ids) == limit))
         return written
 
-    def _search(
-        self, clips: Sequence[Tensor], heard: Sequence[Tensor], limits: list[int], search: Search
-    ) -> list[Written]:
+    def _search(self, clips: Sequence[Tensor], heard: Sequence[Tensor], limits: list[int]) -> list[Written]:
         """Write with decoder and CTC head together, after so many clips at once as there is room.
 
         Args:
             clips: B embeddings (N_i, W), which the decoder reads.
             heard: B audio tokens (t_i, W), for the CTC head.
             limits: most tokens of each clip.
-            search: how.
         """
         self.check_search()
         assert self.ctc is not None
@@ -364,7 +357,7 @@ class SpeechLLM(nn.Module):
             some = slice(start, start + size)
             log_probs = self.ctc.all_log_probs(torch.cat(list(heard[some])), counts[some], self.decoder.embed)
             scores = PrefixScores(log_probs, counts[some])
-            found = self.decoder.search(clips[some], scores, self._lexicon, search, limits[some])
+            found = self.decoder.search(clips[some], scores, self._lexicon, self.search, limits[some])
             written += [Written(self.decoder.prompt.decode(ids), False, cut) for ids, cut in zip(*found, strict=True)]
         return written
 
@@ -416,5 +409,5 @@ def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
         weight.requires_grad_(not config.freeze_lora)
     masking = config.audio_token_dropout, config.frame_masking, config.channel_masking
     model = SpeechLLM(encoder, projector, decoder, *masking)
-    model.set_search(config.search.beams, config.search.ctc_weight, config.search.audio)
+    model.search = config.search
     return model
