@@ -31,7 +31,7 @@ from tiny_audio.data.loader import ClipDataset
 from tiny_audio.data.plan import Draw
 from tiny_audio.data.sources import Source, open_source
 from tiny_audio.evaluation.wer import bootstrap_interval, count_errors, word_errors
-from tiny_audio.inference import Recogniser
+from tiny_audio.inference import Recognizer
 from tiny_audio.text import clean_transcript
 from tiny_audio.training.feature_cache import cache_features
 
@@ -83,10 +83,10 @@ def contexts_of(unseen: Sequence[list[str]], said: Sequence[list[str]], given: a
     return {"no context": [[] for _ in said], "its words among others": right, "wrong words alone": wrong}
 
 
-def write_down(recogniser: Recogniser, source: Source, contexts: list[list[str]], batch_size: int) -> list[str]:
+def write_down(recognizer: Recognizer, source: Source, contexts: list[list[str]], batch_size: int) -> list[str]:
     """Return what is written of each clip, whole, those of like length at once."""
-    model = recogniser.model
-    known = [torch.tensor(recogniser.read_context(", ".join(words)), dtype=torch.int64) for words in contexts]
+    model = recognizer.model
+    known = [torch.tensor(recognizer.read_context(", ".join(words)), dtype=torch.int64) for words in contexts]
     dataset = ClipDataset([source], model.decoder.prompt.target_ids, DataConfig())
     order = np.argsort(source.durations, kind="stable").tolist()
     written: dict[int, str] = {}
@@ -109,7 +109,7 @@ def percent(counts: np.ndarray, totals: np.ndarray) -> str:
 @torch.inference_mode()
 def measure(given: argparse.Namespace) -> None:
     """Measure, and print."""
-    recogniser = Recogniser(given.checkpoint, "cpu")
+    recognizer = Recognizer(given.checkpoint, "cpu")
     cache = Path(given.cache_dir)
     data = DataConfig(max_audio_length=given.max_seconds)
     source = open_source(DatasetConfig(path=given.data), data, cache)
@@ -122,13 +122,13 @@ def measure(given: argparse.Namespace) -> None:
     said, unseen = [said[row] for row in kept.tolist()], [unseen[row] for row in kept.tolist()]
     config = Config(data=DataConfig(cache_features=True), paths=PathsConfig(cache_dir=str(cache)))
     wanted = [(0, row) for row in range(len(source))]
-    cache_features(config, recogniser.model.encoder, [source], wanted, Accelerator(cpu=True), 0)
+    cache_features(config, recognizer.model.encoder, [source], wanted, Accelerator(cpu=True), 0)
     totals = np.array([len(own) for own in unseen])
     print(f"{len(said)} clips with {totals.sum()} words that no training transcript has ({given.distractors} others)")
     contexts = contexts_of(unseen, said, given)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, words in contexts.items():
-        texts = write_down(recogniser, source, words, given.batch_size)
+        texts = write_down(recognizer, source, words, given.batch_size)
         written = [Counter(text.split()) for text in texts]
         hits = np.array([sum((Counter(own) & counts).values()) for own, counts in zip(unseen, written, strict=True)])
         errors, lengths = word_errors(list(source.texts), texts)

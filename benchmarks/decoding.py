@@ -26,7 +26,7 @@ from transformers import pipeline
 from tiny_audio.audio import pad_waveforms
 from tiny_audio.config import DataConfig, DatasetConfig, PathsConfig
 from tiny_audio.data.sources import open_source
-from tiny_audio.inference import Recogniser
+from tiny_audio.inference import Recognizer
 from tiny_audio.lengths import SAMPLE_RATE
 from tiny_audio.model.speech_llm import transcript_limit
 
@@ -48,11 +48,11 @@ class Way:
 
 
 class Ours:
-    """A checkpoint that transcribes clips in batches of neighbours."""
+    """A checkpoint that transcribes clips in batches of neighbors."""
 
-    def __init__(self, recogniser: Recogniser, clips: list[np.ndarray], counts: list[int] | None) -> None:
-        self.model, self.clips = recogniser.model, clips
-        self.max_new_tokens = recogniser.decoding.max_new_tokens
+    def __init__(self, recognizer: Recognizer, clips: list[np.ndarray], counts: list[int] | None) -> None:
+        self.model, self.clips = recognizer.model, clips
+        self.max_new_tokens = recognizer.decoding.max_new_tokens
         self.counts = counts
         self.reading = self.model.decoder.reading
         if counts is not None:  # nothing ends before
@@ -96,9 +96,9 @@ def main() -> None:
     chosen = range(0, len(source), max(1, len(source) // given.clips))[: given.clips]
     rows = sorted(chosen, key=lambda row: float(source.durations[row]))
     clips = [source.read(row) for row in rows]
-    recogniser = Recogniser(given.checkpoint, "cpu")
-    counts = [len(recogniser.model.decoder.prompt.encode(source.texts[row])) for row in rows]
-    ours = Ours(recogniser, clips, counts if given.as_long_as_said else None)
+    recognizer = Recognizer(given.checkpoint, "cpu")
+    counts = [len(recognizer.model.decoder.prompt.encode(source.texts[row])) for row in rows]
+    ours = Ours(recognizer, clips, counts if given.as_long_as_said else None)
 
     def ours_by(size: int) -> Callable[[], tuple[list[str], float]]:
         return lambda: ours(size)

@@ -141,7 +141,7 @@ def read_benchmark(folder: Path, printed: str) -> dict[str, Any]:
         found = {
             "steps/s": 1 / ours["seconds"],
             "TFLOP/s": ours["flops"] / ours["seconds"] / 1e12,
-            f"MFU, % of a measured {rate / 1e12:.0f} TFLOP/s": 100 * ours["utilisation"],
+            f"MFU, % of a measured {rate / 1e12:.0f} TFLOP/s": 100 * ours["utilization"],
             "peak GiB beyond the weights": ours["peak_bytes"] / 2**30,
         }
         for other in ("usual", "plain"):

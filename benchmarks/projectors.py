@@ -56,18 +56,18 @@ def read_run(folder: Path) -> dict[str, Any]:
     from tiny_audio.audio import load_audio
     from tiny_audio.data.packed import recording_at
     from tiny_audio.evaluation.wer import word_errors
-    from tiny_audio.inference.transcribe import Recogniser
+    from tiny_audio.inference.transcribe import Recognizer
     from tiny_audio.pocket import SPEECH_DIR
 
     state = json.loads((folder / "quickstart/checkpoints/training_state.json").read_text())
-    recogniser = Recogniser(folder / "quickstart/checkpoints/final.pt", device="cpu")
+    recognizer = Recognizer(folder / "quickstart/checkpoints/final.pt", device="cpu")
     dev = [json.loads(line) for line in (Path(SPEECH_DIR) / "dev.jsonl").read_text().splitlines()]
-    written = recogniser.transcribe_batch(
+    written = recognizer.transcribe_batch(
         [load_audio(recording_at(Path(SPEECH_DIR) / row["audio"])) for row in dev], 16, 60
     )
     errors, words = word_errors([row["text"] for row in dev], written)
     return {
-        "parameters": sum(p.numel() for p in recogniser.model.projector.parameters()),
+        "parameters": sum(p.numel() for p in recognizer.model.projector.parameters()),
         "curve": [[row["step"], row["wer"]] for row in state["history"]],
         "errors": errors.tolist(),
         "words": words.tolist(),
@@ -114,7 +114,7 @@ def measure_cost(rounds: int = 30) -> dict[str, dict[str, float]]:
     return cost
 
 
-def summarise(runs: dict[str, dict[str, Any]], cost: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
+def summarize(runs: dict[str, dict[str, Any]], cost: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
     """Return one row a projector: error rate over its seeds, interval, and the difference to mlp."""
     from tiny_audio.evaluation.wer import bootstrap_interval
 
@@ -208,7 +208,7 @@ def main() -> None:
         cost = measure_cost()
         machine = f"{platform.machine()}, {os.cpu_count()} cores"
         record.write_text(json.dumps({"steps": args.steps, "machine": machine, "cost": cost, "runs": runs}) + "\n")
-    rows = summarise(runs, cost)
+    rows = summarize(runs, cost)
     print("\n" + table(rows))
     draw(runs, rows, args.output.with_suffix(".png"))
 

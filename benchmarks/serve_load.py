@@ -178,9 +178,9 @@ def main() -> int:
     random.seed(0)
     found = sorted(path for path in args.recordings.iterdir() if path.suffix == ".flac")
     files = [found[n % len(found)] for n in range(SHARES[GOOD])]
-    recogniser = load_model(args.checkpoint, args.device)
-    expected = {file: one.text for file, one in zip(files, recogniser.transcribe(list(files)), strict=True)}
-    del recogniser
+    recognizer = load_model(args.checkpoint, args.device)
+    expected = {file: one.text for file, one in zip(files, recognizer.transcribe(list(files)), strict=True)}
+    del recognizer
     command = [sys.executable, "-m", "tiny_audio.cli", "serve", f"checkpoint={args.checkpoint}", "port=0"]
     environment = os.environ | {"TINY_AUDIO_API_KEY": ""}
     server = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Tiny speech recognisers of others, as transformers runs them: real classes and processors, made on the spot."""
+"""Tiny speech recognizers of others, as transformers runs them: real classes and processors, made on the spot."""
 
 from __future__ import annotations
 

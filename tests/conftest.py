@@ -69,7 +69,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `train.jsonl` (60 clips) and `dev.jsonl` (10): noise of 0.5 to 3 s, labelled at random."""
+    """A folder with `train.jsonl` (60 clips) and `dev.jsonl` (10): noise of 0.5 to 3 s, labeled at random."""
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     for split, count in (("train", 60), ("dev", 10)):

@@ -72,7 +72,7 @@ def steps_logged(folder: Path) -> int:
 
 
 # Starting Python and importing torch takes ten seconds of a core. A server that has done so forks a process in a
-# moment: a real one, which can be killed, signalled and limited, and knows nothing of the tests' process.
+# moment: a real one, which can be killed, signaled and limited, and knows nothing of the tests' process.
 FRESH = multiprocessing.get_context("forkserver")
 FRESH.set_forkserver_preload(["tiny_audio.training.run", "tiny_audio.cli.train", "hydra", "runs"])
 

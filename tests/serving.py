@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import openai
 
-from tiny_audio.inference import Recogniser, TextSegment
+from tiny_audio.inference import Recognizer, TextSegment
 from tiny_audio.serve.server import Server
 from tiny_audio.serve.settings import ServeSettings
 
@@ -22,7 +22,7 @@ BOUNDARY = "a-boundary"
 
 
 class Gated:
-    """A recogniser that reads a batch only when it is told to, and fails where it is told to.
+    """A recognizer that reads a batch only when it is told to, and fails where it is told to.
 
     Attributes:
         sizes: of the batches that it was asked for.
@@ -32,9 +32,9 @@ class Gated:
         largest: a batch above it is out of memory.
     """
 
-    def __init__(self, recogniser: Recogniser, is_open: bool = True) -> None:
-        self.model: Any = recogniser.model
-        self._recogniser = recogniser
+    def __init__(self, recognizer: Recognizer, is_open: bool = True) -> None:
+        self.model: Any = recognizer.model
+        self._recognizer = recognizer
         self.sizes: list[int] = []
         self.decoded = 0
         self.ahead: list[int] = []
@@ -42,7 +42,7 @@ class Gated:
         self.largest = 1_000
         self.asked = threading.Semaphore(0)
         self._batches = threading.Semaphore(1_000_000 if is_open else 0)
-        self.read_context = recogniser.read_context
+        self.read_context = recognizer.read_context
 
     def let(self, batches: int = 1_000_000) -> None:
         for _ in range(min(batches, 1_000)):
@@ -50,7 +50,7 @@ class Gated:
 
     def spans(self, waveform: np.ndarray) -> list[tuple[int, int]]:
         self.decoded += 1
-        return self._recogniser.spans(waveform)
+        return self._recognizer.spans(waveform)
 
     def transcribe_pieces(self, pieces: Sequence[Any], *args: Any, **options: Any) -> list[list[TextSegment]]:
         self.sizes.append(len(pieces))
@@ -62,7 +62,7 @@ class Gated:
         for waveform, _ in pieces:
             if len(waveform) in self.failing:
                 raise self.failing[len(waveform)]
-        return self._recogniser.transcribe_pieces(pieces, *args, **options)
+        return self._recognizer.transcribe_pieces(pieces, *args, **options)
 
 
 class Running:
@@ -138,7 +138,7 @@ def read_answer(connection: socket.socket) -> tuple[int, Any]:
 
 
 @contextmanager
-def serving(recogniser: Any, **settings: Any) -> Iterator[Running]:
+def serving(recognizer: Any, **settings: Any) -> Iterator[Running]:
     """Serve within, on a port that is free."""
     addresses: list[str] = []
     is_ready = threading.Event()
@@ -147,7 +147,7 @@ def serving(recogniser: Any, **settings: Any) -> Iterator[Running]:
         addresses.append(address)
         is_ready.set()
 
-    server = Server(recogniser, "tiny", ServeSettings(port=0, **settings), ready)
+    server = Server(recognizer, "tiny", ServeSettings(port=0, **settings), ready)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [server.socket]})
     thread.start()
     try:
@@ -158,8 +158,8 @@ def serving(recogniser: Any, **settings: Any) -> Iterator[Running]:
             client.close()
     finally:
         server.should_exit = True
-        if isinstance(recogniser, Gated):
-            recogniser.let()
+        if isinstance(recognizer, Gated):
+            recognizer.let()
         thread.join(60)
     assert not thread.is_alive()
 

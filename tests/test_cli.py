@@ -69,7 +69,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"ta {__version__}\n"
 
 
-def test_a_misspelt_command(capsys):
+def test_a_misspelled_command(capsys):
     assert main(["trian"]) == 2
     message = "ta: error: there is no command trian. Did you mean train? `ta --help` lists them.\n"
     assert capsys.readouterr().err == message

@@ -35,7 +35,7 @@ def test_all_of_it(corpus, capsys):
     assert list(measured["variants"]) == ["usual", "plain", "ours, 30s", "ours"]
     for found in measured["variants"].values():
         assert found["audio_hours_per_hour"] == pytest.approx(figures["audio_seconds"] / found["seconds"])
-        assert found["utilisation"] == pytest.approx(found["flops"] / found["seconds"] / 1e11)
+        assert found["utilization"] == pytest.approx(found["flops"] / found["seconds"] / 1e11)
         assert found["run_usd"] == pytest.approx(2 * found["seconds"])
     usual, plain, _, ours = measured["variants"].values()
     assert ours["times_as_fast_as_usual"] == pytest.approx(usual["seconds"] / ours["seconds"])

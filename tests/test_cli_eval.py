@@ -19,7 +19,7 @@ from runs import run_ta
 from tiny_audio.audio import load_audio
 from tiny_audio.cli import main
 from tiny_audio.evaluation.wer import word_errors
-from tiny_audio.inference import Recogniser
+from tiny_audio.inference import Recognizer
 from tiny_audio.inference import checkpoints as evaluating
 from tiny_audio.model.speech_llm import SpeechLLM, Written
 from tiny_audio.text import NORMALIZER_NAME
@@ -140,13 +140,13 @@ def test_every_clip_is_judged_or_counted(trained, corpus, capsys):
         row = len(text) % len(listed)
         long, text = np.concatenate([long, waves[row]]), [*text, listed[row]["text"]]
     noise = np.random.default_rng(0).standard_normal(32_000).astype(np.float32) * 0.1
-    for name, wave in (("long", long), ("noise", noise), ("unlabelled", noise), ("good", waves[0])):
+    for name, wave in (("long", long), ("noise", noise), ("unlabeled", noise), ("good", waves[0])):
         soundfile.write(f"{name}.wav", wave, 16_000)
     clips = [
         {"audio": "good.wav", "text": listed[0]["text"]},
         {"audio": "long.wav", "text": " ".join(text)},
         {"audio": "noise.wav", "text": "[noise]"},
-        {"audio": "unlabelled.wav", "text": None},
+        {"audio": "unlabeled.wav", "text": None},
         {"audio": "gone.wav", "text": "one two three"},
     ]
     Path("mine.jsonl").write_text("".join(json.dumps(clip) + "\n" for clip in clips))
@@ -160,7 +160,7 @@ def test_every_clip_is_judged_or_counted(trained, corpus, capsys):
     wrote = {item["name"]: item for item in map(json.loads, Path("wrote.jsonl").read_text().splitlines())}
     assert set(wrote) == {"good.wav", "long.wav", "noise.wav", "gone.wav"}
     assert row["invented_words"] == wrote["noise.wav"]["errors"]
-    segments = Recogniser(trained / "final.pt", "cpu").transcribe("long.wav").text
+    segments = Recognizer(trained / "final.pt", "cpu").transcribe("long.wav").text
     assert wrote["long.wav"]["hypothesis"] == segments, "as `ta infer` writes it"
     out = capsys.readouterr().out
     assert "Not judged: 1 clip (1 no_transcript)." in out
@@ -172,8 +172,8 @@ def test_every_clip_is_judged_or_counted(trained, corpus, capsys):
 def test_the_figure_that_others_can_compare_comes_first_and_is_of_transcripts_as_the_corpus_has_them(
     trained, corpus, monkeypatch, capsys
 ):
-    """`$20` is "twenty dollars" to Whisper's normaliser, which has to see the sign that labels go without."""
-    clip = {"audio": str(corpus / "dev0.flac"), "text": "It's $20, Mr. Grey."}
+    """`$20` is "twenty dollars" to Whisper's normalizer, which has to see the sign that labels go without."""
+    clip = {"audio": str(corpus / "dev0.flac"), "text": "It's $20, Mr. Gray."}
     Path("mine.jsonl").write_text(json.dumps(clip) + "\n")
     written = [Written("it is twenty dollars mister gray", looped=False, cut_off=False)]
     monkeypatch.setattr(SpeechLLM, "write", lambda *_, **__: written)
@@ -184,7 +184,7 @@ def test_the_figure_that_others_can_compare_comes_first_and_is_of_transcripts_as
     assert row["wer_ours"] > 1.0
     assert row["rtfx"] > 0
     wrote = [json.loads(line) for line in Path("wrote.jsonl").read_text().splitlines()]
-    assert [item["reference"] for item in wrote] == ["It's $20, Mr. Grey."]
+    assert [item["reference"] for item in wrote] == ["It's $20, Mr. Gray."]
     assert wrote[0]["seconds"] > 0
     out = capsys.readouterr().out
     header = out.splitlines()[2]
@@ -310,7 +310,7 @@ def test_an_average_transcribes_and_is_evaluated_but_no_run_goes_on_from_it(copy
     averaged = rows()[-1]
     assert Path(averaged["checkpoint"]) == mean
     assert averaged["loss"] not in [row["loss"] for row in rows()[:-1]]
-    assert isinstance(Recogniser(mean, "cpu").transcribe(corpus / "dev0.flac").text, str)
+    assert isinstance(Recognizer(mean, "cpu").transcribe(corpus / "dev0.flac").text, str)
     weights = load_checkpoint(mean)["weights"]["projector"]
     steps = load_checkpoint(mean)["averaged"]["steps"]
     parts = [load_checkpoint(copy / f"checkpoint-step-{step}.pt")["weights"]["projector"] for step in steps]

@@ -157,7 +157,7 @@ def test_words_in_json_and_nowhere_in_plain_text(transcriber, capsys):
     assert "format=text has no room for word_timestamps=true; name format=json" in capsys.readouterr().err
 
 
-def test_options_of_decoding_reach_the_recogniser(transcriber):
+def test_options_of_decoding_reach_the_recognizer(transcriber):
     typed = ["piece_seconds=12", "max_new_tokens=50", "loop_guard=false", "--silence-seconds=0"]
     assert main(["infer", "checkpoint=final.pt", "a.wav", *typed]) == 0
     assert transcriber[0]["decoding"] == Decoding(12.0, 50, False, 0.0)
@@ -261,7 +261,7 @@ def test_mistakes_of_infer(typed, message, transcriber, capsys):
     assert capsys.readouterr() == ("", f"ta infer: error: {message}\n")
 
 
-def test_a_misspelt_option_is_no_file(transcriber, capsys):
+def test_a_misspelled_option_is_no_file(transcriber, capsys):
     assert main(["infer", "checkpoint=final.pt", "audio=a.wav", "formt=json"]) == 2
     assert "there is no option formt. Did you mean format?" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tiny_audio.cli import main
-from tiny_audio.plot.figure import draw, run_colours, smooth
+from tiny_audio.plot.figure import draw, run_colors, smooth
 from tiny_audio.plot.runs import differing_settings, names, read_runs
 
 TITLES = [
@@ -72,7 +72,7 @@ def test_what_is_drawn_is_what_was_logged(runs):
     assert smoothed.get_alpha() is None
     assert panels["Training loss"].get_yscale() == "log", "it spans 1 to 40"
     assert panels["Evaluation loss"].get_yscale() == "linear"
-    assert [line.get_color() for line in panels["Learning rate"].lines] == run_colours(2)
+    assert [line.get_color() for line in panels["Learning rate"].lines] == run_colors(2)
     assert [text.get_text() for text in figure.legends[0].texts] == ["mlp", r"실험 <\$1\$>"]
 
 
@@ -149,9 +149,9 @@ def test_smoothing():
     assert math.isnan(smooth([math.nan], 1)[0])
 
 
-def test_more_runs_than_named_colours_have_one_each():
-    assert len(set(run_colours(7))) == 7
-    assert len(set(run_colours(20))) == 20
+def test_more_runs_than_named_colors_have_one_each():
+    assert len(set(run_colors(7))) == 7
+    assert len(set(run_colors(20))) == 20
 
 
 @pytest.mark.parametrize(

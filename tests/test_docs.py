@@ -84,7 +84,7 @@ def parse_arguments(name: str, arguments: list[str], monkeypatch: pytest.MonkeyP
 
 def test_a_command_with_an_option_that_there_is_not_is_found(monkeypatch):
     with pytest.raises(pytest.fail.Exception):
-        parse_arguments("plot", ["outputs/quickstart", "--colour=red"], monkeypatch)
+        parse_arguments("plot", ["outputs/quickstart", "--color=red"], monkeypatch)
 
 
 def write_preset(folder: Path) -> None:

@@ -22,7 +22,7 @@ from tiny_audio.cli import main
 from tiny_audio.config import DatasetConfig
 from tiny_audio.data import corpora
 from tiny_audio.evaluation import scoring
-from tiny_audio.inference import Recogniser
+from tiny_audio.inference import Recognizer
 from tiny_audio.model.encoder import ENCODERS, load_encoder
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -72,7 +72,7 @@ def test_the_tutorial_from_nothing_to_a_served_model(tmp_path, monkeypatch):
         if server is not None:
             server.send_signal(2)
             server.wait(timeout=60)
-    assert {"check.html", "judged", "my-recogniser", "preview"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"check.html", "judged", "my-recognizer", "preview"} <= {path.name for path in tmp_path.iterdir()}
     assert done == ["doctor", "data", "data", "train", "plot", "infer", "eval", "export", "serve", "curl", "push"]
 
 
@@ -110,9 +110,9 @@ def test_an_encoder_is_the_file_and_the_line_of_the_docs(extending, run_settings
     save_qwen2_audio(tmp_path / "ears")
     own = [s for s in run_settings if not s.startswith(("model.encoder=", "model.encoder_window="))]
     assert main(["train", *own, "model.encoder=ears", "training.max_steps=2", "data.max_samples=8"]) == 0
-    recogniser = Recogniser(tmp_path / "outputs/transcription/checkpoints/final.pt", "cpu")
-    assert type(recogniser.model.encoder).__name__ == target.split(".")[1]
-    assert isinstance(recogniser.transcribe(torch.randn(16_000) * 0.1).text, str)
+    recognizer = Recognizer(tmp_path / "outputs/transcription/checkpoints/final.pt", "cpu")
+    assert type(recognizer.model.encoder).__name__ == target.split(".")[1]
+    assert isinstance(recognizer.transcribe(torch.randn(16_000) * 0.1).text, str)
 
 
 def test_an_encoder_of_the_docs_encodes_a_clip_alone_as_in_a_batch(extending, tmp_path, monkeypatch):

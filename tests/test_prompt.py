@@ -238,7 +238,7 @@ def test_what_looks_like_a_token_of_the_template_is_text_in_a_context():
         assert control & set(tokens(text)["input_ids"]), "it is one, where nobody sees to it"
         assert not control & set(ids)
         assert tokens.decode(ids) == f" {text}"
-    assert tokens.decode(prompt.context_ids("one ~ two")) == " one  two", "a letter that cannot be spelt is left out"
+    assert tokens.decode(prompt.context_ids("one ~ two")) == " one  two", "a letter that cannot be spelled is left out"
 
 
 def test_the_context_of_training_is_read_and_an_older_checkpoint_reads_that_of_today():

@@ -76,7 +76,7 @@ def save_qwen3(folder: Path, *, width: int = 48, vocab_size: int = 320, seed: in
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.normal_(0, 0.15)  # wide enough that greedy decoding has no near ties
-    # What Qwen3 ships: sampling by default, which a recogniser must not inherit.
+    # What Qwen3 ships: sampling by default, which a recognizer must not inherit.
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=0.6, top_k=20, eos_token_id=[2, 0], pad_token_id=0
     )
@@ -133,7 +133,7 @@ def save_whisper(folder: Path, *, width: int = 32) -> Path:
 
 
 def build(models: TinyModels, kind: str, dtype: torch.dtype = torch.float32, encoder_window: str = "clip") -> SpeechLLM:
-    """A recogniser of the tiny GLM-ASR and Qwen3 with a projector of this kind; the same at every call."""
+    """A recognizer of the tiny GLM-ASR and Qwen3 with a projector of this kind; the same at every call."""
     torch.manual_seed(0)
     config = ModelConfig(
         encoder=str(models.glm_asr),

@@ -27,14 +27,14 @@ def variants() -> set[str]:
 
 
 class Espeak:
-    """The synthesiser: one a process, since the library keeps global state."""
+    """The synthesizer: one a process, since the library keeps global state."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         data = espeakng_loader.get_data_path().encode()
         self._native_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, _DONT_EXIT)
         if self._native_rate <= 0:
-            raise RuntimeError("espeak-ng could not be initialised")
+            raise RuntimeError("espeak-ng could not be initialized")
         self._chunks: list[np.ndarray] = []
         self._callback = _CALLBACK(self._collect)  # kept: the library holds only a pointer to it
         self._library.espeak_SetSynthCallback(self._callback)

@@ -1,4 +1,4 @@
-"""Tiny Audio: train your own speech recogniser in an evening."""
+"""Tiny Audio: train your own speech recognizer in an evening."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .inference import Recogniser
+    from .inference import Recognizer
 
 __version__ = "0.1.0"
 
 
-def load_model(name: str | Path, device: str = "auto", **options: Any) -> Recogniser:
+def load_model(name: str | Path, device: str = "auto", **options: Any) -> Recognizer:
     """Open a trained model: a checkpoint, a run's folder, an exported folder, or `user/repository` on the Hub.
 
     ``tiny_audio.load_model("outputs/quickstart").transcribe("test.wav").text``
@@ -19,11 +19,11 @@ def load_model(name: str | Path, device: str = "auto", **options: Any) -> Recogn
     Args:
         name: what to open.
         device: auto, cuda, cuda:N, mps or cpu.
-        options: further arguments of `tiny_audio.inference.Recogniser`: where its models lie now, how it writes down.
+        options: further arguments of `tiny_audio.inference.Recognizer`: where its models lie now, how it writes down.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    from .inference import Recogniser  # takes seconds, and every command imports this module
+    from .inference import Recognizer  # takes seconds, and every command imports this module
 
-    return Recogniser(name, device, **options)
+    return Recognizer(name, device, **options)

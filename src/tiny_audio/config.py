@@ -213,7 +213,7 @@ class ModelConfig:
 
 @dataclass
 class TrainingConfig:
-    """The optimisation. A step is an optimizer step; batch_size is clips a step, process and accumulation."""
+    """The optimization. A step is an optimizer step; batch_size is clips a step, process and accumulation."""
 
     max_steps: int = 50_000
     batch_size: int = 16

@@ -95,7 +95,7 @@ class Prompt:
     def context_ids(self, context: str) -> list[int]:
         """Return the tokens of a context: of text alone, whatever it holds.
 
-        What looks like a token of the chat template, such as the end of a turn, is spelt with other tokens.
+        What looks like a token of the chat template, such as the end of a turn, is spelled with other tokens.
 
         Args:
             context: as `text.clean_context` returns it; empty: there is none.
@@ -107,7 +107,7 @@ class Prompt:
             return []
         if self.before_context_ids is None:
             raise UserError("this model was exported without a place for a context; export its checkpoint again.")
-        return [part for token in self.encode(f" {context}") for part in self._spelt(token)]
+        return [part for token in self.encode(f" {context}") for part in self._spelled(token)]
 
     def suffix(self, context_ids: Sequence[int] = ()) -> list[int]:
         """Return the tokens after the audio, of a clip with or without a context."""
@@ -117,7 +117,7 @@ class Prompt:
         assert self.after_context_ids is not None
         return [*self.before_context_ids, *context_ids, *self.after_context_ids]
 
-    def _spelt(self, token: int) -> list[int]:
+    def _spelled(self, token: int) -> list[int]:
         """Return a token of a text, or, of one that no text should have, the tokens of its letters."""
         if token not in self._control or token == self.tokenizer.unk_token_id:
             return [token]

@@ -1,4 +1,4 @@
-"""Transcripts: cleaning of labels, quirks of the known corpora, and normalisation for scoring.
+"""Transcripts: cleaning of labels, quirks of the known corpora, and normalization for scoring.
 
 Labels and scores go through the same rules, so that a model is never marked down for a convention that it was
 taught. Nothing here rewrites words: numbers, spellings and fillers stay as they were written.
@@ -45,7 +45,7 @@ _UNSPACED_GAP = re.compile(f"(?<=[{_UNSPACED}]) | (?=[{_UNSPACED}])")
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|amp|lt|gt|quot|apos|nbsp);", re.IGNORECASE)
 _CLOCK = r"(?:\d{1,2}:)?\d{1,2}:\d{2}"
-#: Marks of recognisers, subtitles, chat templates and transcribers: nobody says them.
+#: Marks of recognizers, subtitles, chat templates and transcribers: nobody says them.
 TAG = re.compile(
     r"<{1,2}\|[^<>|]{0,40}\|>{1,2}"  # <|0.00|>, <|im_end|>
     r"|<{1,2}/?[^\W\d][^<>\s]{0,40}(?:\s[^<>]{0,60}=[^<>]{0,60})?\s?/?>{1,2}"  # <asr_text>, </s>, <font color=red>
@@ -72,7 +72,7 @@ _LOOSE = re.compile(
 class _FormTable(dict[int, str]):
     """A `str.translate` table to one way of writing each character, decided when it is first met.
 
-    The whole of it, normalised by NFC, is NFKC with a few exceptions: for each character NFKC is asked for alone.
+    The whole of it, normalized by NFC, is NFKC with a few exceptions: for each character NFKC is asked for alone.
     """
 
     def __missing__(self, code: int) -> str:
@@ -161,7 +161,7 @@ def take_out_tags(text: str) -> tuple[str, list[str]]:
 def clean_transcript(text: str, case: str = "lower", keep_punctuation: bool = False) -> str:
     """Bring a transcript into the one form that the model is taught to write.
 
-    Tags are taken out (see `take_out_tags`). Unicode is normalised (NFKC), typographic apostrophes become plain ones,
+    Tags are taken out (see `take_out_tags`). Unicode is normalized (NFKC), typographic apostrophes become plain ones,
     what is invisible goes, and white space becomes single spaces. Letters, marks and digits of any language stay.
     Without punctuation, an apostrophe stays inside a word (`don't`), a point, a decimal comma or a slash inside or a
     point before a number (`3.5`, `1,5`, `1 1/2`, `.5`), and `1,000` becomes `1000`; everything else that is no letter
@@ -211,19 +211,19 @@ def _without_grouping(number: re.Match[str]) -> str:
 
 
 def normalize_for_scoring(text: str) -> str:
-    """Normalise a reference or a hypothesis before its errors are counted: see `NORMALIZER_NAME`."""
+    """Normalize a reference or a hypothesis before its errors are counted: see `NORMALIZER_NAME`."""
     return clean_transcript(text, case="lower", keep_punctuation=False)
 
 
 def words_for_scoring(normalized: str) -> list[str]:
-    """Split a normalised transcript into words; in scripts without spaces each character, with its marks, is one."""
+    """Split a normalized transcript into words; in scripts without spaces each character, with its marks, is one."""
     if not normalized.isascii() and _UNSPACED_CHARACTER.search(normalized):
         normalized = _cluster().sub(r" \g<0> ", normalized)
     return normalized.split()
 
 
 def characters_for_scoring(normalized: str) -> list[str]:
-    """Split a normalised transcript into characters, spaces among them but in scripts that are written without."""
+    """Split a normalized transcript into characters, spaces among them but in scripts that are written without."""
     return list(normalized if normalized.isascii() else _UNSPACED_GAP.sub("", normalized))
 
 

@@ -63,7 +63,7 @@ def test_shares_match_the_weights_at_every_length() -> None:
         assert np.abs(counts - draws * np.array(WEIGHTS)).max() < 4
 
 
-def test_temperature_moves_shares_towards_equality() -> None:
+def test_temperature_moves_shares_toward_equality() -> None:
     clips = durations(100, 100)
     assert SamplingPlan(clips, [0.9, 0.1], 4, 0).shares == pytest.approx([0.9, 0.1])
     assert SamplingPlan(clips, [0.9, 0.1], 4, 0, temperature=2.0).shares == pytest.approx([0.75, 0.25])

@@ -39,7 +39,7 @@ ENTRY = DatasetConfig(path="me/long")
 
 
 def write_corpus(root: Path) -> None:
-    """A corpus whose neighbours in a file are of one speaker, with columns on both sides of the audio."""
+    """A corpus whose neighbors in a file are of one speaker, with columns on both sides of the audio."""
     features = datasets.Features({
         "id": datasets.Value("string"), "audio": datasets.Audio(16_000), "text": datasets.Value("string"),
         "speaker_id": datasets.Value("string"), "chapter": datasets.Value("int64"),

@@ -11,7 +11,7 @@ import soxr
 import torch
 
 from tiny_audio.audio import AudioError, load_audio
-from tiny_audio.inference import Recogniser
+from tiny_audio.inference import Recognizer
 from tiny_audio.inference.inputs import to_waveform
 
 
@@ -83,22 +83,22 @@ def test_what_is_no_recording_is_refused(audio, rate, message):
 
 def test_of_a_list_the_others_go_on(checkpoint, recording, samples, tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"nothing")
-    recogniser = Recogniser(checkpoint, "cpu")
-    found = recogniser.transcribe([recording, tmp_path / "bad.wav", samples, samples[:100]])
+    recognizer = Recognizer(checkpoint, "cpu")
+    found = recognizer.transcribe([recording, tmp_path / "bad.wav", samples, samples[:100]])
     assert [bool(one.error) for one in found] == [False, True, False, True]
-    assert found[0].text == found[2].text == recogniser.transcribe(recording).text
+    assert found[0].text == found[2].text == recognizer.transcribe(recording).text
     assert found[0].path == str(recording)
     assert found[0].segments[0].end == pytest.approx(len(samples) / 16_000, abs=0.2)
     with pytest.raises(AudioError):
-        recogniser.transcribe(tmp_path / "bad.wav")
+        recognizer.transcribe(tmp_path / "bad.wav")
 
 
 def test_words_have_their_times_in_the_recording(checkpoint, samples):
-    recogniser = Recogniser(checkpoint, "cpu")
-    recogniser.model.add_ctc(torch.arange(10, 300), torch.full((290,), -5.0))
+    recognizer = Recognizer(checkpoint, "cpu")
+    recognizer.model.add_ctc(torch.arange(10, 300), torch.full((290,), -5.0))
     later = np.concatenate((np.zeros(5 * 16_000, np.float32), samples, np.zeros(16_000, np.float32)))
-    found = recogniser.transcribe(later, word_timestamps=True)
-    assert not recogniser.transcribe(later).words
+    found = recognizer.transcribe(later, word_timestamps=True)
+    assert not recognizer.transcribe(later).words
     assert found.segments[0].start > 4.5
     for word in found.words:
         assert 4.5 < word.start <= word.end <= found.segments[-1].end
@@ -123,5 +123,5 @@ def test_a_run_s_folder_and_its_final_checkpoint_are_one_model(checkpoint, recor
     import tiny_audio
 
     by_folder = tiny_audio.load_model(Path(checkpoint).parent.parent, device="cpu")
-    assert isinstance(by_folder, Recogniser)
-    assert by_folder.transcribe(recording) == Recogniser(checkpoint, "cpu").transcribe(recording)
+    assert isinstance(by_folder, Recognizer)
+    assert by_folder.transcribe(recording) == Recognizer(checkpoint, "cpu").transcribe(recording)

@@ -17,7 +17,7 @@ from tiny_audio.audio import load_audio
 from tiny_audio.cli import main
 from tiny_audio.config import SearchConfig
 from tiny_audio.errors import UserError
-from tiny_audio.inference import Recogniser, transcribe, transcribe_files
+from tiny_audio.inference import Recognizer, transcribe, transcribe_files
 from tiny_audio.inference.spans import FRAME, SILENT_SHARE, cut, find_spans, halve
 from tiny_audio.inference.transcribe import Decoding, piece_seconds_of
 from tiny_audio.model.speech_llm import SpeechLLM, Written
@@ -25,60 +25,60 @@ from tiny_audio.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")
-def recogniser(checkpoint) -> Recogniser:
-    return Recogniser(checkpoint, "cpu")
+def recognizer(checkpoint) -> Recognizer:
+    return Recognizer(checkpoint, "cpu")
 
 
-def test_three_lines_of_python(recogniser, corpus):
-    from_file = recogniser.transcribe(corpus / "dev0.flac").text
-    assert from_file == recogniser.transcribe(load_audio(corpus / "dev0.flac")).text
+def test_three_lines_of_python(recognizer, corpus):
+    from_file = recognizer.transcribe(corpus / "dev0.flac").text
+    assert from_file == recognizer.transcribe(load_audio(corpus / "dev0.flac")).text
     assert from_file
 
 
-def test_a_recording_transcribes_the_same_alone_and_in_any_batch(recogniser, corpus):
+def test_a_recording_transcribes_the_same_alone_and_in_any_batch(recognizer, corpus):
     waveforms = [load_audio(path) for path in sorted(corpus.glob("dev*.flac"))]
-    together = recogniser.transcribe_batch(waveforms)
-    assert together == [recogniser.transcribe(waveform).text for waveform in waveforms]
+    together = recognizer.transcribe_batch(waveforms)
+    assert together == [recognizer.transcribe(waveform).text for waveform in waveforms]
     assert len(set(together)) > 1
 
 
-def test_a_recording_with_its_context_transcribes_the_same_alone_and_in_any_batch(recogniser, corpus):
+def test_a_recording_with_its_context_transcribes_the_same_alone_and_in_any_batch(recognizer, corpus):
     paths = sorted(corpus.glob("dev*.flac"))
     contexts = [" ".join(["six", "seven"] * n) for n in range(len(paths))]
-    together = recogniser.transcribe(paths, context=contexts)
-    alone = [recogniser.transcribe(path, context=known) for path, known in zip(paths, contexts, strict=True)]
+    together = recognizer.transcribe(paths, context=contexts)
+    alone = [recognizer.transcribe(path, context=known) for path, known in zip(paths, contexts, strict=True)]
     assert together == alone
-    plain = recogniser.transcribe(paths)
+    plain = recognizer.transcribe(paths)
     assert together[0] == plain[0], "an empty context is none"
     assert sum(one != other for one, other in zip(together, plain, strict=True)) > len(paths) / 2
-    assert recogniser.transcribe(paths, context="Six  SEVEN.")[1:3] == [
-        recogniser.transcribe(path, context="six seven.") for path in paths[1:3]
+    assert recognizer.transcribe(paths, context="Six  SEVEN.")[1:3] == [
+        recognizer.transcribe(path, context="six seven.") for path in paths[1:3]
     ], "one for all of them, in the form of what was taught"
 
 
-def test_all_pieces_of_a_recording_have_its_context(recogniser, corpus):
+def test_all_pieces_of_a_recording_have_its_context(recognizer, corpus):
     waveform = np.concatenate([load_audio(corpus / f"dev{i}.flac") for i in range(5)])
-    assert len(recogniser.spans(waveform)) > 1
-    found = recogniser.transcribe_segments([waveform], contexts=["one, two"])[0]
-    pieces = [(waveform, span) for span in recogniser.spans(waveform)]
-    each = recogniser.transcribe_pieces(pieces, contexts=["one, two"] * len(pieces))
+    assert len(recognizer.spans(waveform)) > 1
+    found = recognizer.transcribe_segments([waveform], contexts=["one, two"])[0]
+    pieces = [(waveform, span) for span in recognizer.spans(waveform)]
+    each = recognizer.transcribe_pieces(pieces, contexts=["one, two"] * len(pieces))
     assert found == [segment for segments in each for segment in segments]
-    assert found != recogniser.transcribe_segments([waveform])[0]
+    assert found != recognizer.transcribe_segments([waveform])[0]
 
 
-def test_contexts_that_cannot_be_read_are_one_line(recogniser, corpus, checkpoint, capsys):
+def test_contexts_that_cannot_be_read_are_one_line(recognizer, corpus, checkpoint, capsys):
     recording = corpus / "dev0.flac"
     with pytest.raises(UserError, match=r"the context has 1,200 characters, and may have 1,000; shorten it\."):
-        recogniser.transcribe(recording, context="x" * 1200)
+        recognizer.transcribe(recording, context="x" * 1200)
     for audio, count in ((recording, "one that is in no list"), ([recording] * 3, "3 recordings")):
         with pytest.raises(UserError, match=f"got 2 for {count}"):
-            recogniser.transcribe(audio, context=["one", "two"])
+            recognizer.transcribe(audio, context=["one", "two"])
     typed = ["infer", f"checkpoint={checkpoint}", f"audio={recording}"]
     assert main([*typed, f"context={'x' * 1200}"]) == 2
     assert "the context has 1,200 characters" in capsys.readouterr().err.splitlines()[-1]
     assert main([*typed, "context=Six, seven"]) == 0
     out, err = capsys.readouterr()
-    assert out.strip() == recogniser.transcribe(recording, context="six, seven").text
+    assert out.strip() == recognizer.transcribe(recording, context="six, seven").text
     assert err.count("This model was trained without contexts; it may not know what to do with one.") == 1
     assert main([*typed, "context="]) == 0
     assert "trained without contexts" not in capsys.readouterr().err
@@ -155,14 +155,14 @@ def looping(monkeypatch, longest: float) -> list[list[float]]:
     return read
 
 
-def test_a_piece_that_loops_is_tried_again_in_halves(recogniser, monkeypatch):
+def test_a_piece_that_loops_is_tried_again_in_halves(recognizer, monkeypatch):
     rng = np.random.default_rng(0)
     waveform = (rng.standard_normal(16 * 16_000) * 0.1).astype(np.float32)
     for second in (3, 8):
         waveform[second * 16_000 : second * 16_000 + 1600] = 0
-    monkeypatch.setattr(recogniser, "piece_seconds", 30.0)
+    monkeypatch.setattr(recognizer, "piece_seconds", 30.0)
     looping(monkeypatch, longest=6)
-    [segments] = recogniser.transcribe_segments([waveform])
+    [segments] = recognizer.transcribe_segments([waveform])
     assert [segment.text for segment in segments] == ["fine"] * len(segments)
     assert {segment.flags for segment in segments} == {("retried",)}
     assert [segment.start for segment in segments[1:]] == [segment.end for segment in segments[:-1]]
@@ -170,26 +170,26 @@ def test_a_piece_that_loops_is_tried_again_in_halves(recogniser, monkeypatch):
     assert any(8 <= segment.end <= 8.1 for segment in segments), "cut elsewhere: in the pause near the middle"
 
 
-def test_a_loop_that_stays_is_told_and_ends(recogniser, monkeypatch):
+def test_a_loop_that_stays_is_told_and_ends(recognizer, monkeypatch):
     waveform = (np.random.default_rng(0).standard_normal(8 * 16_000) * 0.1).astype(np.float32)
-    monkeypatch.setattr(recogniser, "piece_seconds", 30.0)
+    monkeypatch.setattr(recognizer, "piece_seconds", 30.0)
     read = looping(monkeypatch, longest=0)
-    [segments] = recogniser.transcribe_segments([waveform])
+    [segments] = recognizer.transcribe_segments([waveform])
     assert {segment.flags for segment in segments} == {("loop", "retried")}
     assert len(read) <= 4
     assert min(segment.end - segment.start for segment in segments) >= 1.0
 
 
-def test_pieces_are_as_long_as_most_clips_that_were_trained_on(checkpoint, recogniser, corpus):
+def test_pieces_are_as_long_as_most_clips_that_were_trained_on(checkpoint, recognizer, corpus):
     seconds = sorted(len(load_audio(path)) / 16_000 for path in corpus.glob("train*.flac"))
     known = load_checkpoint(checkpoint)["clip_seconds"]
     assert sum(s <= known["p95"] + 1e-3 for s in seconds) / len(seconds) == pytest.approx(0.95, abs=0.02)
     assert known["max"] == pytest.approx(seconds[-1], abs=1e-3)
-    assert recogniser.piece_seconds == known["p95"]
+    assert recognizer.piece_seconds == known["p95"]
     assert piece_seconds_of({"clip_seconds": {"p95": 40.0}}) == 30
     assert piece_seconds_of({"config": {"data": {"max_audio_length": 12.0}}}) == 12
     assert piece_seconds_of({"clip_seconds": {"p95": 0.7}}) == 1.5
-    chosen = Recogniser(checkpoint, "cpu", decoding=Decoding(piece_seconds=7.0))
+    chosen = Recognizer(checkpoint, "cpu", decoding=Decoding(piece_seconds=7.0))
     assert chosen.piece_seconds == 7
 
 
@@ -208,9 +208,9 @@ def test_words_of_a_long_recording_have_their_places_in_it(aligning, monkeypatch
     monkeypatch.setattr(
         SpeechLLM, "write", lambda self, frames, lengths, *_: [Written("one two", False, False) for _ in lengths]
     )
-    recogniser = Recogniser(aligning, "cpu", decoding=Decoding(piece_seconds=3.0, silence_seconds=0))
+    recognizer = Recognizer(aligning, "cpu", decoding=Decoding(piece_seconds=3.0, silence_seconds=0))
     waveform = (np.random.default_rng(0).standard_normal(7 * 16_000 + 500) * 0.1).astype(np.float32)
-    segments = recogniser.transcribe(waveform, word_timestamps=True).segments
+    segments = recognizer.transcribe(waveform, word_timestamps=True).segments
     assert len(segments) > 2
     for segment in segments:
         assert segment.words is not None
@@ -219,51 +219,51 @@ def test_words_of_a_long_recording_have_their_places_in_it(aligning, monkeypatch
         assert edges == sorted(edges)
         assert segment.start <= edges[0] < edges[-1] <= segment.end
         piece = waveform[round(segment.start * 16_000) : round(segment.end * 16_000)]
-        (alone,) = recogniser.transcribe(piece, word_timestamps=True).segments
+        (alone,) = recognizer.transcribe(piece, word_timestamps=True).segments
         assert alone.words is not None
         assert [word.start + segment.start for word in alone.words] == pytest.approx([w.start for w in segment.words])
         confidences = [word.confidence for word in segment.words]
         assert [word.confidence for word in alone.words] == pytest.approx(confidences, rel=1e-4)
-    assert recogniser.transcribe(waveform).text == " ".join(segment.text for segment in segments)
+    assert recognizer.transcribe(waveform).text == " ".join(segment.text for segment in segments)
 
 
 def test_words_that_do_not_fit_into_the_audio_have_no_places(aligning, monkeypatch, corpus):
     text = " ".join(["one two three"] * 30)
     monkeypatch.setattr(SpeechLLM, "write", lambda self, frames, lengths, *_: [Written(text, False, False)])
-    recogniser = Recogniser(aligning, "cpu", decoding=Decoding(word_timestamps=True))
-    [[segment]] = recogniser.transcribe_segments([load_audio(corpus / "dev0.flac")])
+    recognizer = Recognizer(aligning, "cpu", decoding=Decoding(word_timestamps=True))
+    [[segment]] = recognizer.transcribe_segments([load_audio(corpus / "dev0.flac")])
     assert (segment.text, segment.words, segment.flags) == (text, None, ("unplaced",))
 
 
 def test_silence_has_no_words_and_a_piece_without_text_none(aligning, monkeypatch, corpus):
     monkeypatch.setattr(SpeechLLM, "write", lambda self, frames, lengths, *_: [Written("", False, False)])
-    recogniser = Recogniser(aligning, "cpu")
-    assert recogniser.transcribe(np.zeros(50_000, np.float32), word_timestamps=True).segments == ()
-    (segment,) = recogniser.transcribe(corpus / "dev0.flac", word_timestamps=True).segments
+    recognizer = Recognizer(aligning, "cpu")
+    assert recognizer.transcribe(np.zeros(50_000, np.float32), word_timestamps=True).segments == ()
+    (segment,) = recognizer.transcribe(corpus / "dev0.flac", word_timestamps=True).segments
     assert (segment.words, segment.flags) == ((), ())
 
 
-def test_a_checkpoint_that_cannot_place_words_says_how_to_train_one_that_can(checkpoint, recogniser, corpus, capsys):
+def test_a_checkpoint_that_cannot_place_words_says_how_to_train_one_that_can(checkpoint, recognizer, corpus, capsys):
     typed = [f"checkpoint={checkpoint}", f"audio={corpus / 'dev0.flac'}", "format=srt", "word_timestamps=true"]
     assert main(["infer", *typed, "device=cpu"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "this checkpoint lacks: train one with training.ctc_loss_weight=0.3" in error
     with pytest.raises(UserError, match="CTC head"):
-        recogniser.transcribe(np.zeros(50_000, np.float32), word_timestamps=True)
+        recognizer.transcribe(np.zeros(50_000, np.float32), word_timestamps=True)
 
 
 def test_a_search_writes_the_same_of_a_recording_alone_and_in_a_batch(aligning, corpus):
     """With 3 beams, whose rows are reordered at each token, while clips of other lengths leave."""
-    recogniser = Recogniser(aligning, "cpu", decoding=Decoding(beams=3, ctc_weight=2.0, max_new_tokens=8))
+    recognizer = Recognizer(aligning, "cpu", decoding=Decoding(beams=3, ctc_weight=2.0, max_new_tokens=8))
     waveforms = [load_audio(corpus / f"dev{n}.flac") for n in range(3)]
-    together = recogniser.transcribe_batch(waveforms)
-    assert together == [recogniser.transcribe_batch([waveform])[0] for waveform in waveforms]
-    recogniser.model.search = SearchConfig(3, 2.0, audio=False)
-    alone = [recogniser.transcribe_batch([waveform])[0] for waveform in waveforms]
-    assert recogniser.transcribe_batch(waveforms) == alone
-    greedy = Recogniser(aligning, "cpu", decoding=Decoding(max_new_tokens=8))
+    together = recognizer.transcribe_batch(waveforms)
+    assert together == [recognizer.transcribe_batch([waveform])[0] for waveform in waveforms]
+    recognizer.model.search = SearchConfig(3, 2.0, audio=False)
+    alone = [recognizer.transcribe_batch([waveform])[0] for waveform in waveforms]
+    assert recognizer.transcribe_batch(waveforms) == alone
+    greedy = Recognizer(aligning, "cpu", decoding=Decoding(max_new_tokens=8))
     assert greedy.model.search == SearchConfig(1, 0.7), "as the checkpoint says"
-    assert Recogniser(aligning, "cpu", decoding=Decoding(beams=2)).model.search == SearchConfig(2, 0.7)
+    assert Recognizer(aligning, "cpu", decoding=Decoding(beams=2)).model.search == SearchConfig(2, 0.7)
     assert greedy.transcribe_batch(waveforms) != together
 
 
@@ -315,7 +315,7 @@ def test_a_checkpoint_of_another_projector_is_refused(checkpoint, tmp_path):
     content["weights"]["projector"]["linear_1.weight"] = torch.zeros(3, 3)
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"holds another projector: linear_1\.weight is \(3, 3\) there and \(64, 256\)"):
-        Recogniser(tmp_path / "other.pt", "cpu")
+        Recognizer(tmp_path / "other.pt", "cpu")
 
 
 def test_a_checkpoint_cut_in_half_is_one_line(checkpoint, corpus, tmp_path, capsys):
@@ -329,17 +329,17 @@ def test_a_checkpoint_cut_in_half_is_one_line(checkpoint, corpus, tmp_path, caps
 def test_models_may_have_moved_but_not_changed(checkpoint, tiny_models, corpus, tmp_path):
     encoder = shutil.copytree(tiny_models.glm_asr, tmp_path / "encoder")
     decoder = make.save_qwen3(tmp_path / "decoder", seed=1)
-    moved = Recogniser(checkpoint, "cpu", encoder=str(encoder))
-    assert moved.transcribe(corpus / "dev0.flac") == Recogniser(checkpoint, "cpu").transcribe(corpus / "dev0.flac")
+    moved = Recognizer(checkpoint, "cpu", encoder=str(encoder))
+    assert moved.transcribe(corpus / "dev0.flac") == Recognizer(checkpoint, "cpu").transcribe(corpus / "dev0.flac")
     with pytest.raises(UserError, match=r"was trained with model\.decoder=.*, and this run has .*decoder"):
-        Recogniser(checkpoint, "cpu", decoder=str(decoder))
+        Recognizer(checkpoint, "cpu", decoder=str(decoder))
 
 
-def test_pieces_are_read_a_few_at_a_time_with_the_same_result(recogniser):
+def test_pieces_are_read_a_few_at_a_time_with_the_same_result(recognizer):
     rng = np.random.default_rng(0)
     long = (rng.standard_normal(65 * 16_000) * 0.1).astype(np.float32)
     waveforms = [long, long[:20_000]]
-    assert recogniser.transcribe_batch(waveforms, batch_size=1) == recogniser.transcribe_batch(waveforms, batch_size=9)
+    assert recognizer.transcribe_batch(waveforms, batch_size=1) == recognizer.transcribe_batch(waveforms, batch_size=9)
 
 
 def test_recordings_of_like_length_meet_though_they_are_listed_in_turns(checkpoint, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import asr_models
 from tiny_audio.cli import main
 from tiny_audio.cli.eval import with_typed
-from tiny_audio.judge.pipelines import ModelRecogniser
+from tiny_audio.judge.pipelines import ModelRecognizer
 
 
 @pytest.fixture(scope="module")
@@ -77,30 +77,30 @@ def test_two_prediction_files_need_no_model(capsys):
 
 def test_whisper_is_asked_for_the_language_and_reads_long_recordings(whisper, monkeypatch):
     config = with_typed(None, ["data.eval_datasets=[]", "training.max_new_tokens=4", "hardware.device=cpu"])
-    recogniser = ModelRecogniser(str(whisper), config, "en")
+    recognizer = ModelRecognizer(str(whisper), config, "en")
     asked = []
-    generate = recogniser.model.model.generate
-    monkeypatch.setattr(recogniser.model.model, "generate", lambda **given: asked.append(given) or generate(**given))
+    generate = recognizer.model.model.generate
+    monkeypatch.setattr(recognizer.model.model, "generate", lambda **given: asked.append(given) or generate(**given))
     rng = np.random.default_rng(0)
     noise = [rng.standard_normal(n).astype(np.float32) * 0.1 for n in (8_000, 496_000, 16_000)]
-    written = recogniser.transcribe(noise)
+    written = recognizer.transcribe(noise)
     assert len(written) == 3
     assert all("<|" not in text for text in written)
     assert written[1], "a long one is read to its end"
     assert [(given["language"], given["task"], given["num_beams"]) for given in asked] == [("en", "transcribe", 1)] * 2
     assert asked[1]["return_timestamps"]
-    assert written[0] == recogniser.transcribe(noise[:1])[0], "beside others as alone"
+    assert written[0] == recognizer.transcribe(noise[:1])[0], "beside others as alone"
 
 
 def test_a_language_model_that_is_asked_to_transcribe(tmp_path):
     """GLM-ASR, which transformers' pipeline does not run."""
     config = with_typed(None, ["data.eval_datasets=[]", "training.max_new_tokens=4", "hardware.device=cpu"])
-    recogniser = ModelRecogniser(str(asr_models.save_glm_asr(tmp_path / "glm")), config, "en")
+    recognizer = ModelRecognizer(str(asr_models.save_glm_asr(tmp_path / "glm")), config, "en")
     rng = np.random.default_rng(0)
     noise = [rng.standard_normal(n).astype(np.float32) * 0.1 for n in (16_000, 32_000)]
-    written = recogniser.transcribe(noise)
+    written = recognizer.transcribe(noise)
     assert all(written)
-    assert written == [recogniser.transcribe([one])[0] for one in noise], "beside others as alone"
+    assert written == [recognizer.transcribe([one])[0] for one in noise], "beside others as alone"
     assert "transcribe" not in " ".join(written).lower(), "the prompt is not part of it"
 
 
@@ -132,7 +132,7 @@ def test_mistakes(typed, message, capsys):
     assert capsys.readouterr() == ("", f"ta eval: error: {message}\n")
 
 
-def test_a_folder_that_is_no_recogniser_is_told(tiny_models, corpus, capsys):
+def test_a_folder_that_is_no_recognizer_is_told(tiny_models, corpus, capsys):
     Path("a.jsonl").write_text('{"reference": "a", "hypothesis": "b"}\n')
     assert compare("a.jsonl", tiny_models.qwen3, f"data.eval_path={corpus}/dev.jsonl") == 2
-    assert f"{tiny_models.qwen3} is no speech recogniser that transformers can load: " in capsys.readouterr().err
+    assert f"{tiny_models.qwen3} is no speech recognizer that transformers can load: " in capsys.readouterr().err

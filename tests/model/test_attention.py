@@ -28,7 +28,7 @@ def clip_by_clip(query, key, value, boundaries, longest, causal, scale, window=N
     return torch.cat(parts, dim=1).transpose(0, 1)
 
 
-def neighbours_too(query, key, value, boundaries, longest, causal, scale, window=None):
+def neighbors_too(query, key, value, boundaries, longest, causal, scale, window=None):
     whole = boundaries[[0, -1]]
     return clip_by_clip(query, key, value, whole, int(whole[-1]), causal, scale, window)
 
@@ -66,7 +66,7 @@ def test_a_kernel_gives_the_result_of_the_padded_operation(tiny_models, monkeypa
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
-        (neighbours_too, r"hardware.attention=varlen does not work on cpu: its result differs from the reference by"),
+        (neighbors_too, r"hardware.attention=varlen does not work on cpu: its result differs from the reference by"),
         (broken, r"hardware.attention=varlen does not work on cpu: needs a GPU of another kind$"),
     ],
 )
@@ -98,7 +98,7 @@ def test_auto_takes_the_first_that_works_and_else_the_padded_operation(tiny_mode
     use(monkeypatch, varlen=broken, flash_attn=clip_by_clip)
     assert choose_attention(model, "auto") == "flash_attn"
     assert model.encoder.kernel is model.decoder.kernel is clip_by_clip
-    use(monkeypatch, varlen=neighbours_too, flash_attn=broken)
+    use(monkeypatch, varlen=neighbors_too, flash_attn=broken)
     assert choose_attention(model, "auto") == "sdpa"
     assert model.encoder.kernel is model.decoder.kernel is None
 

@@ -1,4 +1,4 @@
-"""The loop guard: what is a loop and what is not, and that a clip's end never depends on its neighbours."""
+"""The loop guard: what is a loop and what is not, and that a clip's end never depends on its neighbors."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch.nn.functional import gelu
 from tiny_audio.cli import main
 from tiny_audio.config import PROJECTORS, ProjectorConfig
 from tiny_audio.errors import UserError
-from tiny_audio.inference import Recogniser
+from tiny_audio.inference import Recognizer
 from tiny_audio.lengths import align_samples, num_encoder_frames, num_mel_frames
 from tiny_audio.model.projectors import build_projector, moe
 from tiny_audio.model.projectors.moe import balance_loss
@@ -206,9 +206,9 @@ def test_a_fifth_projector_is_the_file_and_the_line_of_the_docs(run_settings, tm
     monkeypatch.setitem(PROJECTORS, kind, target)
     monkeypatch.chdir(tmp_path)
     assert main(["train", *run_settings, f"model.projector_type={kind}"]) == 0
-    recogniser = Recogniser(tmp_path / "outputs/transcription/checkpoints/final.pt", "cpu")
-    assert type(recogniser.model.projector).__name__ == "PoolProjector"
-    assert isinstance(recogniser.transcribe(torch.randn(16_000) * 0.1).text, str)
+    recognizer = Recognizer(tmp_path / "outputs/transcription/checkpoints/final.pt", "cpu")
+    assert type(recognizer.model.projector).__name__ == "PoolProjector"
+    assert isinstance(recognizer.transcribe(torch.randn(16_000) * 0.1).text, str)
 
 
 @pytest.mark.parametrize(

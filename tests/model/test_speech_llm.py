@@ -1,4 +1,4 @@
-"""The composition, against the obvious way of computing it, and free of its neighbours' influence."""
+"""The composition, against the obvious way of computing it, and free of its neighbors' influence."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_compiled_layers_give_the_same_loss_and_gradients_at_other_lengths_too(t
 
 
 def runs_of(hidden: torch.Tensor, count: int) -> list[int]:
-    """Lengths of the spans of neighbours, the obvious way."""
+    """Lengths of the spans of neighbors, the obvious way."""
     spans, chosen = [0], set(hidden.tolist())
     for i in range(count):
         spans[-1] += i in chosen

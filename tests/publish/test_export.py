@@ -16,7 +16,7 @@ import tiny_audio
 from runs import run_ta
 from tiny_audio.audio import load_audio
 from tiny_audio.cli import main
-from tiny_audio.inference import Decoding, Recogniser
+from tiny_audio.inference import Decoding, Recognizer
 from tiny_audio.model.checkpointed import rebuild
 from tiny_audio.publish.proof import prove
 from tiny_audio.training.checkpoint import load_checkpoint
@@ -62,7 +62,7 @@ def test_plain_transformers_writes_what_the_checkpoint_writes(windows, exported,
 
 
 def test_it_opens_here_too_with_words(windows, exported, corpus):
-    before, after = Recogniser(windows, "cpu"), tiny_audio.load_model(exported, device="cpu")
+    before, after = Recognizer(windows, "cpu"), tiny_audio.load_model(exported, device="cpu")
     recordings = [corpus / f"dev{i}.flac" for i in range(4)]
     assert [one.text for one in after.transcribe(recordings)] == [one.text for one in before.transcribe(recordings)]
     assert after.piece_seconds == before.piece_seconds
@@ -76,7 +76,7 @@ def test_plain_transformers_reads_a_context_as_a_variable_of_its_template(window
     """And as nothing else: what a message says changes nothing."""
     context, waveform = "six, Seven", load_audio(corpus / "dev0.flac")
     unguarded = Decoding(max_new_tokens=10, loop_guard=False)
-    ours = Recogniser(windows, "cpu", decoding=unguarded)
+    ours = Recognizer(windows, "cpu", decoding=unguarded)
     expected = ours.transcribe(waveform, context=context).text
     processor = AutoProcessor.from_pretrained(exported, local_files_only=True)
     model = AutoModelForMultimodalLM.from_pretrained(exported, dtype=torch.float32, local_files_only=True).eval()
@@ -127,7 +127,7 @@ def test_whisper_s_encoder_leaves_as_a_native_one(run_settings, tiny_models, cor
     assert main(["export", f"checkpoint={path}", f"output={tmp_path}/out", "clips=2"]) == 0
     assert "30 s, as by default: 2 of 2 clips" in capsys.readouterr().out
     found = tiny_audio.load_model(tmp_path / "out", device="cpu").transcribe(corpus / "dev0.flac")
-    assert found == Recogniser(path, "cpu").transcribe(corpus / "dev0.flac")
+    assert found == Recognizer(path, "cpu").transcribe(corpus / "dev0.flac")
 
 
 def test_what_has_no_native_class_is_a_folder_that_opens_here(run_settings, corpus, tmp_path, capsys):
@@ -135,7 +135,7 @@ def test_what_has_no_native_class_is_a_folder_that_opens_here(run_settings, corp
     assert main(["export", f"checkpoint={path}", f"output={tmp_path}/out"]) == 0
     assert "because its projector is MOSA; native is mlp alone" in capsys.readouterr().out
     found = tiny_audio.load_model(tmp_path / "out", device="cpu").transcribe(corpus / "dev0.flac")
-    assert found == Recogniser(path, "cpu").transcribe(corpus / "dev0.flac")
+    assert found == Recognizer(path, "cpu").transcribe(corpus / "dev0.flac")
     texts = [file.read_text() for file in (tmp_path / "out").rglob("*.json")]
     assert len(texts) > 4
     assert not any(str(tmp_path.parent.parent) in text for text in texts), "nothing of this machine is in it"

@@ -18,7 +18,7 @@ from tiny_audio.errors import UserError
 from tiny_audio.inference import opened
 from tiny_audio.publish.card import build_card, read_figures
 from tiny_audio.publish.folder import public_name
-from tiny_audio.publish.licences import languages_of, licence_of, licence_of_corpus
+from tiny_audio.publish.licenses import languages_of, license_of, license_of_corpus
 
 # huggingface_hub uploads large files in a way that its HTTP client is to give up.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -59,12 +59,12 @@ def metadata(card: str) -> dict:
 
 
 def test_what_was_pushed_opens_from_the_hub_and_writes_the_same(run, exported, corpus, hub, capsys):
-    assert main(["push", f"checkpoint={exported}", "repo=me/recogniser", "--yes"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"{hub.endpoint}/me/recogniser"
-    there = tiny_audio.load_model("me/recogniser", device="cpu").transcribe(corpus / "dev0.flac")
+    assert main(["push", f"checkpoint={exported}", "repo=me/recognizer", "--yes"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{hub.endpoint}/me/recognizer"
+    there = tiny_audio.load_model("me/recognizer", device="cpu").transcribe(corpus / "dev0.flac")
     assert there == tiny_audio.load_model(run, device="cpu").transcribe(corpus / "dev0.flac")
     names = {
-        p.relative_to(hub.root / "models/me/recogniser").as_posix() for p in hub.root.rglob("me/**/*") if p.is_file()
+        p.relative_to(hub.root / "models/me/recognizer").as_posix() for p in hub.root.rglob("me/**/*") if p.is_file()
     }
     assert names >= {"README.md", "model.safetensors", "config.json", "tiny_audio/model.json", "chat_template.jinja"}
 
@@ -84,20 +84,20 @@ def test_a_model_without_a_native_class_is_pushed_from_python(run_settings, corp
 
 
 def test_nothing_is_uploaded_without_yes(exported, hub, capsys):
-    assert main(["push", f"checkpoint={exported}", "repo=me/recogniser"]) == 2
+    assert main(["push", f"checkpoint={exported}", "repo=me/recognizer"]) == 2
     said = capsys.readouterr()
     assert "add --yes" in said.err
-    assert "me/recogniser (public)" in said.out
+    assert "me/recognizer (public)" in said.out
     assert "model.safetensors" in said.out
     assert not wrote(hub)
 
 
 def test_a_dry_run_needs_no_token_and_no_network(exported, capsys, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert main(["push", f"checkpoint={exported}", "repo=me/recogniser", "--dry-run"]) == 0
+    assert main(["push", f"checkpoint={exported}", "repo=me/recognizer", "--dry-run"]) == 0
     card = capsys.readouterr().out
     assert main(["push", f"checkpoint={exported}", "repo=me/x", "--dry-run", f"output={tmp_path}/R.md"]) == 0
-    assert (tmp_path / "R.md").read_text() == card.replace("me/recogniser", "me/x").replace("# recogniser", "# x")
+    assert (tmp_path / "R.md").read_text() == card.replace("me/recognizer", "me/x").replace("# recognizer", "# x")
     about = metadata(card)
     assert (about["license"], about["pipeline_tag"]) == ("other", "automatic-speech-recognition")
     assert "that of a part is not known" in card
@@ -109,8 +109,8 @@ def test_what_goes_wrong_at_the_hub_is_one_line(exported, hub, capsys, monkeypat
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
-    assert "may not write there" in push("you/recogniser")
-    assert "user/name" in push("recogniser")
+    assert "may not write there" in push("you/recognizer")
+    assert "user/name" in push("recognizer")
     (hub.root / "models/me/novel").mkdir(parents=True)
     (hub.root / "models/me/novel/chapter.txt").write_text("Once")
     assert "holds something else (chapter.txt)" in push("me/novel")
@@ -118,24 +118,24 @@ def test_what_goes_wrong_at_the_hub_is_one_line(exported, hub, capsys, monkeypat
     (hub.root / "models/me/empty").mkdir()
     assert "exists and is public" in push("me/empty", "private=true")
     monkeypatch.setenv("HF_TOKEN", "hf_" + "y" * 34)
-    assert "does not know this token" in push("me/recogniser")
+    assert "does not know this token" in push("me/recognizer")
     monkeypatch.setenv("HF_TOKEN", "")
-    assert "no token" in push("me/recogniser")
-    assert not (hub.root / "models/me/recogniser").exists()
+    assert "no token" in push("me/recognizer")
+    assert not (hub.root / "models/me/recognizer").exists()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    assert "cannot be reached" in push("me/recogniser")
+    assert "cannot be reached" in push("me/recognizer")
 
 
 def test_an_upload_that_broke_off_goes_on_and_replaces_what_is_old(exported, hub, capsys):
     hub.failures = 1
-    assert main(["push", f"checkpoint={exported}", "repo=me/recogniser", "--yes"]) == 2
+    assert main(["push", f"checkpoint={exported}", "repo=me/recognizer", "--yes"]) == 2
     assert "the Hub refused it (400" in capsys.readouterr().err
-    assert main(["push", f"checkpoint={exported}", "repo=me/recogniser", "--yes"]) == 0
-    place = hub.root / "models/me/recogniser"
+    assert main(["push", f"checkpoint={exported}", "repo=me/recognizer", "--yes"]) == 0
+    place = hub.root / "models/me/recognizer"
     (place / "old.json").write_text("{}")
     hub.requests.clear()
-    assert main(["push", f"checkpoint={exported}", "repo=me/recogniser", "--yes"]) == 0
+    assert main(["push", f"checkpoint={exported}", "repo=me/recognizer", "--yes"]) == 0
     assert not (place / "old.json").exists()
     assert not any(line.startswith("PUT") for line in hub.requests), "what is there is not sent again"
 
@@ -145,16 +145,16 @@ def test_what_is_not_of_the_export_stays_and_secrets_and_paths_are_refused(expor
     shutil.copytree(exported, folder)
     (folder / ".env").write_text("PASSWORD=1")
     (folder / "README.md").write_text("mine")
-    assert main(["push", f"checkpoint={folder}", "repo=me/recogniser", "--yes"]) == 0
+    assert main(["push", f"checkpoint={folder}", "repo=me/recognizer", "--yes"]) == 0
     assert "left out: .env" in capsys.readouterr().out
-    place = hub.root / "models/me/recogniser"
+    place = hub.root / "models/me/recognizer"
     assert not (place / ".env").exists()
     assert (place / "README.md").read_text() == "mine"
     hub.requests.clear()
     config = json.loads((folder / "config.json").read_text())
     for leak, said in ((TOKEN, "a token of the Hub"), (str(tmp_path), "a path of this machine")):
         (folder / "config.json").write_text(json.dumps(config | {"note": leak}))
-        assert main(["push", f"checkpoint={folder}", "repo=me/recogniser", "--yes"]) == 2
+        assert main(["push", f"checkpoint={folder}", "repo=me/recognizer", "--yes"]) == 2
         assert f"config.json {'holds' if leak == TOKEN else 'names'}" in (line := capsys.readouterr().err)
         assert said in line
     assert not wrote(hub)
@@ -165,7 +165,7 @@ def test_figures_come_with_their_rule_and_interval_and_of_the_same_step(run, exp
     assert main(["eval", f"checkpoint={checkpoint}", f"report={tmp_path}/judged", "device=cpu"]) == 0
     capsys.readouterr()
     report = f"report={tmp_path}/judged"
-    assert main(["push", f"checkpoint={exported}", "repo=me/recogniser", report, "--dry-run"]) == 0
+    assert main(["push", f"checkpoint={exported}", "repo=me/recognizer", report, "--dry-run"]) == 0
     card = capsys.readouterr().out
     (row,) = json.loads((tmp_path / "judged/eval.json").read_text())["results"]
     low, high = 100 * row["wer_low"], 100 * row["wer_high"]
@@ -183,34 +183,34 @@ def test_figures_come_with_their_rule_and_interval_and_of_the_same_step(run, exp
 
 def provenance(encoder: str | None, decoder: str | None, **corpora: str | None) -> dict:
     return {
-        "encoder": {"name": "a/encoder", "revision": None, "licence": encoder},
-        "decoder": {"name": "b/decoder", "revision": None, "licence": decoder},
-        "corpora": {name: {"origin": name, "licence": licence} for name, licence in corpora.items()},
+        "encoder": {"name": "a/encoder", "revision": None, "license": encoder},
+        "decoder": {"name": "b/decoder", "revision": None, "license": decoder},
+        "corpora": {name: {"origin": name, "license": license} for name, license in corpora.items()},
     }
 
 
-def test_an_open_licence_is_claimed_only_where_all_parts_are_known_to_allow_it():
-    assert licence_of(provenance("mit", "mit", one="cc0-1.0"), None) == "mit"
-    assert licence_of(provenance("mit", "apache-2.0", one="cc-by-4.0"), None) == "apache-2.0"
-    assert licence_of(provenance("mit", "mit", one="cc-by-sa-4.0"), None) == "cc-by-sa-4.0"
+def test_an_open_license_is_claimed_only_where_all_parts_are_known_to_allow_it():
+    assert license_of(provenance("mit", "mit", one="cc0-1.0"), None) == "mit"
+    assert license_of(provenance("mit", "apache-2.0", one="cc-by-4.0"), None) == "apache-2.0"
+    assert license_of(provenance("mit", "mit", one="cc-by-sa-4.0"), None) == "cc-by-sa-4.0"
     unknown = provenance("mit", "mit", one=None)
-    assert licence_of(unknown, None) == "other"
-    assert licence_of(unknown, "mit") == "mit", "of one's own recordings one's own word is what is known"
-    assert licence_of(provenance("mit", None), None) == "other"
-    assert licence_of(provenance("mit", "mit") | {"earlier_stage": True}, None) == "other"
+    assert license_of(unknown, None) == "other"
+    assert license_of(unknown, "mit") == "mit", "of one's own recordings one's own word is what is known"
+    assert license_of(provenance("mit", None), None) == "other"
+    assert license_of(provenance("mit", "mit") | {"earlier_stage": True}, None) == "other"
     forbidden = provenance("mit", "mit", tedlium="cc-by-nc-nd-3.0")
-    assert licence_of(forbidden, None) == "other"
-    assert licence_of(forbidden, "cc-by-nc-nd-3.0") == "cc-by-nc-nd-3.0"
+    assert license_of(forbidden, None) == "other"
+    assert license_of(forbidden, "cc-by-nc-nd-3.0") == "cc-by-nc-nd-3.0"
     with pytest.raises(UserError, match=r"corpus tedlium \(cc-by-nc-nd-3.0\) forbids it"):
-        licence_of(forbidden, "mit")
+        license_of(forbidden, "mit")
 
 
 def test_corpora_are_known_by_repository_or_name():
-    assert licence_of_corpus("x", "sanchit-gandhi/tedlium-data@0123456789ab (train)") == "cc-by-nc-nd-3.0"
-    assert licence_of_corpus("librispeech:train-clean-100", "/home/me/LibriSpeech") == "cc-by-4.0"
-    assert licence_of_corpus("mine.jsonl", "/home/me/mine.jsonl") is None
-    assert licence_of_corpus("pocket", "/x/tiny_audio/pocket/speech/train.jsonl") == "cc0-1.0"
-    assert licence_of_corpus("pocket", "/x/my/pocket/speech/train.jsonl") is None
+    assert license_of_corpus("x", "sanchit-gandhi/tedlium-data@0123456789ab (train)") == "cc-by-nc-nd-3.0"
+    assert license_of_corpus("librispeech:train-clean-100", "/home/me/LibriSpeech") == "cc-by-4.0"
+    assert license_of_corpus("mine.jsonl", "/home/me/mine.jsonl") is None
+    assert license_of_corpus("pocket", "/x/tiny_audio/pocket/speech/train.jsonl") == "cc0-1.0"
+    assert license_of_corpus("pocket", "/x/my/pocket/speech/train.jsonl") is None
     assert public_name("openslr/librispeech_asr@0123456789ab (train.100)").startswith("openslr/librispeech_asr@")
     german = {"name": "common_voice", "path": None, "language": "de"}
     english = {"name": "librispeech", "path": None, "language": None}

@@ -10,7 +10,7 @@ import pytest
 
 from runs import run_ta
 from serving import Running, serving
-from tiny_audio.inference import Decoding, Recogniser
+from tiny_audio.inference import Decoding, Recognizer
 
 
 @pytest.fixture(scope="session")
@@ -23,14 +23,14 @@ def checkpoint(run_settings, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def recogniser(checkpoint) -> Recogniser:
+def recognizer(checkpoint) -> Recognizer:
     few = Decoding(max_new_tokens=4, loop_guard=False)  # few enough words to be placed
-    return Recogniser(checkpoint, "cpu", decoding=few)
+    return Recognizer(checkpoint, "cpu", decoding=few)
 
 
 @pytest.fixture(scope="session")
-def server(recogniser) -> Iterator[Running]:
-    with serving(recogniser, max_upload_mb=2, max_seconds=20) as running:
+def server(recognizer) -> Iterator[Running]:
+    with serving(recognizer, max_upload_mb=2, max_seconds=20) as running:
         yield running
 
 

@@ -16,14 +16,14 @@ from encoded import encode
 from serving import FORM, PATH, Gated, form, read_answer, serving, wav
 from tiny_audio.errors import UserError
 from tiny_audio.formats import to_text
-from tiny_audio.inference import Recogniser
+from tiny_audio.inference import Recognizer
 from tiny_audio.serve.server import name_of
 from tiny_audio.serve.settings import ServeSettings
 
 
-def test_every_form_has_what_transcribe_returns(server, recogniser, corpus):
+def test_every_form_has_what_transcribe_returns(server, recognizer, corpus):
     client, path = server.client(), corpus / "dev1.flac"  # words are found in what is written of it
-    expected = recogniser.transcribe(path, word_timestamps=True)
+    expected = recognizer.transcribe(path, word_timestamps=True)
     assert expected.text
     assert expected.words
 
@@ -44,9 +44,9 @@ def test_every_form_has_what_transcribe_returns(server, recogniser, corpus):
     assert [word.start for word in words] == pytest.approx([word.start for word in expected.words], abs=1e-3)
 
 
-def test_a_model_without_a_ctc_head_gives_no_words(recogniser, corpus):
-    headless = Gated(recogniser)
-    headless.model = SimpleNamespace(ctc=None, device=recogniser.model.device)
+def test_a_model_without_a_ctc_head_gives_no_words(recognizer, corpus):
+    headless = Gated(recognizer)
+    headless.model = SimpleNamespace(ctc=None, device=recognizer.model.device)
     with serving(headless) as server:
         found = server.client().audio.transcriptions.create(
             model="tiny",
@@ -59,18 +59,18 @@ def test_a_model_without_a_ctc_head_gives_no_words(recogniser, corpus):
         assert server.client().models.list().data[0].word_timestamps is False
 
 
-def test_every_format_of_recordings_is_read(server, recogniser):
+def test_every_format_of_recordings_is_read(server, recognizer):
     for kind in ("wav", "flac", "mp3", "vorbis", "opus", "m4a", "webm"):
         content = encode(kind, tone(1.0, 48_000), 48_000)
         found = server.client().audio.transcriptions.create(model="tiny", file=(f"a.{kind}", content))
-        assert found.text == recogniser.transcribe(content).text, kind
+        assert found.text == recognizer.transcribe(content).text, kind
 
 
-def test_a_prompt_is_the_context_of_its_own_recording_alone(server, recogniser, noise):
+def test_a_prompt_is_the_context_of_its_own_recording_alone(server, recognizer, noise):
     contexts = ["one, two, three", "", "six <|im_end|> seven"]
     with ThreadPoolExecutor(3) as pool:  # in one batch, perhaps
         found = list(pool.map(lambda context: server.post(wav(noise), prompt=context)[1]["text"], contexts))
-    assert found == [recogniser.transcribe(noise, context=context).text for context in contexts]
+    assert found == [recognizer.transcribe(noise, context=context).text for context in contexts]
     assert len(set(found)) == 3
 
 
@@ -87,9 +87,9 @@ def test_models(server):
     assert failure.value.code == "model_not_found"
 
 
-def test_pieces_are_streamed_as_they_are_done(recogniser, noise):
-    gated = Gated(recogniser, is_open=False)
-    expected = recogniser.transcribe(noise, word_timestamps=True)
+def test_pieces_are_streamed_as_they_are_done(recognizer, noise):
+    gated = Gated(recognizer, is_open=False)
+    expected = recognizer.transcribe(noise, word_timestamps=True)
     assert len(expected.segments) > 2
     with serving(gated, batch_size=1) as server:
         gated.let(1)
@@ -104,8 +104,8 @@ def test_pieces_are_streamed_as_they_are_done(recogniser, noise):
         assert "".join(event.delta for event in [first, *deltas]) == expected.text
 
 
-def test_a_stream_of_verbose_json_carries_what_the_page_shows(server, recogniser, noise):
-    expected = recogniser.transcribe(noise, word_timestamps=True)
+def test_a_stream_of_verbose_json_carries_what_the_page_shows(server, recognizer, noise):
+    expected = recognizer.transcribe(noise, word_timestamps=True)
     *deltas, last = server.client().audio.transcriptions.create(
         model="tiny",
         file=("a.wav", wav(noise)),
@@ -194,20 +194,20 @@ def test_an_upload_without_an_announced_length_is_cut_off_at_the_limit(server):
     assert (status, json.loads(body)["error"]["code"]) == (413, "file_too_large")
 
 
-def test_what_comes_at_once_is_read_at_once(recogniser, corpus):
-    gated = Gated(recogniser, is_open=False)
+def test_what_comes_at_once_is_read_at_once(recognizer, corpus):
+    gated = Gated(recognizer, is_open=False)
     files = sorted(corpus.glob("dev*.flac"))[:6]
     with serving(gated, batch_size=4) as server, ThreadPoolExecutor(6) as pool:
         found = [pool.submit(server.post, file.read_bytes()) for file in files]
         server.wait_for("queue", 6)
         gated.let()
-        assert [one.result()[1]["text"] for one in found] == [recogniser.transcribe(file).text for file in files]
+        assert [one.result()[1]["text"] for one in found] == [recognizer.transcribe(file).text for file in files]
         assert max(gated.sizes) >= 3
         assert sum(gated.sizes) == server.metric("batch_size_sum") == 6
 
 
-def test_a_short_recording_does_not_wait_for_a_long_one(recogniser, noise):
-    gated = Gated(recogniser, is_open=False)
+def test_a_short_recording_does_not_wait_for_a_long_one(recognizer, noise):
+    gated = Gated(recognizer, is_open=False)
     with serving(gated, batch_size=2) as server, ThreadPoolExecutor(2) as pool:
         long = pool.submit(server.post, wav(np.tile(noise, 4)))
         assert gated.asked.acquire(timeout=60)
@@ -220,8 +220,8 @@ def test_a_short_recording_does_not_wait_for_a_long_one(recogniser, noise):
         assert long.result()[0] == 200
 
 
-def test_few_recordings_lie_decoded_in_memory(recogniser):
-    gated = Gated(recogniser, is_open=False)
+def test_few_recordings_lie_decoded_in_memory(recognizer):
+    gated = Gated(recognizer, is_open=False)
     with serving(gated, batch_size=1) as server, ThreadPoolExecutor(6) as pool:
         found = [pool.submit(server.post, GOOD) for _ in range(6)]
         server.wait_for("queue", 6)
@@ -230,8 +230,8 @@ def test_few_recordings_lie_decoded_in_memory(recogniser):
     assert all(decoded <= read + 2 for read, decoded in enumerate(gated.ahead)), gated.ahead
 
 
-def test_a_full_queue_asks_to_come_again(recogniser):
-    gated = Gated(recogniser, is_open=False)
+def test_a_full_queue_asks_to_come_again(recognizer):
+    gated = Gated(recognizer, is_open=False)
     with serving(gated, queue=1) as server, ThreadPoolExecutor(2) as pool:
         first = pool.submit(server.post, GOOD)
         assert gated.asked.acquire(timeout=60)
@@ -247,8 +247,8 @@ def test_a_full_queue_asks_to_come_again(recogniser):
         assert patient.result().text == first.result()[1]["text"]
 
 
-def test_who_sends_slowly_is_cut_off_and_holds_up_nobody(recogniser):
-    with serving(recogniser, timeout_seconds=0.5) as server:
+def test_who_sends_slowly_is_cut_off_and_holds_up_nobody(recognizer):
+    with serving(recognizer, timeout_seconds=0.5) as server:
         slow = [server.begin_upload(form(GOOD)[:5_000], len(form(GOOD))) for _ in range(20)]
         assert server.post(GOOD)[0] == 200
         for connection in slow:
@@ -256,8 +256,8 @@ def test_who_sends_slowly_is_cut_off_and_holds_up_nobody(recogniser):
             assert (status, body["error"]["code"]) == (408, "upload_timeout")
 
 
-def test_what_takes_too_long_is_given_up(recogniser):
-    gated = Gated(recogniser, is_open=False)
+def test_what_takes_too_long_is_given_up(recognizer):
+    gated = Gated(recognizer, is_open=False)
     with serving(gated, timeout_seconds=0.3) as server:
         status, body = server.post(GOOD)
         assert (status, body["error"]["code"]) == (504, "timeout")
@@ -266,8 +266,8 @@ def test_what_takes_too_long_is_given_up(recogniser):
         assert json.loads(events.removeprefix("data: "))["error"]["code"] == "timeout"
 
 
-def test_who_hangs_up_is_not_worked_for(recogniser, noise):
-    gated = Gated(recogniser, is_open=False)
+def test_who_hangs_up_is_not_worked_for(recognizer, noise):
+    gated = Gated(recognizer, is_open=False)
     with serving(gated, batch_size=1) as server:
         body = form(wav(noise))
         sending = server.begin_upload(body[:1_000], len(body))
@@ -284,9 +284,9 @@ def test_who_hangs_up_is_not_worked_for(recogniser, noise):
         assert server.metric('requests_total{status="499"}') == 2
 
 
-def test_no_file_is_left_open(recogniser):
+def test_no_file_is_left_open(recognizer):
     large = form(bytes(1_500_000))  # lies in a file
-    with serving(recogniser) as server:
+    with serving(recognizer) as server:
 
         def open_files() -> list[str]:
             server.wait_for("uploads", 0)
@@ -302,8 +302,8 @@ def test_no_file_is_left_open(recogniser):
         assert len(open_files()) <= len(before)
 
 
-def test_a_recording_that_breaks_the_model_breaks_no_other(recogniser, caplog):
-    gated = Gated(recogniser, is_open=False)
+def test_a_recording_that_breaks_the_model_breaks_no_other(recognizer, caplog):
+    gated = Gated(recognizer, is_open=False)
     bad, good = tone(1.5), tone(1.0)
     gated.failing[len(bad)] = RuntimeError("secret: /home/me/models")
     with serving(gated) as server, ThreadPoolExecutor(4) as pool:
@@ -322,19 +322,19 @@ def test_a_recording_that_breaks_the_model_breaks_no_other(recogniser, caplog):
         assert server.post(GOOD)[0] == 200
 
 
-def test_a_batch_that_is_too_large_for_the_memory_is_read_in_halves(recogniser, noise, caplog):
-    gated = Gated(recogniser)
+def test_a_batch_that_is_too_large_for_the_memory_is_read_in_halves(recognizer, noise, caplog):
+    gated = Gated(recognizer)
     gated.largest = 2
     with serving(gated) as server:
-        assert server.post(wav(noise)) == (200, {"text": recogniser.transcribe(noise).text})
+        assert server.post(wav(noise)) == (200, {"text": recognizer.transcribe(noise).text})
         assert "lower batch_size" in caplog.text
         gated.largest = 0
         status, body = server.post(GOOD)
         assert (status, body["error"]["code"]) == (503, "out_of_memory")
 
 
-def test_a_key_opens(recogniser):
-    with serving(recogniser, api_key="open sesame") as server:
+def test_a_key_opens(recognizer):
+    with serving(recognizer, api_key="open sesame") as server:
         for key in ("", "open", "sésame"):
             status, body = server.post(GOOD, {"Authorization": f"Bearer {key}".encode().decode("latin-1")})
             assert (status, body["error"]["code"]) == (401, "invalid_api_key")
@@ -384,8 +384,8 @@ def test_a_model_is_named_by_its_run(checkpoint: Path, tmp_path: Path, monkeypat
     assert name_of("user/repository") == "user/repository"
 
 
-def test_metrics_count(recogniser: Recogniser):
-    with serving(recogniser) as server:
+def test_metrics_count(recognizer: Recognizer):
+    with serving(recognizer) as server:
         server.post(GOOD)
         server.post(b"nothing")
         assert server.metric('requests_total{status="200"}') == server.metric('requests_total{status="400"}') == 1

@@ -88,10 +88,10 @@ def test_demo_opens_the_page(checkpoint, capsys, monkeypatch):
     opened = []
 
     class Server:
-        def __init__(self, recogniser, name, settings, ready):
+        def __init__(self, recognizer, name, settings, ready):
             self.ready = ready
 
-        def serve_until_signalled(self):
+        def serve_until_signaled(self):
             self.ready("http://127.0.0.1:1")
 
     monkeypatch.setattr("tiny_audio.serve.server.Server", Server)

@@ -88,8 +88,8 @@ def downloaded(page: Any, form: str) -> tuple[str, str]:
     return found.value.suggested_filename, Path(found.value.path()).read_text()
 
 
-def test_a_file_is_written_down_played_and_downloaded(server, recogniser, noise, visit):
-    expected = recogniser.transcribe(wav(noise), word_timestamps=True)
+def test_a_file_is_written_down_played_and_downloaded(server, recognizer, noise, visit):
+    expected = recognizer.transcribe(wav(noise), word_timestamps=True)
     page = visit(server)
     choose(page, wav(noise))
     assert finished(page).split() == expected.text.split()
@@ -110,8 +110,8 @@ def test_a_file_is_written_down_played_and_downloaded(server, recogniser, noise,
     assert page.evaluate("document.getElementById('audio').currentTime") >= expected.words[last].start - 0.1
 
 
-def test_words_come_before_the_end(recogniser, noise, visit):
-    gated = Gated(recogniser, is_open=False)
+def test_words_come_before_the_end(recognizer, noise, visit):
+    gated = Gated(recognizer, is_open=False)
     with serving(gated, batch_size=1) as server:
         page = visit(server)
         choose(page, wav(noise))
@@ -174,8 +174,8 @@ def test_errors_are_told_and_the_next_recording_is_taken(server, visit, noise):
     assert not page.is_visible("#error")
 
 
-def test_text_is_never_html(recogniser, noise, visit, monkeypatch):
-    written = recogniser.transcribe_pieces
+def test_text_is_never_html(recognizer, noise, visit, monkeypatch):
+    written = recognizer.transcribe_pieces
 
     def evil(*args, **options):
         from dataclasses import replace
@@ -184,7 +184,7 @@ def test_text_is_never_html(recogniser, noise, visit, monkeypatch):
             [replace(one, text="<img src=x> <b>", words=None) for one in some] for some in written(*args, **options)
         ]
 
-    gated = Gated(recogniser)
+    gated = Gated(recognizer)
     monkeypatch.setattr(gated, "transcribe_pieces", evil)
     with serving(gated) as server:
         page = visit(server)
@@ -195,8 +195,8 @@ def test_text_is_never_html(recogniser, noise, visit, monkeypatch):
         page.wait_for_selector("#transcript .word.lit")  # segments, where words are not known
 
 
-def test_a_key_is_asked_for(recogniser, visit, noise):
-    with serving(recogniser, api_key="open sesame") as server:
+def test_a_key_is_asked_for(recognizer, visit, noise):
+    with serving(recognizer, api_key="open sesame") as server:
         page = visit(server)
         choose(page, wav(noise))
         page.wait_for_selector("#key-dialog[open]")
@@ -214,26 +214,26 @@ def test_it_fits_a_phone_and_can_be_read_by_day_and_by_night(scheme, server, noi
     assert page.evaluate("Math.min(...[...document.querySelectorAll('button')].filter((b) => b.offsetHeight)"
                          ".map((b) => b.offsetHeight))") >= 44  # fmt: skip
     for name in ("body", "#copy", "#record", "footer"):
-        assert contrast(*page.evaluate(COLOURS, name)) >= 4.5, name
+        assert contrast(*page.evaluate(COLORS, name)) >= 4.5, name
 
 
-COLOURS = """(name) => {
-  const colours = [];
+COLORS = """(name) => {
+  const colors = [];
   const element = document.querySelector(name);
-  colours.push(getComputedStyle(element).color);
+  colors.push(getComputedStyle(element).color);
   for (let at = element; at; at = at.parentElement) {
     const behind = getComputedStyle(at).backgroundColor;
-    if (!behind.endsWith(' 0)')) { colours.push(behind); break; }
+    if (!behind.endsWith(' 0)')) { colors.push(behind); break; }
   }
-  return colours;
+  return colors;
 }"""
 
 
 def contrast(one: str, other: str) -> float:
-    """Of two colours, as WCAG 2 defines it."""
+    """Of two colors, as WCAG 2 defines it."""
 
-    def luminance(colour: str) -> float:
-        shares = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    def luminance(color: str) -> float:
+        shares = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
         linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
         return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 

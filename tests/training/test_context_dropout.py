@@ -15,7 +15,7 @@ from tiny_audio.config import DataConfig, DatasetConfig, TrainingConfig
 from tiny_audio.data.contexts import ContextReader
 from tiny_audio.data.loader import ClipDataset
 from tiny_audio.data.sources import open_source
-from tiny_audio.inference import Decoding, Recogniser
+from tiny_audio.inference import Decoding, Recognizer
 from tiny_audio.model.sequences import Sequences
 from tiny_audio.training.checkpoint import load_checkpoint, save_checkpoint
 from tiny_audio.training.preflight import memory
@@ -55,13 +55,13 @@ def test_what_was_trained_with_contexts_says_so_and_is_evaluated_with_them(run, 
     saved = load_checkpoint(run / "final.pt")
     assert (saved["contexts"], saved["models"]["context_prompt"]) == (57, "Context: {context}")
     rows = [json.loads(line) for line in (run.parent / "transcripts.jsonl").read_text().splitlines()]
-    recogniser = Recogniser(run / "final.pt", "cpu", decoding=Decoding(max_new_tokens=20, loop_guard=False))
+    recognizer = Recognizer(run / "final.pt", "cpu", decoding=Decoding(max_new_tokens=20, loop_guard=False))
     plain = 0
     for row in rows:
         number = int(Path(row["name"]).stem.removeprefix("dev"))
         context = f"Six, {number}" if number > 2 else ""
-        assert recogniser.transcribe(corpus / Path(row["name"]).name, context=context).text == row["hypothesis"]
-        plain += recogniser.transcribe(corpus / Path(row["name"]).name).text == row["hypothesis"]
+        assert recognizer.transcribe(corpus / Path(row["name"]).name, context=context).text == row["hypothesis"]
+        plain += recognizer.transcribe(corpus / Path(row["name"]).name).text == row["hypothesis"]
     assert 3 <= plain < len(rows), "without their contexts others would be written"
     assert "trained without contexts" not in capsys.readouterr().err
 
@@ -90,17 +90,17 @@ def test_with_all_contexts_left_out_the_run_is_the_one_without(run, typed, run_s
 def test_a_checkpoint_of_an_older_version_writes_what_it_wrote_and_goes_on(run, typed, corpus, capsys):
     older = load_checkpoint(run / "final.pt")
     recording = corpus / "dev0.flac"
-    before = Recogniser(run / "final.pt", "cpu").transcribe(recording)
+    before = Recognizer(run / "final.pt", "cpu").transcribe(recording)
     for name in ("before_context_ids", "after_context_ids"):
         del older["models"]["prompt_ids"][name]
     del older["models"]["context_prompt"], older["contexts"], older["config"]["model"]["context_prompt"]
     for name in ("context_dropout", "max_context_length"):
         del older["config"]["data"][name]
     save_checkpoint(Path("older.pt"), older)
-    recogniser = Recogniser("older.pt", "cpu")
-    assert recogniser.transcribe(recording) == before
+    recognizer = Recognizer("older.pt", "cpu")
+    assert recognizer.transcribe(recording) == before
     capsys.readouterr()
-    assert recogniser.transcribe(recording, context="six").text != ""
+    assert recognizer.transcribe(recording, context="six").text != ""
     assert main([*typed, "training.max_steps=1", "model.checkpoint=older.pt"]) == 0
 
 

@@ -11,7 +11,7 @@ import torch
 
 import decoder_zoo
 from tiny_audio.cli import main
-from tiny_audio.inference import Decoding, Recogniser
+from tiny_audio.inference import Decoding, Recognizer
 from tiny_audio.training.checkpoint import load_checkpoint
 
 # One of each way to read: packed, packed with a window, with scaled embeddings, padded, padded on the right. What each
@@ -63,5 +63,5 @@ def test_a_run_trains_goes_on_to_the_bit_evaluates_and_transcribes(
 
     rows = [json.loads(line) for line in Path("whole/transcription/transcripts.jsonl").read_text().splitlines()]
     (written,) = (row["hypothesis"] for row in rows if row["name"] == "dev0.flac")
-    recogniser = Recogniser(folder / "final.pt", "cpu", decoding=Decoding(max_new_tokens=20, loop_guard=False))
-    assert recogniser.transcribe(corpus / "dev0.flac").text == written
+    recognizer = Recognizer(folder / "final.pt", "cpu", decoding=Decoding(max_new_tokens=20, loop_guard=False))
+    assert recognizer.transcribe(corpus / "dev0.flac").text == written

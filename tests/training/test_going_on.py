@@ -113,13 +113,13 @@ def test_a_new_projector_is_the_same_whatever_the_batch_size_is(run_settings, tm
 
     found = []
 
-    def initialise(config, model, *more):
-        initialise_weights(config, model, *more)
+    def initialize(config, model, *more):
+        initialize_weights(config, model, *more)
         found.append({name: weight.clone() for name, weight in model.projector.state_dict().items()})
         raise UserError("seen.")
 
-    initialise_weights = run.initialise_weights
-    monkeypatch.setattr(run, "initialise_weights", initialise)
+    initialize_weights = run.initialize_weights
+    monkeypatch.setattr(run, "initialize_weights", initialize)
     own = ["data.eval_datasets=[]", "training.preflight=false", f"data.cache_features={str(cached).lower()}"]
     for size, accumulated in ((1, 16), (16, 1), (4, 4)):
         sizes = [f"training.batch_size={size}", f"training.gradient_accumulation_steps={accumulated}"]

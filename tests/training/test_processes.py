@@ -141,8 +141,8 @@ def test_a_checkpoint_is_mapped_and_let_go_of_after_resuming(run_settings, tmp_p
 
     from tiny_audio.training import run
 
-    initialise, step = run.initialise_weights, Trainer.train_step
-    monkeypatch.setattr(run, "initialise_weights", lambda *given: (mapped.append(maps()), initialise(*given))[1])
+    initialize, step = run.initialize_weights, Trainer.train_step
+    monkeypatch.setattr(run, "initialize_weights", lambda *given: (mapped.append(maps()), initialize(*given))[1])
     monkeypatch.setattr(Trainer, "train_step", lambda self, given: (mapped.append(maps()), step(self, given))[1])
     assert main(["train", *run_settings, "training.max_steps=3", "data.eval_datasets=[]"]) == 0
     assert mapped == [True, False]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tiny_audio.cli import main
-from tiny_audio.inference import Decoding, Recogniser
+from tiny_audio.inference import Decoding, Recognizer
 from tiny_audio.training.checkpoint import load_checkpoint, save_checkpoint
 
 DATED = "It is Friday.\n{{% for m in messages %}}{content}<|end|>\n{{% endfor %}}".format(content="{{ m['content'] }}")
@@ -71,9 +71,9 @@ def test_it_evaluates_and_transcribes_as_when_it_was_trained(run, corpus, capsys
     (row,) = json.loads(Path("rows.json").read_text())
     assert (row["wer"], row["loss"]) == (last["wer"], pytest.approx(last["loss"], rel=1e-5))
     rows = [json.loads(line) for line in (run.parent / "transcripts.jsonl").read_text().splitlines()]
-    recogniser = Recogniser(run / "final.pt", "cpu", decoding=Decoding(max_new_tokens=20, loop_guard=False))
+    recognizer = Recognizer(run / "final.pt", "cpu", decoding=Decoding(max_new_tokens=20, loop_guard=False))
     for row in rows:
-        assert recogniser.transcribe(corpus / row["name"]).text == row["hypothesis"]
+        assert recognizer.transcribe(corpus / row["name"]).text == row["hypothesis"]
 
 
 def test_a_checkpoint_of_an_older_version_is_read_with_the_template_of_today(run, capsys):
@@ -82,7 +82,7 @@ def test_a_checkpoint_of_an_older_version_is_read_with_the_template_of_today(run
     del older["models"]["projector_config"]
     older["state"]["step"] = 3
     save_checkpoint(Path("older.pt"), older)
-    prompt = Recogniser("older.pt", "cpu").model.decoder.prompt
+    prompt = Recognizer("older.pt", "cpu").model.decoder.prompt
     assert prompt.prefix_ids[:-1] != stored["prefix_ids"]
     assert prompt.pieces(prompt.prefix_ids)[0] == "I"
     assert main(["eval", "--device=cpu", "checkpoint=older.pt", f"checkpoint={run}/final.pt", "output=rows.json"]) == 0

@@ -136,12 +136,12 @@ def test_each_signal_that_asks_a_run_to_stop_has_it_saved(run_settings, tmp_path
     monkeypatch.chdir(tmp_path)
     step = Trainer.train_step
 
-    def signalled(self, given):
+    def signaled(self, given):
         if self.state.step == 1:
             signal.raise_signal(number)
         return step(self, given)
 
-    monkeypatch.setattr(Trainer, "train_step", signalled)
+    monkeypatch.setattr(Trainer, "train_step", signaled)
     with pytest.raises(SystemExit) as left:
         main(["train", *run_settings, "data.eval_datasets=[]"])
     assert left.value.code == 128 + number

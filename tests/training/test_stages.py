@@ -43,7 +43,7 @@ def test_each_stage_trains_what_it_names_and_nothing_else(stages):
     assert (set(first), set(second), set(third)) == ({"projector"}, {"projector", "lora"}, {"projector", "lora"})
     assert all(equal(first["projector"], second["projector"])), "frozen in stage 2"
     assert not any(equal(second["projector"], third["projector"]))
-    assert all(weight.any() for weight in second["lora"].values()), "every adapter has learnt something"
+    assert all(weight.any() for weight in second["lora"].values()), "every adapter has learned something"
     assert not any(equal(second["lora"], third["lora"]))
 
 
@@ -65,10 +65,10 @@ def test_a_stage_begins_where_the_last_one_ended(stages, settings, tmp_path):
 
 
 def test_a_checkpoint_with_adapters_transcribes(stages, corpus):
-    from tiny_audio.inference import Recogniser
+    from tiny_audio.inference import Recognizer
 
     adapted, plain = (
-        Recogniser(stages / f"outputs/{name}/checkpoints/final.pt", "cpu") for name in ("mlp_lora", "transcription")
+        Recognizer(stages / f"outputs/{name}/checkpoints/final.pt", "cpu") for name in ("mlp_lora", "transcription")
     )
     assert isinstance(adapted.transcribe(corpus / "dev0.flac").text, str)
     frames, tokens = torch.randn(16, 64), [torch.arange(4)]

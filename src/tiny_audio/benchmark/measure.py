@@ -63,7 +63,7 @@ def return_freed_memory() -> None:
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Return the operations a second of a large matrix product: the best of some, after warming up.
 
-    What no step can exceed here, and what utilisation is measured against. The sizes, 8192 on a GPU and 2048 on a CPU,
+    What no step can exceed here, and what utilization is measured against. The sizes, 8192 on a GPU and 2048 on a CPU,
     fill the device and take milliseconds.
     """
     size, repeats = (8192, 20) if device.type == "cuda" else (2048, 5)

@@ -144,7 +144,7 @@ def _rows(settings: Settings, variants: dict[str, Any]) -> list[tuple[str, Calla
         ("audio hours an hour", show("audio_hours_per_hour")),
         ("peak memory beyond the weights, GiB", show("peak_bytes", ".2f", 2**-30)),
         ("TFLOP a step, padding included", show("flops", scale=1e-12)),
-        ("of the matrix rate", show("utilisation", ".0%")),
+        ("of the matrix rate", show("utilization", ".0%")),
         (f"{settings.run_steps:,} steps, hours", show("run_hours")),
     ]
     if "usual" in variants:

@@ -212,7 +212,7 @@ def derive(found: dict[str, Any], settings: Settings, audio_seconds: float, rate
     cost = {} if settings.price is None else {"run_usd": hours * settings.price}
     return {
         "audio_hours_per_hour": audio_seconds / found["seconds"],
-        "utilisation": found["flops"] / found["seconds"] / rate,
+        "utilization": found["flops"] / found["seconds"] / rate,
         "run_hours": hours,
         **cost,
     }

@@ -33,7 +33,7 @@ def help_text() -> str:
         [
             "usage: ta COMMAND ...",
             "",
-            "Train your own speech recogniser in an evening.",
+            "Train your own speech recognizer in an evening.",
             "",
             "commands:",
             *lines,

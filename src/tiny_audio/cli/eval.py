@@ -43,7 +43,7 @@ examples:
   ta eval --compare final.pt openai/whisper-base data=librispeech report=judged
   ta eval --compare judged/predictions.jsonl theirs.jsonl
 
---compare takes checkpoints, folders with a model, models of the Hub that transformers can run as speech recognisers
+--compare takes checkpoints, folders with a model, models of the Hub that transformers can run as speech recognizers
 (Whisper, wav2vec2, GLM-ASR, ...), and prediction files, a line a clip: name, reference, hypothesis.
 
 Without data the clips are those that the run itself was evaluated on. Any setting of `ta train` that says what is
@@ -57,14 +57,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "ta eval",
         "ta eval --checkpoints-dir DIR | checkpoint=PATH | --compare A B [data=NAME] [KEY=VALUE ...] [output=FILE] ...",
         "Transcribe evaluation sets with checkpoints; print error rates with 95 % intervals, and mark the best. Or "
-        "compare two recognisers on the same clips.",
+        "compare two recognizers on the same clips.",
         EPILOG,
     )
     add = parser.add_argument
     add("settings", nargs="*", metavar="KEY=VALUE", help="data and device: see below")
     add("--checkpoints-dir", metavar="DIR", help="a run, or its folder of checkpoints: all of them")
     add("--checkpoint", action="append", default=[], metavar="PATH", help="one checkpoint; may be repeated")
-    add("--compare", nargs=2, metavar=("A", "B"), help="two recognisers on the same clips: see below")
+    add("--compare", nargs=2, metavar=("A", "B"), help="two recognizers on the same clips: see below")
     add("--device", help="auto, cuda, cuda:1, mps, cpu (default: auto)")
     add("--batch-size", metavar="N", help="clips at once (default: training.eval_batch_size of the run)")
     add("--encoder", help="where the checkpoints' encoder lies now, if it has moved")
@@ -146,11 +146,11 @@ def run_compare(
     settings: Callable[[dict[str, Any] | None], Config],
     rules: tuple[Rule, ...] | None,
 ) -> int:
-    """Compare two recognisers: see `run`."""
-    from ..judge.compare import check_recogniser, compare, decide, differing
+    """Compare two recognizers: see `run`."""
+    from ..judge.compare import check_recognizer, compare, decide, differing
 
     for name in args.compare:
-        check_recogniser(name)
+        check_recognizer(name)
     check_outputs(outputs, [Path(name) for name in args.compare])
     from ..evaluation.report import print_differing, print_statements, print_tables
     from ..evaluation.score import rank

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  ta export checkpoint=outputs/transcription/checkpoints/final.pt output=my-recogniser
-  ta export checkpoint=final.pt output=my-recogniser dtype=bfloat16 clips=50
-  ta export checkpoint=final.pt output=my-recogniser audio=a.wav,b.wav
+  ta export checkpoint=outputs/transcription/checkpoints/final.pt output=my-recognizer
+  ta export checkpoint=final.pt output=my-recognizer dtype=bfloat16 clips=50
+  ta export checkpoint=final.pt output=my-recognizer audio=a.wav,b.wav
 
 Where encoder, projector and decoder have a native class, the folder is one that plain transformers load; else
 it is one that tiny_audio.load_model and `ta infer checkpoint=FOLDER` open. Adapters are merged into the decoder."""
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
     args = parser.read(argv)
     if not args.checkpoint or not args.output:
         raise UserError(
-            "name a checkpoint and a folder: ta export checkpoint=outputs/.../final.pt output=my-recogniser"
+            "name a checkpoint and a folder: ta export checkpoint=outputs/.../final.pt output=my-recognizer"
         )
     if args.clips < 0:
         raise UserError(f"clips must be at least 0, got {args.clips}.")

@@ -11,7 +11,7 @@ SUFFIXES = (".png", ".svg", ".html")
 EPILOG = """\
 examples:
   ta plot outputs/transcription                     writes outputs/transcription/curves.png
-  ta plot outputs/transcription outputs/mosa        several runs, one colour each: curves.png here
+  ta plot outputs/transcription outputs/mosa        several runs, one color each: curves.png here
   ta plot outputs/* output=curves.html              one page, with figures and settings; opens without a network
 
 Training and evaluation loss, error rates, learning rate, gradient norm, speed, and metrics of your own."""

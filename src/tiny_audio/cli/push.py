@@ -11,12 +11,12 @@ from .output import check_output, write_output
 
 EPILOG = """\
 examples:
-  ta push checkpoint=my-recogniser repo=user/my-recogniser report=judged --dry-run
-  ta push checkpoint=my-recogniser repo=user/my-recogniser report=judged --yes
-  ta push checkpoint=outputs/transcription repo=user/my-recogniser private=true --yes
+  ta push checkpoint=my-recognizer repo=user/my-recognizer report=judged --dry-run
+  ta push checkpoint=my-recognizer repo=user/my-recognizer report=judged --yes
+  ta push checkpoint=outputs/transcription repo=user/my-recognizer private=true --yes
 
 A checkpoint is exported first, as `ta export` does, without the comparison that it makes. Figures come from report=,
-the folder that `ta eval checkpoint=... report=FOLDER` wrote. An open licence is claimed where those of all models and
+the folder that `ta eval checkpoint=... report=FOLDER` wrote. An open license is claimed where those of all models and
 corpora are known and allow it, or where license= names one and none is known to forbid it. A README.md in the folder
 is taken as it is: write the card there with --dry-run output=FOLDER/README.md to change it."""
 

@@ -17,7 +17,7 @@ NEEDED = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
 EPILOG = """\
 examples:
   ta serve checkpoint=outputs/transcription/checkpoints/final.pt
-  ta serve checkpoint=my-recogniser port=9000 batch_size=16 max_seconds=3600 max_upload_mb=200
+  ta serve checkpoint=my-recognizer port=9000 batch_size=16 max_seconds=3600 max_upload_mb=200
   TINY_AUDIO_API_KEY=$(openssl rand -hex 32) ta serve checkpoint=final.pt host=0.0.0.0
   ta demo checkpoint=final.pt                  opens the page in the browser
 
@@ -73,7 +73,7 @@ def run(argv: list[str], prog: str = "ta serve", opens_page: bool = False) -> in
         args.timeout_seconds,
         args.api_key or os.environ.get(KEY_VARIABLE) or None,
     )
-    from ..inference import Recogniser
+    from ..inference import Recognizer
     from ..serve.server import Server, name_of
 
     name = name_of(args.checkpoint)
@@ -83,8 +83,8 @@ def run(argv: list[str], prog: str = "ta serve", opens_page: bool = False) -> in
         if opens_page and not webbrowser.open(address):
             print(f"{prog}: no browser was found here; open {address} yourself.", file=sys.stderr)
 
-    recogniser = Recogniser(args.checkpoint, args.device, args.encoder, args.decoder)
-    Server(recogniser, name, settings, ready).serve_until_signalled()
+    recognizer = Recognizer(args.checkpoint, args.device, args.encoder, args.decoder)
+    Server(recognizer, name, settings, ready).serve_until_signaled()
     print(f"{prog}: finished what was accepted, and stopped.", file=sys.stderr)
     return 0
 

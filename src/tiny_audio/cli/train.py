@@ -269,7 +269,7 @@ def job(settings: DictConfig) -> float | None:
     """Run one job of a sweep, in a folder of its own; on a Slurm node this is all that runs.
 
     Returns:
-        The best metric, for sweepers that optimise.
+        The best metric, for sweepers that optimize.
     """
     from hydra.core.hydra_config import HydraConfig
 

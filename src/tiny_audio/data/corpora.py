@@ -34,7 +34,7 @@ class Corpus:
             otherwise.
         terms: the page where terms have to be accepted first.
         note: what to do where the repository turns out not to hold what is documented.
-        licence: as the Hub spells it, or in words where it has terms of its own; None: not known here.
+        license: as the Hub spells it, or in words where it has terms of its own; None: not known here.
         guessed: whether the id is a `path` of the user's that is not on this disk.
     """
 
@@ -47,7 +47,7 @@ class Corpus:
     splits: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     terms: str | None = None
     note: str | None = None
-    licence: str | None = None
+    license: str | None = None
     guessed: bool = False
 
 
@@ -65,7 +65,7 @@ CORPORA: dict[str, Corpus] = {
             "test-clean": ("clean", "test"),
             "test-other": ("other", "test"),
         },
-        licence="cc-by-4.0",
+        license="cc-by-4.0",
     ),
     # 1,101,170 clips in en/train, mp3. Mozilla emptied its own repositories in October 2025; this is a
     # mirror of 17.0.
@@ -75,7 +75,7 @@ CORPORA: dict[str, Corpus] = {
         selector="language",
         configuration="en",
         note="get it from https://datacollective.mozillafoundation.org, unpack it, and set path.",
-        licence="cc0-1.0",
+        license="cc0-1.0",
     ),
     # 2,500 h in L. Capitals, punctuation as tags.
     "gigaspeech": Corpus(
@@ -84,17 +84,17 @@ CORPORA: dict[str, Corpus] = {
         configuration="l",
         terms=f"{HUB}/speechcolab/gigaspeech",
         note="a mirror with parquet files can be set as path.",
-        licence="terms of its own, for research and teaching that are not commercial",
+        license="terms of its own, for research and teaching that are not commercial",
     ),
     # 268,263 clips and 452 h of release 3, CC-BY-NC-ND. Lower case, with <unk> for untranscribed words.
-    "tedlium": Corpus("sanchit-gandhi/tedlium-data", licence="cc-by-nc-nd-3.0"),
+    "tedlium": Corpus("sanchit-gandhi/tedlium-data", license="cc-by-nc-nd-3.0"),
     # 543 h in en, CC0. `raw_text` is empty for many rows.
     "voxpopuli": Corpus(
         "facebook/voxpopuli",
         text_column="normalized_text",
         selector="language",
         configuration="en",
-        licence="cc0-1.0",
+        license="cc0-1.0",
     ),
     # 250 h in small, 2,500 h in medium; no terms to accept, the simplest to begin with.
     "loquacious": Corpus(

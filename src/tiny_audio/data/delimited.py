@@ -96,7 +96,7 @@ def _without_heading(path: Path, fields: Sequence[str], delimiter: str) -> list[
     if named and len(fields) == 2:
         return ["audio", "text"]
     if named and len(fields) == 3 and delimiter == "|" and path.stem == "metadata":
-        return ["audio", "raw_text", "text"]  # LJSpeech: as written, then with numbers and abbreviations spelt out
+        return ["audio", "raw_text", "text"]  # LJSpeech: as written, then with numbers and abbreviations spelled out
     raise UserError(
         f"data.datasets: {path} has no heading, and {len(fields)} columns; let its first line name them, such as "
         f"{delimiter.join(['audio', 'speaker', 'text'])}."

@@ -88,7 +88,7 @@ def missing_path(path: Path) -> UserError:
 
 
 def _nearest(path: Path) -> str:
-    """The entry of the nearest existing folder that a misspelt path most resembles."""
+    """The entry of the nearest existing folder that a misspelled path most resembles."""
     parent, missing = path.absolute().parent, path.name
     while not parent.is_dir():
         parent, missing = parent.parent, parent.name

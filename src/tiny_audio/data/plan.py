@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: 2^64 divided by the golden ratio, odd: multiples of it, modulo 2^64, fill the circle as evenly as can be.
 GOLDEN_STEP = np.uint64(0x9E3779B97F4A7C15)
 WINDOW_BATCHES = 64  # 1024 draws at batch 16: padding of about 1 %, and a shuffle that still mixes widely
-GROUP_BATCHES = 8  # neighbours by duration stay together, so the processes of one step get similar lengths
+GROUP_BATCHES = 8  # neighbors by duration stay together, so the processes of one step get similar lengths
 POOL_BLOCKS = 16  # of a stream, that are open at a time: 1,600 clips of 100 a row group, some 400 MB
 JITTER_SECONDS = 0.1  # which clips of almost the same duration share a batch is left to chance
 BLOCK_DRAWS = 1 << 20  # draws counted at once when a run resumes: 16 MB, 10 ms
@@ -63,10 +63,10 @@ class SamplingPlan:
     Args:
         durations: seconds of every clip, an array (N_k,) for each of K sources, or what finds them out when they are
             drawn; none of them empty.
-        weights: K positive numbers, normalised here: the sources' shares of the draws.
+        weights: K positive numbers, normalized here: the sources' shares of the draws.
         batch_size: clips a batch.
         seed: of all choices.
-        temperature: shares are proportional to weight^(1/temperature); above 1 they move towards equality.
+        temperature: shares are proportional to weight^(1/temperature); above 1 they move toward equality.
         blocks: for each source None, or (N_k,) which rows are fetched together: its shuffles then keep them close.
     """
 

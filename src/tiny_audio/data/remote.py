@@ -35,7 +35,7 @@ from .tables import AUDIO_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, Columns, Table
 logger = logging.getLogger(__name__)
 
 SPREAD = 8  # files that a sample looks into at a time, and row groups that it takes where few would do
-CLIPS_A_GROUP = 8  # of a small sample: neighbours in a file often are of one speaker
+CLIPS_A_GROUP = 8  # of a small sample: neighbors in a file often are of one speaker
 NAMES = "name of the clip"  # a column that no corpus has
 OPEN_GROUPS = 64  # memory-mapped row groups a process keeps open
 

@@ -32,7 +32,7 @@ class Source:
 
     Attributes:
         name: as in the configuration; unique among the sources that `open_sources` returns.
-        weight: the corpus's share of the mixture, as configured, not normalised.
+        weight: the corpus's share of the mixture, as configured, not normalized.
         durations: (N,) float32 seconds, as listed or as the recordings' headers say.
         texts: N cleaned transcripts, none of them empty where there is speech.
         names: N file paths (relative to their manifest) or ids.

@@ -48,7 +48,7 @@ def _cells(score: Score) -> list[str]:
 
 
 def table_of(results: Sequence[Result], scores: Sequence[Score]) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """Return the columns, each with the rule that it is counted by, and the rows of recognisers on one set."""
+    """Return the columns, each with the rule that it is counted by, and the rows of recognizers on one set."""
     rows = [[result.name, *_cells(score)] for result, score in zip(results, scores, strict=True)]
     return [("", ""), *_columns(scores[0])], rows
 
@@ -147,7 +147,7 @@ def _each(reasons: Counter[str]) -> str:
 def print_differing(
     console: Console, results: Sequence[Result], clips: Sequence[tuple[Transcript, Transcript, int]]
 ) -> None:
-    """Print the clips on which two recognisers differ most.
+    """Print the clips on which two recognizers differ most.
 
     Args:
         console: standard output.
@@ -167,7 +167,7 @@ def print_differing(
 
 
 def averages(results: Sequence[Result]) -> list[str]:
-    """Give each recogniser's mean over sets, where there are several: the figure that leaderboards rank by."""
+    """Give each recognizer's mean over sets, where there are several: the figure that leaderboards rank by."""
     if len(results[0].sets) < 2:
         return []
     lines = []
@@ -181,7 +181,7 @@ def averages(results: Sequence[Result]) -> list[str]:
 
 
 def parts_of(result: Result) -> list[str]:
-    """Say in a line each how a recogniser does by the length of clips, and on its best and worst speaker."""
+    """Say in a line each how a recognizer does by the length of clips, and on its best and worst speaker."""
     durations = by_duration(result.transcripts, result.total)
     speakers = by_speaker(result.transcripts, result.total)
     rule = result.total.rule.name
@@ -211,7 +211,7 @@ def statements(ranked: Sequence[Result], metric: str = "wer") -> list[str]:
 
 
 def verdict(first: Result, second: Result, gap: Difference) -> str:
-    """Say in one line whether the difference of two recognisers is real."""
+    """Say in one line whether the difference of two recognizers is real."""
     real = "more than chance" if gap.low > 0 or gap.high < 0 else "these clips cannot tell the two apart"
     p_value = "p < 0.001" if gap.p_value < 0.001 else f"p = {gap.p_value:.2g}"
     lower = gap.points >= 0

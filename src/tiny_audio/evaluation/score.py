@@ -1,4 +1,4 @@
-"""What a recogniser made of its evaluation sets: counts, and how far they could have come out by chance."""
+"""What a recognizer made of its evaluation sets: counts, and how far they could have come out by chance."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Score:
         words, characters: error counts.
         loss: mean cross-entropy of a target token.
         num_tokens: how many those are.
-        errors: (U,) word errors of each clip, in the order of the set, the same for every recogniser.
+        errors: (U,) word errors of each clip, in the order of the set, the same for every recognizer.
         lengths: (U,) words of each reference.
         tally: what else became of them.
         rule: by which all of these are counted.
@@ -308,7 +308,7 @@ def rank(results: Sequence[Result], metric: str, greater_is_better: bool, rule: 
 
 
 class Difference(NamedTuple):
-    """By how much one recogniser's WER is above another's on the same clips; `p_value`: see `permutation_p_value`."""
+    """By how much one recognizer's WER is above another's on the same clips; `p_value`: see `permutation_p_value`."""
 
     points: float
     low: float
@@ -319,7 +319,7 @@ class Difference(NamedTuple):
 def difference(first: Score, second: Score) -> Difference:
     """Return by how much the second's WER is above the first's, the 95 % interval of that, and how sure it is.
 
-    Paired: clips, or speakers, are drawn with both recognisers' errors in them, so that what is hard for both cancels.
+    Paired: clips, or speakers, are drawn with both recognizers' errors in them, so that what is hard for both cancels.
     """
     errors = second.errors - first.errors
     low, high = bootstrap_interval(errors, first.lengths, groups=first.groups)

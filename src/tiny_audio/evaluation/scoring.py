@@ -1,4 +1,4 @@
-"""Rules of scoring by name: how transcripts are normalised, and what an alignment costs.
+"""Rules of scoring by name: how transcripts are normalized, and what an alignment costs.
 
 An error rate means nothing without its rule: the rule's name stands beside every figure.
 """
@@ -23,7 +23,7 @@ class Rule:
     Attributes:
         name: as `scoring=` takes it.
         description: what it does, for people.
-        split: of a transcript its words and its characters, normalised.
+        split: of a transcript its words and its characters, normalized.
         sclite: align with the costs of NIST sclite (3 for an insertion or a deletion, 4 for a substitution), which
             pairs words more sensibly and finds more errors in bad transcripts; False: plain Levenshtein, 1 each.
         counts_empty: what is written where nothing was said counts as inserted; False: such clips do not count.
@@ -43,7 +43,7 @@ def _ours(text: str) -> tuple[list[str], list[str]]:
 
 @cache
 def whisper_normalizer() -> Callable[[str], str]:
-    """Return Whisper's English normaliser: its classes are transformers', its list of spellings whisper-normalizer's.
+    """Return Whisper's English normalizer: its classes are transformers', its list of spellings whisper-normalizer's.
 
     The classes of whisper-normalizer itself are not used: they rewrite more (`cause` to `because`), so that its figures
     would not be those of others.
@@ -71,7 +71,7 @@ def _whisper(text: str) -> tuple[list[str], list[str]]:
 OURS = Rule("ours", f"{NORMALIZER_NAME}; sclite's costs", _ours, sclite=True)
 WHISPER = Rule(
     "whisper",
-    "Whisper's English normaliser (numbers as digits, American spelling, contractions in full, no fillers), plain "
+    "Whisper's English normalizer (numbers as digits, American spelling, contractions in full, no fillers), plain "
     "Levenshtein as jiwer counts; clips of which it leaves nothing do not count",
     _whisper,
     sclite=False,
@@ -99,7 +99,7 @@ def parse_rules(names: str) -> tuple[Rule, ...]:
 def default_rules(transcripts: Iterable[str], languages: Sequence[str | None] = ()) -> tuple[Rule, ...]:
     """Return the rules of a set where none are named: first the one whose figure others can compare, then ours.
 
-    Whisper's normaliser is for English alone: it takes the vowels of Hindi away, and the umlauts of German.
+    Whisper's normalizer is for English alone: it takes the vowels of Hindi away, and the umlauts of German.
 
     Args:
         transcripts: of the set.

@@ -55,7 +55,7 @@ class ErrorCounts:
 def count_errors(
     references: Sequence[str], hypotheses: Sequence[str], rule: Rule = OURS
 ) -> tuple[ErrorCounts, ErrorCounts]:
-    """Count word errors and character errors after normalisation of both sides by a rule.
+    """Count word errors and character errors after normalization of both sides by a rule.
 
     Spaces are characters, but by our own rule in scripts that are written without: there each character counts as a
     word.
@@ -132,7 +132,7 @@ def permutation_p_value(
     """Return how often two systems that are equally good would differ by as many errors as these two do.
 
     The errors of a pair are exchanged at random, utterance by utterance or group by group: the approximate
-    randomisation test of Noreen, "Computer-intensive methods for testing hypotheses", 1989, two-sided.
+    randomization test of Noreen, "Computer-intensive methods for testing hypotheses", 1989, two-sided.
 
     Args:
         difference: (U,) errors of one system less those of the other, on the same utterances.

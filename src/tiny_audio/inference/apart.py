@@ -24,7 +24,7 @@ from ..evaluation.score import LIMIT, NO_SPEECH, PIECES, Transcript
 from ..evaluation.symptoms import LOOP
 from ..lengths import SAMPLE_RATE
 from ..text import CLEANERS, clean_transcript
-from .transcribe import Recogniser, check_recording, join
+from .transcribe import Recognizer, check_recording, join
 
 
 @dataclass
@@ -98,10 +98,10 @@ def read_apart(apart: Apart, source: Source) -> Iterator[tuple[Transcript, np.nd
             yield row._replace(notes=(error.reason,)), None
 
 
-def judge(apart: Apart, source: Source, recogniser: Recogniser, batch_size: int) -> Iterator[Transcript]:
+def judge(apart: Apart, source: Source, recognizer: Recognizer, batch_size: int) -> Iterator[Transcript]:
     """Write down the clips that were left out."""
     for (row, waveform), context in zip(read_apart(apart, source), apart.contexts, strict=True):
-        yield row if waveform is None else write_down(row, waveform, recogniser, batch_size, context)
+        yield row if waveform is None else write_down(row, waveform, recognizer, batch_size, context)
 
 
 def kind_of(row: Transcript) -> str:
@@ -109,7 +109,7 @@ def kind_of(row: Transcript) -> str:
     return PIECES if clean_transcript(row.reference) else NO_SPEECH
 
 
-def judge_longer(rows: list[Transcript], source: Source, recogniser: Recogniser, batch_size: int) -> None:
+def judge_longer(rows: list[Transcript], source: Source, recognizer: Recognizer, batch_size: int) -> None:
     """Write down, in place, the clips that turned out to be too long when they were read."""
     for number, row in enumerate(rows):
         if row.hypothesis is None and "too_long" in row.notes:
@@ -117,14 +117,14 @@ def judge_longer(rows: list[Transcript], source: Source, recogniser: Recogniser,
             check_recording(waveform)
             row = row._replace(seconds=round(len(waveform) / SAMPLE_RATE, 3))
             context = "" if source.contexts is None else source.contexts[number]
-            rows[number] = write_down(row, waveform, recogniser, batch_size, context)
+            rows[number] = write_down(row, waveform, recognizer, batch_size, context)
 
 
 def write_down(
-    row: Transcript, waveform: np.ndarray, recogniser: Recogniser, batch_size: int, context: str
+    row: Transcript, waveform: np.ndarray, recognizer: Recognizer, batch_size: int, context: str
 ) -> Transcript:
     """Return a row with what `ta infer` writes of its recording."""
-    [segments] = recogniser.transcribe_segments([waveform], batch_size, contexts=[context])
+    [segments] = recognizer.transcribe_segments([waveform], batch_size, contexts=[context])
     flags = {flag for segment in segments for flag in segment.flags}
     notes = (kind_of(row), *(flag for flag in (LIMIT, LOOP) if flag in flags))
     return row._replace(hypothesis=join(segments), notes=notes)

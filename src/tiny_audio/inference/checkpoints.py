@@ -33,7 +33,7 @@ from ..training.checkpoint import kind, load_checkpoint
 from .apart import judge, judge_longer
 from .sets import Sets, open_sets
 from .timing import TimedAssessment
-from .transcribe import Recogniser
+from .transcribe import Recognizer
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class _Evaluator:
         model.search = build_config({"model": saved["config"]["model"]}).model.search
         choose_search(model, *self.search)
         scores, transcripts = {}, []
-        recogniser = Recogniser.of(model, FROZEN_DTYPES[self.accelerator.mixed_precision], saved)
+        recognizer = Recognizer.of(model, FROZEN_DTYPES[self.accelerator.mixed_precision], saved)
         batch_size, limit = self.config.training.eval_batch_size, self.config.training.max_new_tokens
         for source, batches, apart in zip(self.sets.sources, self._sets, self.sets.apart, strict=True):
             counted = self.progress.over(batches, lambda batch: len(batch) + len(batch.skipped))
@@ -136,9 +136,9 @@ class _Evaluator:
             found = evaluate(model, counted, list(source.texts), self.accelerator, limit, assess=timed)
             self._tell_unread(found)
             rows = match(source, found)
-            judge_longer(rows, source, recogniser, batch_size)
+            judge_longer(rows, source, recognizer, batch_size)
             rows = [row._replace(reference=text) for row, text in zip(rows, apart.texts, strict=True)]
-            for row in judge(apart, source, recogniser, batch_size):
+            for row in judge(apart, source, recognizer, batch_size):
                 rows.append(row)
                 self.progress.advance(1)
             rows = note_symptoms(rows)

@@ -1,4 +1,4 @@
-"""The sets that recognisers are judged on: the same clips for each."""
+"""The sets that recognizers are judged on: the same clips for each."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def piece_seconds_of(saved: dict[str, Any]) -> float:
     return min(max(float(seconds), MIN_PIECE_SECONDS), float(MAX_CLIP_SECONDS))
 
 
-class Recogniser:
+class Recognizer:
     """A trained checkpoint with the models that it belongs to.
 
     Attributes:
@@ -161,7 +161,7 @@ class Recogniser:
         self._source = str(checkpoint), encoder, decoder
 
     def push_to_hub(
-        self, repo: str, private: bool = False, report: str | Path | None = None, licence: str | None = None
+        self, repo: str, private: bool = False, report: str | Path | None = None, license: str | None = None
     ) -> str:
         """Upload the model to the Hugging Face Hub, with a card, as `ta push` does.
 
@@ -169,7 +169,7 @@ class Recogniser:
             repo: `user/name`; made where it does not exist.
             private: only its owner, and whom they let, can see it.
             report: folder of `ta eval report=`, for the figures; None: `eval.json` in the run's folder, if it is there.
-            licence: as the Hub spells it; None: what the licences of models and corpora allow.
+            license: as the Hub spells it; None: what the licenses of models and corpora allow.
 
         Returns:
             The address of its page.
@@ -183,13 +183,13 @@ class Recogniser:
         if self._source is None:
             raise UserError(f"repo={repo}: open the model with load_model to upload it; this one is of no file.")
         checkpoint, encoder, decoder = self._source
-        with packed(checkpoint, repo, report, licence, encoder, decoder) as parcel:
+        with packed(checkpoint, repo, report, license, encoder, decoder) as parcel:
             return upload(parcel, repo, private)
 
     @classmethod
     def of(
         cls, model: SpeechLLM, dtype: torch.dtype, saved: dict[str, Any], decoding: Decoding | None = None
-    ) -> Recogniser:
+    ) -> Recognizer:
         """Make one of a model that is loaded: its precision `dtype`, and the checkpoint that it was loaded from."""
         made = cls.__new__(cls)
         made._set(model, dtype, saved, decoding)
@@ -429,17 +429,17 @@ def transcribe_files(
         UserError: the checkpoint, its models or the context cannot be read, or the memory is too small for
             `batch_size`.
     """
-    recogniser = Recogniser(checkpoint, device, encoder, decoder, decoding)
-    recogniser.read_context(context)  # told before anything is transcribed
-    guard = "on: what repeats itself is tried again in halves" if recogniser.decoding.loop_guard else "off"
-    logger.info("Pieces of at most %.1f s; loop guard %s.", recogniser.piece_seconds, guard)
+    recognizer = Recognizer(checkpoint, device, encoder, decoder, decoding)
+    recognizer.read_context(context)  # told before anything is transcribed
+    guard = "on: what repeats itself is tried again in halves" if recognizer.decoding.loop_guard else "off"
+    logger.info("Pieces of at most %.1f s; loop guard %s.", recognizer.piece_seconds, guard)
     with closing(_Seconds(len(paths))) as progress:
         for some, read in _read_ahead(paths, READ_AHEAD * batch_size):
             waveforms = [waveform for waveform in read if isinstance(waveform, np.ndarray)]
             progress.begin(len(some), sum(map(len, waveforms)) / SAMPLE_RATE)
             try:
                 options: dict[str, Any] = {"contexts": [context] * len(waveforms)}
-                written = iter(recogniser.transcribe_segments(waveforms, batch_size, progress.advance, **options))
+                written = iter(recognizer.transcribe_segments(waveforms, batch_size, progress.advance, **options))
             except torch.OutOfMemoryError:
                 raise UserError(
                     f"the memory of the device is too small for batch_size={batch_size}; halve it."

@@ -144,7 +144,7 @@ class DecodedFacts:
         skipped: what training would skip, by reason.
         rms, peak: levels; None where no clip could be read.
         rms_histogram: of the level.
-        bandwidth_khz: above it there is nothing but noise of quantisation.
+        bandwidth_khz: above it there is nothing but noise of quantization.
         clipped, quiet: recordings at full scale for too long, or far too low.
     """
 

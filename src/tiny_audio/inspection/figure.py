@@ -13,12 +13,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ..plot.figure import WIDTH, label, run_colours, style
+from ..plot.figure import WIDTH, label, run_colors, style
 from .facts import CorpusFacts, Histogram, Report
 from .report import times
 from .texts import OUTLIER_FACTOR
 
-OUTLIER_COLOUR = "#CC0000"
+OUTLIER_COLOR = "#CC0000"
 MAX_STAIRS = 40  # of a histogram
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}%")
 ABOVE: dict[str, Any] = {  # a legend between title and panel, where it hides nothing
@@ -29,26 +29,26 @@ STYLES: dict[str, Any] = {"train": "-", "eval": "--"}
 
 
 def draw_report(report: Report) -> Figure:
-    """Draw a report, a colour for each name; what is evaluated on is dashed, and darker."""
+    """Draw a report, a color for each name; what is evaluated on is dashed, and darker."""
     corpora = report.corpora
     names = list(dict.fromkeys(facts.name for facts in corpora))
-    by_name = dict(zip(names, run_colours(len(names)), strict=True))
-    colours = [by_name[facts.name] if facts.role == "train" else darken(by_name[facts.name]) for facts in corpora]
+    by_name = dict(zip(names, run_colors(len(names)), strict=True))
+    colors = [by_name[facts.name] if facts.role == "train" else darken(by_name[facts.name]) for facts in corpora]
     with matplotlib.rc_context(style() | {"axes.axisbelow": True}):
         figure = Figure(figsize=(WIDTH, 7.4), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
         lines = [
-            Line2D([], [], color=colour, linestyle=STYLES[facts.role], linewidth=2)
-            for facts, colour in zip(corpora, colours, strict=True)
+            Line2D([], [], color=color, linestyle=STYLES[facts.role], linewidth=2)
+            for facts, color in zip(corpora, colors, strict=True)
         ]
         titles = [label(facts.title) for facts in corpora]
         figure.legend(lines, titles, loc="outside upper left", ncols=4, frameon=False, fontsize=11)
         axes = figure.subplots(2, 3, gridspec_kw={"hspace": 0.06}).flat
-        draw_histograms(next(axes), "Durations, s", corpora, colours, [f.duration_histogram for f in corpora])
-        draw_lengths(next(axes), corpora, colours)
-        draw_histograms(next(axes), "Words a second", corpora, colours, [f.text.rate_histogram for f in corpora])
+        draw_histograms(next(axes), "Durations, s", corpora, colors, [f.duration_histogram for f in corpora])
+        draw_lengths(next(axes), corpora, colors)
+        draw_histograms(next(axes), "Words a second", corpora, colors, [f.text.rate_histogram for f in corpora])
         draw_mixture(next(axes), report)
         levels = [None if f.decoded is None else f.decoded.rms_histogram for f in corpora]
-        draw_histograms(next(axes), "Level of decoded clips, dBFS", corpora, colours, levels)
+        draw_histograms(next(axes), "Level of decoded clips, dBFS", corpora, colors, levels)
         draw_padding(next(axes), report)
     return figure
 
@@ -57,7 +57,7 @@ def draw_histograms(
     ax: Axes,
     title: str,
     corpora: Sequence[CorpusFacts],
-    colours: Sequence[str],
+    colors: Sequence[str],
     histograms: Sequence[Histogram | None],
 ) -> None:
     """Draw a histogram of each corpus, as shares of its clips, so that small and large ones compare."""
@@ -66,12 +66,12 @@ def draw_histograms(
     if not drawn:
         nothing(ax, "no clip was decoded")
         return
-    counted = [one for one in zip(corpora, colours, histograms, strict=True) if one[2] is not None]
-    for (facts, colour, _), histogram in zip(counted, drawn, strict=True):
+    counted = [one for one in zip(corpora, colors, histograms, strict=True) if one[2] is not None]
+    for (facts, color, _), histogram in zip(counted, drawn, strict=True):
         shares = np.array(histogram.counts) / max(sum(histogram.counts), 1)
-        ax.stairs(shares, histogram.edges, color=colour, linestyle=STYLES[facts.role], linewidth=1.8)
+        ax.stairs(shares, histogram.edges, color=color, linestyle=STYLES[facts.role], linewidth=1.8)
         if facts.role == "train":
-            ax.stairs(shares, histogram.edges, color=colour, fill=True, alpha=0.15)
+            ax.stairs(shares, histogram.edges, color=color, fill=True, alpha=0.15)
     full = np.flatnonzero(np.sum([one.counts for one in drawn], axis=0))
     edges = drawn[0].edges
     ax.set_xlim(edges[max(int(full[0]) - 1, 0)], edges[min(int(full[-1]) + 2, len(edges) - 1)])
@@ -82,40 +82,40 @@ def draw_histograms(
 
 
 def coarsen(histogram: Histogram) -> Histogram:
-    """Join neighbouring counts until there are few enough to be told apart in a picture."""
+    """Join neighboring counts until there are few enough to be told apart in a picture."""
     group = -(-len(histogram.counts) // MAX_STAIRS)
     counts = [sum(histogram.counts[i : i + group]) for i in range(0, len(histogram.counts), group)]
     step = histogram.edges[1] - histogram.edges[0]
     return Histogram([histogram.edges[0] + i * group * step for i in range(len(counts) + 1)], counts)
 
 
-def draw_lengths(ax: Axes, corpora: Sequence[CorpusFacts], colours: Sequence[str]) -> None:
+def draw_lengths(ax: Axes, corpora: Sequence[CorpusFacts], colors: Sequence[str]) -> None:
     """Draw characters against seconds: what belongs together lies along a line, what does not stands out."""
     ax.set_title("Transcript against seconds", loc="left", pad=20)
     size = float(np.clip(6000 / max(sum(len(facts.points) for facts in corpora), 1), 4, 16))
     outliers = 0
     most = max(characters for facts in corpora for _, characters, _ in facts.points)
-    for facts, colour in zip(corpora, colours, strict=True):
+    for facts, color in zip(corpora, colors, strict=True):
         seconds, characters, wrong = (np.array(column) for column in zip(*facts.points, strict=True))
         marker = "o" if facts.role == "train" else "x"
-        ax.scatter(seconds, characters, s=size, color=colour, alpha=0.4, linewidths=0.8, marker=marker)
-        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": OUTLIER_COLOUR, "linewidths": 1.5}
+        ax.scatter(seconds, characters, s=size, color=color, alpha=0.4, linewidths=0.8, marker=marker)
+        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": OUTLIER_COLOR, "linewidths": 1.5}
         ax.scatter(seconds[wrong], characters[wrong], s=60, **ring)
         outliers += facts.text.num_outliers
         for one in facts.text.outliers[:2]:
             name = label(one.name.rsplit("/", 1)[-1])
             place = (one.seconds, one.characters)
-            ax.annotate(name, place, xytext=(6, 4), textcoords="offset points", fontsize=8, color=OUTLIER_COLOUR)
+            ax.annotate(name, place, xytext=(6, 4), textcoords="offset points", fontsize=8, color=OUTLIER_COLOR)
         if facts.role == "train" and facts.text.seconds_per_character is not None:
             line = np.array([0, most])
             expected = (facts.text.seconds_around or 0) + facts.text.seconds_per_character * line
-            ax.plot(expected, line, color=colour, linewidth=1)
+            ax.plot(expected, line, color=color, linewidth=1)
             for factor in (1 / OUTLIER_FACTOR, OUTLIER_FACTOR):
-                ax.plot(factor * expected, line, color=colour, linewidth=1, linestyle=":")
+                ax.plot(factor * expected, line, color=color, linewidth=1, linestyle=":")
     handles = [Line2D([], [], color="0.3", linewidth=1), Line2D([], [], color="0.3", linewidth=1, linestyle=":")]
     words = ["usual length", "half and twice of it"]
     if outliers:
-        handles.append(Line2D([], [], color=OUTLIER_COLOUR, marker="o", markerfacecolor="none", linestyle="none"))
+        handles.append(Line2D([], [], color=OUTLIER_COLOR, marker="o", markerfacecolor="none", linestyle="none"))
         words.append(f"does not fit: {outliers:,}")
     ax.legend(handles, words, **ABOVE)
     ax.set_xlim(0, 1.03 * max(seconds for facts in corpora for seconds, _, _ in facts.points))
@@ -130,9 +130,9 @@ def draw_mixture(ax: Axes, report: Report) -> None:
     ax.set_title("Mixture", loc="left", pad=20)
     places = np.arange(len(shares))[::-1]
     kinds = (("of the draws", "draws", "0.25"), ("of the clips", "clips", "0.55"), ("of the hours", "hours", "0.8"))
-    for i, (title, attribute, grey) in enumerate(kinds):
+    for i, (title, attribute, gray) in enumerate(kinds):
         values = [getattr(share, attribute) for share in shares]
-        drawn = ax.barh(places + 0.27 * (1 - i), values, height=0.25, color=grey, label=title)
+        drawn = ax.barh(places + 0.27 * (1 - i), values, height=0.25, color=gray, label=title)
         ax.bar_label(drawn, [f"{value:.1%}" for value in values], padding=3, fontsize=8)
     names = [f"{label(share.name)}\n{times(share.passes)} passes" for share in shares]
     ax.set_yticks(places, names)
@@ -157,9 +157,9 @@ def draw_padding(ax: Axes, report: Report) -> None:
     ax.grid(axis="y", visible=False)
 
 
-def darken(colour: str) -> str:
-    """Return a darker tone of a colour."""
-    red, green, blue = matplotlib.colors.to_rgb(colour)
+def darken(color: str) -> str:
+    """Return a darker tone of a color."""
+    red, green, blue = matplotlib.colors.to_rgb(color)
     return str(matplotlib.colors.to_hex((0.5 * red, 0.5 * green, 0.5 * blue)))
 
 

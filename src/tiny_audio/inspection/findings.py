@@ -1,4 +1,4 @@
-"""From facts to what a person should act on. Each judgement is a function of its own: its threshold stands beside it.
+"""From facts to what a person should act on. Each judgment is a function of its own: its threshold stands beside it.
 
 Severe are those with which training would refuse to start, stop, or teach nonsense.
 """
@@ -65,7 +65,7 @@ def leaks(report: Report) -> Iterator[Finding]:
             "",
             f"{overlap.num_leaked:,} of {clips(overlap.eval_clips)} of the evaluation {_are(overlap.num_leaked)} in "
             "the training set.",
-            "take them out of one of the two: the error rate would be of what was learnt by heart.",
+            "take them out of one of the two: the error rate would be of what was learned by heart.",
             pairs,
         )
     if overlap.num_duplicates:
@@ -190,7 +190,7 @@ def rounds(report: Report) -> Iterator[Finding]:
                 False,
                 share.name,
                 f"each of its clips is drawn {share.passes:,.0f} times in a run.",
-                "lower its weight, or training.max_steps: it will be learnt by heart.",
+                "lower its weight, or training.max_steps: it will be learned by heart.",
             )
 
 

@@ -55,7 +55,7 @@ def field(console: Console, name: str, value: Text) -> None:
 
 
 def runs(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
-    """Yield neighbouring tokens of the same part together."""
+    """Yield neighboring tokens of the same part together."""
     for part, group in groupby(tokens, lambda token: token.part):
         yield part, list(group)
 

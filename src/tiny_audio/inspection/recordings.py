@@ -166,11 +166,11 @@ def look_at_recordings(
                 facts[batch[0].source].skipped.setdefault(skip.reason, Named()).add(skip.name, skip.detail)
             progress.advance(len(batch))
     for own, found in zip(facts, levels, strict=True):
-        _summarise(own, found)
+        _summarize(own, found)
     return facts
 
 
-def _summarise(facts: DecodedFacts, levels: Sequence[_Level]) -> None:
+def _summarize(facts: DecodedFacts, levels: Sequence[_Level]) -> None:
     if not levels:
         return
     rms = np.array([level.rms for level in levels])

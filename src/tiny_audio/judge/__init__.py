@@ -1,1 +1,1 @@
-"""Judging recognisers: any two on the same clips, and a report that people look at."""
+"""Judging recognizers: any two on the same clips, and a report that people look at."""

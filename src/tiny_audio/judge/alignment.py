@@ -11,7 +11,7 @@ Step = list[str]
 
 
 def align_words(reference: str, hypothesis: str, rule: Rule) -> list[Step]:
-    """Align a transcript with what was said, after normalisation by a rule.
+    """Align a transcript with what was said, after normalization by a rule.
 
     Returns:
         Steps in order: `["=", words]` for words that are right, with spaces between; `["s", said, written]` for a

@@ -1,4 +1,4 @@
-"""Two recognisers on the same clips: is the difference real?"""
+"""Two recognizers on the same clips: is the difference real?"""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ WORST = 10  # clips that the terminal names
 
 
 def kind_of(name: str) -> str:
-    """Return what a recogniser is given as: a checkpoint, a prediction file, or a model that transformers runs."""
+    """Return what a recognizer is given as: a checkpoint, a prediction file, or a model that transformers runs."""
     return {".pt": CHECKPOINT, ".jsonl": PREDICTIONS}.get(Path(name).suffix, MODEL)
 
 
-def check_recogniser(name: str) -> None:
+def check_recognizer(name: str) -> None:
     """Refuse what is none of them, before anything is loaded.
 
     Raises:
@@ -56,7 +56,7 @@ def compare(
     beams: int | None = None,
     ctc_weight: float | None = None,
 ) -> tuple[list[Result], Sets | None]:
-    """Judge two recognisers on the same clips.
+    """Judge two recognizers on the same clips.
 
     Args:
         names: of the two, see `kind_of`.
@@ -121,7 +121,7 @@ def _renamed(result: Result, title: str) -> Result:
 
 
 def titles_of(names: Sequence[str]) -> list[str]:
-    """Return what tables call two recognisers: the ends of their names, as long as they differ."""
+    """Return what tables call two recognizers: the ends of their names, as long as they differ."""
     for parts in range(1, 9):
         short = ["/".join(Path(name).parts[-parts:]) for name in names]
         if short[0] != short[1]:

@@ -135,8 +135,8 @@ function drawClip(clip, sought) {
     system.steps.forEach((step, n) => line.append(n ? " " : "", drawStep(step, sought)));
     made.append(line);
   });
-  const normalised = clip.systems[0].steps.filter(step => step[0] !== "i").map(step => step[1]).join(" ");
-  if (normalised !== clip.said.toLowerCase()) {
+  const normalized = clip.systems[0].steps.filter(step => step[0] !== "i").map(step => step[1]).join(" ");
+  if (normalized !== clip.said.toLowerCase()) {
     made.append(node("p", { class: "raw" }, "transcript: ", ...marked(clip.said || "(empty)", sought)));
   }
   return made;

@@ -1,4 +1,4 @@
-"""`report.html`: one file that needs no network and no other file, to listen and look where a recogniser errs."""
+"""`report.html`: one file that needs no network and no other file, to listen and look where a recognizer errs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build_page(results: Sequence[Result], shown: Sequence[Result], verdict: str 
     """Return the page.
 
     Args:
-        results: recognisers whose figures are listed.
+        results: recognizers whose figures are listed.
         shown: one or two of them, whose transcripts are shown, of the same clips.
         verdict: one line about two.
         read: returns a clip's samples (S,), 16 kHz, by its number among the transcripts; None: there is no sound.
@@ -65,7 +65,7 @@ def to_script(data: dict[str, Any]) -> str:
 
 
 def to_clip(number: int, shown: Sequence[Result]) -> dict[str, Any]:
-    """Return a clip for the page: what was said, and of each recogniser its errors, its notes and its alignment."""
+    """Return a clip for the page: what was said, and of each recognizer its errors, its notes and its alignment."""
     row = shown[0].transcripts[number]
     systems = []
     for result in shown:
@@ -91,7 +91,7 @@ def to_clip(number: int, shown: Sequence[Result]) -> dict[str, Any]:
 
 
 def worst_first(clips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return clips by how much there is to see in them: of two recognisers by how much they differ."""
+    """Return clips by how much there is to see in them: of two recognizers by how much they differ."""
 
     def key(clip: dict[str, Any]) -> tuple[float, ...]:
         errors = [system["errors"] for system in clip["systems"]]
@@ -153,7 +153,7 @@ def parts(shown: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def part_table(title: str, shown: Sequence[Result], lists: Sequence[Sequence[Part]]) -> dict[str, Any]:
-    """Return a table of parts, a column with a bar for each recogniser; in the order of the first."""
+    """Return a table of parts, a column with a bar for each recognizer; in the order of the first."""
     others = [{part.name: part for part in found} for found in lists]
     widest = max(part.rate for found in lists for part in found) or 1.0
     rows = []

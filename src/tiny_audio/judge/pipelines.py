@@ -1,4 +1,4 @@
-"""Any speech recogniser that transformers can run, beside ours: Whisper, wav2vec2, GLM-ASR, exported folders."""
+"""Any speech recognizer that transformers can run, beside ours: Whisper, wav2vec2, GLM-ASR, exported folders."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def _not_about_limits(record: logging.LogRecord) -> bool:
     return "`max_length`" not in record.getMessage()
 
 
-class ModelRecogniser:
-    """A speech recogniser of the Hub or of a folder, decoding greedily.
+class ModelRecognizer:
+    """A speech recognizer of the Hub or of a folder, decoding greedily.
 
     Args:
         name: a folder or a Hub id.
@@ -42,7 +42,7 @@ class ModelRecogniser:
         language: to ask a multilingual Whisper for; None: it finds out by itself.
 
     Raises:
-        UserError: transformers cannot load it as a speech recogniser.
+        UserError: transformers cannot load it as a speech recognizer.
     """
 
     def __init__(self, name: str, config: Config, language: str | None) -> None:
@@ -59,7 +59,7 @@ class ModelRecogniser:
             self.model: Any = self._load(name, kind)
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{name} is no speech recogniser that transformers can load: {reason}") from None
+            raise UserError(f"{name} is no speech recognizer that transformers can load: {reason}") from None
         logger.info("%s: %s, %s on %s", name, kind, str(self.dtype).removeprefix("torch."), self.device)
 
     def _load(self, name: str, kind: str) -> Any:
@@ -121,7 +121,7 @@ class ModelRecogniser:
 
 
 def judge_model(name: str, title: str, sets: Sets) -> Result:
-    """Transcribe all clips of the sets with a recogniser that transformers runs, and score.
+    """Transcribe all clips of the sets with a recognizer that transformers runs, and score.
 
     Raises:
         UserError: it cannot be loaded, or the device's memory is too small.
@@ -129,19 +129,19 @@ def judge_model(name: str, title: str, sets: Sets) -> Result:
     texts = [text for apart in sets.apart for text in apart.texts]
     named = {entry.language for entry in sets.config.data.eval_datasets} - {None}
     language = named.pop() if len(named) == 1 else "en" if not named and is_english(texts) else None
-    recogniser = ModelRecogniser(name, sets.config, language)
+    recognizer = ModelRecognizer(name, sets.config, language)
     scores: dict[str, Score] = {}
     transcripts: list[Transcript] = []
     progress = Progress("Evaluating", sets.num_clips, "clips", quiet=False)
     try:
         for source, (rows, kinds, first, apart) in zip(sets.sources, _clips(sets), strict=True):
-            seconds = _write(rows, kinds, first, sets, recogniser, progress)
+            seconds = _write(rows, kinds, first, sets, recognizer, progress)
             done = note_symptoms(rows)
             audio = sum(row.seconds or 0.0 for row in done if row.hypothesis is not None)
             scores[source.name] = score(done, None, apart.left_out, sets.rules, audio, seconds)
             transcripts += done
     except torch.OutOfMemoryError:
-        raise UserError(f"the device's memory is too small for batch_size={recogniser.batch_size}; halve it.") from None
+        raise UserError(f"the device's memory is too small for batch_size={recognizer.batch_size}; halve it.") from None
     finally:
         progress.close()
     result = Result(Path(name), title, None, scores, transcripts)
@@ -169,12 +169,12 @@ def _write(
     kinds: Sequence[tuple[str, ...]],
     first: int,
     sets: Sets,
-    recogniser: ModelRecogniser,
+    recognizer: ModelRecognizer,
     progress: Progress,
 ) -> float:
     """Fill in, in place, what is written of each row, clips of like length at once; return how long it took."""
     taken = 0.0
-    window = READ_AT_ONCE * recogniser.batch_size
+    window = READ_AT_ONCE * recognizer.batch_size
     order = sorted(range(len(rows)), key=lambda i: rows[i].seconds or 0.0)
     for start in range(0, len(order), window):
         waveforms: dict[int, np.ndarray] = {}
@@ -187,10 +187,10 @@ def _write(
                 rows[i] = rows[i]._replace(notes=(error.reason,))
                 progress.advance(1)
         chosen = sorted(waveforms, key=lambda i: len(waveforms[i]))
-        for place in range(0, len(chosen), recogniser.batch_size):
-            batch = chosen[place : place + recogniser.batch_size]
+        for place in range(0, len(chosen), recognizer.batch_size):
+            batch = chosen[place : place + recognizer.batch_size]
             begun = perf_counter()
-            texts = recogniser.transcribe([waveforms[i] for i in batch])
+            texts = recognizer.transcribe([waveforms[i] for i in batch])
             taken += perf_counter() - begun
             for i, text in zip(batch, texts, strict=True):
                 seconds = round(len(waveforms[i]) / SAMPLE_RATE, 3)

@@ -1,4 +1,4 @@
-"""Prediction files: what a recogniser wrote, a line a clip, whatever wrote it."""
+"""Prediction files: what a recognizer wrote, a line a clip, whatever wrote it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def to_result(rows: Sequence[Transcript], path: Path, name: str, rules: Sequence
 
 
 def on_the_same_clips(first: Sequence[Transcript], second: Sequence[Transcript]) -> tuple[list[Transcript], ...]:
-    """Return what two recognisers wrote of the clips that both have, in the order of the first.
+    """Return what two recognizers wrote of the clips that both have, in the order of the first.
 
     Clips are the same that have one transcript and one name, wherever the files lie and whatever their kind, in sets of
     one name if both have such.

@@ -15,7 +15,7 @@ from .weights import first_line
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 0.05  # relative; bf16 rounding gives 0.01, a position that sees a neighbour 0.2 and more
+TOLERANCE = 0.05  # relative; bf16 rounding gives 0.01, a position that sees a neighbor 0.2 and more
 
 
 def choose_attention(model: SpeechLLM, name: str) -> str:

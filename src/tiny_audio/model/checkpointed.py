@@ -169,7 +169,7 @@ def _check_shapes(part: str, ours: dict[str, Tensor], theirs: dict[str, Tensor],
 def rebuild(
     saved: dict[str, Any], path: str, dtype: torch.dtype, encoder: str | None = None, decoder: str | None = None
 ) -> SpeechLLM:
-    """Build the recogniser that a checkpoint belongs to, ready to transcribe.
+    """Build the recognizer that a checkpoint belongs to, ready to transcribe.
 
     Args:
         saved: as `load_checkpoint` returned it.

@@ -61,10 +61,10 @@ class TargetLoss(torch.autograd.Function):
         size = max(1, MAX_LOGITS // head.weight.shape[0])
         for rows, expected in zip(hidden.detach().split(size), targets[:, None].split(size), strict=True):
             logits = head(rows).float()
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            total += (normaliser - logits.gather(1, expected)).sum()
+            normalizer = logits.logsumexp(-1, keepdim=True)
+            total += (normalizer - logits.gather(1, expected)).sum()
             if ctx.needs_input_grad[0]:  # softmax, less 1 at the target; written over the logits
-                by_logit = logits.sub_(normaliser).exp_()
+                by_logit = logits.sub_(normalizer).exp_()
                 by_logit.scatter_add_(1, expected, by_logit.new_full(expected.shape, -1.0))
                 gradients.append((by_logit.to(head.weight.dtype) @ head.weight).to(rows.dtype))
         ctx.save_for_backward(*gradients)

@@ -154,7 +154,7 @@ class GlmAsrSpeechEncoder(SpeechEncoder):
     """The audio tower of GLM-ASR.
 
     Of bare clips on real frames only: convolutions padded, transformer layers packed. The stock forward builds no
-    attention mask, so that a padded clip's features depend on its neighbours; here each clip attends within itself and
+    attention mask, so that a padded clip's features depend on its neighbors; here each clip attends within itself and
     its positions start at 0.
 
     Of windows it is the stock forward, as its makers' own processors and servers run it: the frames of the clip are

@@ -93,17 +93,17 @@ class Lexicon:
         special = {*end_ids, *tokenizer.all_special_ids}
         first = [0 if n in special or not name else self._first(name) for n, name in enumerate(self.names)]
         self.first = torch.tensor(first)  # (V,), the class that a token most likely begins with; 0: never written
-        self._spelt: dict[str, tuple[int, ...]] = {}
+        self._spelled: dict[str, tuple[int, ...]] = {}
 
     def _first(self, name: str) -> int:
         return self._classes.get(self._split.longest_at_start(name), 0)
 
     def spell(self, word: str) -> tuple[int, ...]:
         """Return the classes of a word; empty where CTC cannot say it."""
-        if word not in self._spelt:
+        if word not in self._spelled:
             found = [self._classes.get(piece, 0) for piece in self._split.spell(word)]
-            self._spelt[word] = tuple(found) if all(found) else ()
-        return self._spelt[word]
+            self._spelled[word] = tuple(found) if all(found) else ()
+        return self._spelled[word]
 
 
 class _Beam:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 MAX_PERIOD = 48  # tokens: a long sentence
-WINDOW = 40  # tokens in which few different pairs of neighbours come again and again, though in no regular order ...
+WINDOW = 40  # tokens in which few different pairs of neighbors come again and again, though in no regular order ...
 MAX_DIFFERENT = 10  # ... of 39; in what people say most of them differ
 
 
@@ -47,7 +47,7 @@ def find_loop(tokens: Sequence[int]) -> int | None:
 
 
 class LoopGuard(StoppingCriteria):
-    """Ends a clip's transcript where it begins to loop; whatever its neighbours do.
+    """Ends a clip's transcript where it begins to loop; whatever its neighbors do.
 
     Args:
         end_ids: tokens that end a transcript; what is written after one is padding.

@@ -39,7 +39,7 @@ def mask_frames(frames: Tensor, lengths: Sequence[int], share: float, channel_sh
 def draw_hidden(counts: Sequence[int], share: float, longest: int = HIDDEN_SPAN) -> Tensor:
     """Choose the audio tokens or frames that a training step hides, in spans of time (SpecAugment, arXiv 1904.08779).
 
-    Zeros take their place. A decoder that normalises its input by the root mean square leaves zeros zero: there is
+    Zeros take their place. A decoder that normalizes its input by the root mean square leaves zeros zero: there is
     nothing at that position. The clip's mean, SpecAugment's other choice, would be brought up to the size of a token,
     say something that was not said, and hand on gradients to all tokens of the clip.
 

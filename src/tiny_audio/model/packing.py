@@ -2,7 +2,7 @@
 
 Linear layers and norms run on real positions alone. The attention itself is a kernel for rows of clips where there is
 one (`kernels`); elsewhere it is padded, inside the op alone. This is faster than a padded batch and makes a clip's
-result independent of its neighbours. It is an attention implementation of `transformers`, registered as `packed`: the
+result independent of its neighbors. It is an attention implementation of `transformers`, registered as `packed`: the
 stock modules are used as they are. Without a `packed_layout` argument (of padded clips, and while decoding token by
 token) it is the stock `sdpa`.
 

@@ -1,6 +1,6 @@
 """How likely CTC finds a text that begins so: the probabilities of prefixes.
 
-The recursion is that of Graves ("Supervised Sequence Labelling with Recurrent Neural Networks", 2008, section 7.5.3),
+The recursion is that of Graves ("Supervised Sequence Labeling with Recurrent Neural Networks", 2008, section 7.5.3),
 as Watanabe et al. (arXiv 1609.06773) and Hori et al. (arXiv 1706.02737) use it to decode with CTC and a decoder
 together. Each of its sums over time is one cumulative sum of exponentials, so that no step of time is a step of Python.
 

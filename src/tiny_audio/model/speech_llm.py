@@ -58,7 +58,7 @@ class Loss(NamedTuple):
 
     @property
     def objective(self) -> Tensor:
-        """What is minimised, summed over target tokens: divided by the tokens of a whole step, the step's loss.
+        """What is minimized, summed over target tokens: divided by the tokens of a whole step, the step's loss.
 
         The auxiliary loss, a mean, weighs as much as its batch has target tokens, so that accumulated batches and
         several processes add up to a mean over the step.
@@ -75,7 +75,7 @@ class Written(NamedTuple):
 
 
 class SpeechLLM(nn.Module):
-    """Speech recogniser: encoder frames, projected, read by the decoder in the place of the audio.
+    """Speech recognizer: encoder frames, projected, read by the decoder in the place of the audio.
 
     The encoder is always frozen; what else trains is chosen by `build_speech_llm`.
 
@@ -301,7 +301,7 @@ class SpeechLLM(nn.Module):
     ) -> list[Written]:
         """Write down what is said in each of B clips: greedily, or as `search` says.
 
-        A clip gets at most `transcript_limit` tokens; the limit is the clip's own, never its neighbours'.
+        A clip gets at most `transcript_limit` tokens; the limit is the clip's own, never its neighbors'.
 
         Args:
             frames: (N, D) encoder frames, the clips one after another.

@@ -206,7 +206,7 @@ def require_finite(part: str, name: str, module: nn.Module) -> None:
         UserError: naming the first of them.
     """
     for weight_name, weight in module.named_parameters():
-        if not weight.numel() or weight.element_size() == 1:  # packed: quantised weights
+        if not weight.numel() or weight.element_size() == 1:  # packed: quantized weights
             continue
         ends = torch.stack(weight.detach().aminmax())  # NaN where there is one; much faster than asking each number
         if not bool(ends.isfinite().all()):

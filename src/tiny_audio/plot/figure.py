@@ -20,7 +20,7 @@ from ..training import metrics
 from ..training.console import format_rate
 from .runs import Curve, Run
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
 COLUMNS = 3
 WIDTH = 13.0  # inches
 LOG_FROM = 15.0  # largest value over smallest, from which on an axis is logarithmic
@@ -68,32 +68,32 @@ def draw(runs: Sequence[Run]) -> Figure:
     """Draw the curves of runs, the user's own metrics after the toolkit's."""
     own = dict.fromkeys(name for run in runs for name in run.curves if name.split("/")[0] not in OWN_GROUPS)
     panels = [*PANELS, *(Panel(name, name, noisy=True) for name in own)]
-    colours = run_colours(len(runs))
+    colors = run_colors(len(runs))
     rows = math.ceil(len(panels) / COLUMNS)
     longest = max(len(run.name) for run in runs)
     ncols = max(1, min(4, int(WIDTH / (0.8 + 0.1 * longest))))  # inches: a line and its gap, and a letter
     with matplotlib.rc_context(style()):
         height = 3.0 * rows + 0.35 + 0.25 * math.ceil(len(runs) / ncols)
         figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-        handles = [Line2D([], [], color=colour, linewidth=2) for colour in colours]
+        handles = [Line2D([], [], color=color, linewidth=2) for color in colors]
         labels = [label(run.name) for run in runs]
         figure.legend(handles, labels, loc="outside upper left", ncols=ncols, frameon=False, fontsize=11)
         axes = figure.subplots(rows, COLUMNS, squeeze=False, gridspec_kw={"hspace": 0.06}).flat
         for ax, panel in zip(axes, panels, strict=False):
-            draw_panel(ax, panel, runs, colours)
+            draw_panel(ax, panel, runs, colors)
         for ax in axes[len(panels) :]:  # the last row may not be full
             ax.remove()
     return figure
 
 
-def draw_panel(ax: Axes, panel: Panel, runs: Sequence[Run], colours: Sequence[str]) -> None:
+def draw_panel(ax: Axes, panel: Panel, runs: Sequence[Run], colors: Sequence[str]) -> None:
     """Draw one metric of all runs."""
     names = [panel.metric] + ([panel.dashed[0]] if panel.dashed else [])
     values = []
-    for run, colour in zip(runs, colours, strict=True):
+    for run, color in zip(runs, colors, strict=True):
         for name, style in zip(names, ("-", "--"), strict=False):
             if name in run.curves:
-                draw_curve(ax, run.curves[name], colour, style, panel.noisy)
+                draw_curve(ax, run.curves[name], color, style, panel.noisy)
                 values += [value for value in run.curves[name][1] if math.isfinite(value)]
     ax.set_title(label(panel.title), loc="left")
     end = max(steps[-1] for run in runs for steps, _ in run.curves.values()) or 1
@@ -111,14 +111,14 @@ def draw_panel(ax: Axes, panel: Panel, runs: Sequence[Run], colours: Sequence[st
         ax.legend(handles, panel.dashed[1:], frameon=False, fontsize=9)
 
 
-def draw_curve(ax: Axes, curve: Curve, colour: str, style: str, noisy: bool) -> None:
+def draw_curve(ax: Axes, curve: Curve, color: str, style: str, noisy: bool) -> None:
     """Draw a curve; a noisy one faintly, with a smoothed line over it."""
     steps, values = curve
     marker = "o" if len(steps) == 1 else None
     if noisy and len(steps) >= 20:
-        ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        ax.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
         values = smooth(values, max(1, round(len(values) * SMOOTHED_SHARE / 2)))
-    ax.plot(steps, values, color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=4)
+    ax.plot(steps, values, color=color, linestyle=style, linewidth=1.8, marker=marker, markersize=4)
 
 
 def scale(ax: Axes, panel: Panel, values: Sequence[float]) -> None:
@@ -144,10 +144,10 @@ def smooth(values: Sequence[float], reach: int) -> list[float]:
     return found
 
 
-def run_colours(count: int) -> list[str]:
-    """Return a colour for each run that colour-blind people can tell from the others."""
-    if count <= len(COLOURS):
-        return list(COLOURS[:count])
+def run_colors(count: int) -> list[str]:
+    """Return a color for each run that color-blind people can tell from the others."""
+    if count <= len(COLORS):
+        return list(COLORS[:count])
     shades = matplotlib.colormaps["viridis"]  # without the end that is too light for lines
     return [matplotlib.colors.to_hex(shades(0.9 * i / (count - 1))) for i in range(count)]
 

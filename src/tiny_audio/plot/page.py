@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..pages import render
 from ..training import metrics
-from .figure import run_colours
+from .figure import run_colors
 from .runs import Run, differing_settings
 
 COLUMNS = ("run", "steps", "last training loss", "best WER", "last WER", "best CER", "best evaluation loss")
@@ -20,7 +20,7 @@ def build_page(runs: Sequence[Run], svg: str) -> str:
         title=f"Curves of {runs[0].name}" if len(runs) == 1 else f"Curves of {len(runs)} runs",
         svg=svg,
         names=[run.name for run in runs],
-        colors=run_colours(len(runs)),
+        colors=run_colors(len(runs)),
         columns=COLUMNS,
         figures=[figures_of(run) for run in runs],
         settings=differing_settings(runs),

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..evaluation.report import ALL
 from ..pages import render
 from .folder import public_name
-from .licences import licence_of, licences_of_parts
+from .licenses import license_of, licenses_of_parts
 
 Row = Mapping[str, Any]
 TASK = "automatic-speech-recognition"
@@ -42,20 +42,20 @@ def read_figures(path: Path, step: int) -> list[Row]:
     return own
 
 
-def build_card(record: Mapping[str, Any], repo: str, figures: Sequence[Row], licence: str | None) -> str:
+def build_card(record: Mapping[str, Any], repo: str, figures: Sequence[Row], license: str | None) -> str:
     """Return README.md, with its metadata.
 
     Args:
         record: what the exported folder says of itself.
         repo: `user/name`.
         figures: as `read_figures` returns them; none: those of the run's own evaluation, if there are any.
-        licence: what the one who publishes it says; None: what its parts allow.
+        license: what the one who publishes it says; None: what its parts allow.
 
     Raises:
-        UserError: an open licence is asked for, and a part forbids it.
+        UserError: an open license is asked for, and a part forbids it.
     """
     about = record["provenance"]
-    claimed = licence_of(about, licence)
+    claimed = license_of(about, license)
     name = repo.rpartition("/")[2]
     settings = record["config"]["data"]
     case = {"lower": "in lower case", "keep": "in their own case"}
@@ -75,12 +75,12 @@ def build_card(record: Mapping[str, Any], repo: str, figures: Sequence[Row], lic
         figures=figures,
         rules={row["scoring"]: row["normalization"] for row in figures},
         public_name=public_name,
-        licences=licences_of_parts(about),
+        licenses=licenses_of_parts(about),
         claimed=claimed,
     )
 
 
-def _metadata(record: Mapping[str, Any], name: str, figures: Sequence[Row], licence: str) -> str:
+def _metadata(record: Mapping[str, Any], name: str, figures: Sequence[Row], license: str) -> str:
     about = record["provenance"]
     origins = [corpus["origin"].partition("@") for corpus in about["corpora"].values()]
     results = [
@@ -99,7 +99,7 @@ def _metadata(record: Mapping[str, Any], name: str, figures: Sequence[Row], lice
         datasets=sorted({hub_id for hub_id, at, _ in origins if at and "/" in hub_id}) or None,
         language=about.get("languages") or None,
         library_name="transformers" if record["native"] else "tiny-audio",
-        license=licence,
+        license=license,
         pipeline_tag=TASK,
         tags=["tiny-audio", "speech", "speech-llm"],
         model_name=name if results else None,

@@ -21,7 +21,7 @@ from ..model.lora import merge_lora
 from ..model.speech_llm import SpeechLLM
 from ..model.weights import RECORD_FILE, fingerprint
 from ..training.checkpoint import FORMAT
-from .licences import languages_of, licence_of_corpus, licence_of_model
+from .licenses import languages_of, license_of_corpus, license_of_model
 from .native import native_processor, save_native, why_not_native
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def describe(model: SpeechLLM, saved: dict[str, Any], native: bool, prompt: dict
     trained = [title for title, on in (("LoRA", settings.use_lora), ("decoder", not settings.freeze_decoder)) if on]
     data = {key: value for key, value in saved["config"]["data"].items() if key in DATA_SETTINGS}
     corpora = {
-        name: about | {"origin": public_name(about["origin"]), "licence": licence_of_corpus(name, about["origin"])}
+        name: about | {"origin": public_name(about["origin"]), "license": license_of_corpus(name, about["origin"])}
         for name, about in saved["corpora"].items()
     }
     run = {key: value for key, value in saved.get("run", {}).items() if key in ("tiny_audio", "packages")}
@@ -141,7 +141,7 @@ def _source(saved: dict[str, Any], part: str) -> dict[str, Any]:
         "name": public_name(models[part]),
         "revision": models[f"{part}_revision"],
         "fingerprint": models[f"{part}_fingerprint"],
-        "licence": licence_of_model(models[part]),
+        "license": license_of_model(models[part]),
     }
 
 

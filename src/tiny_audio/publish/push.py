@@ -76,7 +76,7 @@ def packed(
     checkpoint: str | Path,
     repo: str,
     report: str | Path | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     encoder: str | None = None,
     decoder: str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -87,7 +87,7 @@ def packed(
         checkpoint: an exported folder, a checkpoint or the folder of a run.
         repo: `user/name`.
         report: of `ta eval report=FOLDER`; None: `eval.json` beside the checkpoint or in its run's folder, if any.
-        licence: what the one who publishes it says; None: what its parts allow.
+        license: what the one who publishes it says; None: what its parts allow.
         encoder, decoder: where a checkpoint's models lie now, if they have moved.
         dtype: of the weights of a checkpoint.
 
@@ -106,7 +106,7 @@ def packed(
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
         found = Path(report) if report is not None else _find_report(Path(opened.path))
         figures = [] if found is None else read_figures(found, record["provenance"]["step"])
-        made = build_card(record, repo, figures, licence)
+        made = build_card(record, repo, figures, license)
         own = folder / CARD
         card = own.read_text(encoding="utf-8") if own.is_file() else made
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 
 from ..errors import UserError
-from ..inference import Recogniser
+from ..inference import Recognizer
 from .app import build_app
 from .service import Service
 from .settings import ServeSettings
@@ -27,7 +27,7 @@ class Server(uvicorn.Server):
     """Serves a model until it is told to stop.
 
     Args:
-        recogniser: the model.
+        recognizer: the model.
         name: as clients see it.
         settings: where, and within what limits.
         ready: is told the address when requests are answered.
@@ -37,9 +37,9 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, recogniser: Recogniser, name: str, settings: ServeSettings, ready: Callable[[str], None]
+        self, recognizer: Recognizer, name: str, settings: ServeSettings, ready: Callable[[str], None]
     ) -> None:
-        self.service, self._ready = Service(recogniser, settings), ready
+        self.service, self._ready = Service(recognizer, settings), ready
         self.socket = listen(settings.host, settings.port)
         config = uvicorn.Config(
             build_app(self.service, name),
@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
         self.service.begin_closing()
         await super().shutdown(sockets)
 
-    def serve_until_signalled(self) -> None:
+    def serve_until_signaled(self) -> None:
         """Serve until SIGINT or SIGTERM; a second SIGINT does not wait for what was accepted."""
         # uvicorn raises the signals again when all is done, which would end the process as if it had been killed.
         before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -16,7 +16,7 @@ from starlette.types import Receive
 
 from ..audio import AudioError, load_audio
 from ..errors import UserError
-from ..inference import Recogniser, TextSegment, Transcription
+from ..inference import Recognizer, TextSegment, Transcription
 from ..inference.transcribe import MIN_SECONDS, check_recording
 from ..lengths import SAMPLE_RATE
 from ..training.memory import is_out_of_memory
@@ -93,15 +93,15 @@ class Service:
     """A model that is served.
 
     Args:
-        recogniser: the model.
+        recognizer: the model.
         settings: the limits.
     """
 
-    def __init__(self, recogniser: Recogniser, settings: ServeSettings) -> None:
+    def __init__(self, recognizer: Recognizer, settings: ServeSettings) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.is_closing = False
-        self._recogniser = recogniser
-        self.worker = Worker(recogniser, settings.batch_size, self.metrics.batch.observe)
+        self._recognizer = recognizer
+        self.worker = Worker(recognizer, settings.batch_size, self.metrics.batch.observe)
         self._decoders = ThreadPoolExecutor(DECODERS, "decoder")
         self._room = asyncio.Semaphore(AHEAD * settings.batch_size)
         self._uploads: set[asyncio.Timeout] = set()
@@ -168,7 +168,7 @@ class Service:
             Gone: the client went away.
         """
         try:
-            self._recogniser.read_context(context)
+            self._recognizer.read_context(context)
         except UserError as error:
             raise ApiError(HTTPStatus.BAD_REQUEST, f"prompt: {error}", "invalid_value", "prompt") from None
         self.check_room()
@@ -219,7 +219,7 @@ class Service:
             limit = f"The recording is longer than {self.settings.max_seconds:g} s, this server's limit."
             message = limit if error.reason == "too_long" else MESSAGES[error.reason]
             raise ApiError(HTTPStatus.BAD_REQUEST, message, f"audio_{error.reason}", "file") from None
-        return Decoded(waveform, self._recogniser.spans(waveform), remarks)
+        return Decoded(waveform, self._recognizer.spans(waveform), remarks)
 
 
 @asynccontextmanager

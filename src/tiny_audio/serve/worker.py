@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..inference import Recogniser, TextSegment
+from ..inference import Recognizer, TextSegment
 from ..training.memory import is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
@@ -66,18 +66,18 @@ class Worker:
     """Reads jobs until it is closed.
 
     Args:
-        recogniser: nobody else may use it.
+        recognizer: nobody else may use it.
         batch_size: pieces at once.
         observe: told of every batch how many pieces it has.
     """
 
-    def __init__(self, recogniser: Recogniser, batch_size: int, observe: Callable[[int], None]) -> None:
-        self.recogniser, self.batch_size, self._observe = recogniser, batch_size, observe
-        self.can_place_words = recogniser.model.ctc is not None
+    def __init__(self, recognizer: Recognizer, batch_size: int, observe: Callable[[int], None]) -> None:
+        self.recognizer, self.batch_size, self._observe = recognizer, batch_size, observe
+        self.can_place_words = recognizer.model.ctc is not None
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="recogniser", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="recognizer", daemon=True)
 
     def start(self) -> None:
         """Begin to work."""
@@ -128,14 +128,14 @@ class Worker:
                 if taken or self._closing:
                     return taken
                 if not self._changed.wait(None if idle else IDLE_SECONDS):
-                    release_memory(self.recogniser.model.device)
+                    release_memory(self.recognizer.model.device)
                     idle = True
 
     def _read(self, pieces: Sequence[Piece]) -> None:
         """Read a batch, in halves where that fails: neither too large a batch nor one bad recording ends the others."""
         words = self.can_place_words and any(job.words for job, _ in pieces)
         try:
-            found = self.recogniser.transcribe_pieces(
+            found = self.recognizer.transcribe_pieces(
                 [(job.waveform, span) for job, span in pieces],
                 self.batch_size,
                 word_timestamps=words,
@@ -151,6 +151,6 @@ class Worker:
         for (job, _), segments in zip(pieces, found, strict=False):
             job.give(segments)
         if not found and len(pieces) > 1:  # outside of `except`, whose traceback holds what is to be released
-            release_memory(self.recogniser.model.device)
+            release_memory(self.recognizer.model.device)
             self._read(pieces[: len(pieces) // 2])
             self._read(pieces[len(pieces) // 2 :])

@@ -40,7 +40,7 @@ from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
 from .meter import Meter, StepProfiler
 from .processes import Processes, StepInput
-from .ranking import rank, rank_saved, summarise
+from .ranking import rank, rank_saved, summarize
 from .state import RunState, rng_state, seed_step
 from .tracking import Trackers
 
@@ -353,7 +353,7 @@ class Trainer:
                 keep = 1 if self.training.save_best_only else self.training.save_total_limit
                 self.folder.prune(keep, newest=state.step, best=self.best_saved())
                 skipped = self.skips.counts.total()
-                self.folder.write_state(summarise(self.config, state, self.folder, self.description, skipped))
+                self.folder.write_state(summarize(self.config, state, self.folder, self.description, skipped))
             except OSError as error:
                 unsaved = self._describe_unsaved(error)
         if unsaved := self.processes.from_first(unsaved):

@@ -97,7 +97,7 @@ def read_state(folder: CheckpointFolder) -> dict[str, Any] | None:
     return state
 
 
-def summarise(
+def summarize(
     config: Config, state: RunState, folder: CheckpointFolder, description: dict[str, Any], skipped_clips: int
 ) -> dict[str, Any]:
     """Return what `training_state.json` says.

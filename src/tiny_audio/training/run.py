@@ -48,7 +48,7 @@ from .feature_cache import cache_features, clips_to_read
 from .loop import Trainer
 from .preflight import preflight
 from .processes import Processes
-from .ranking import rank, rank_saved, summarise
+from .ranking import rank, rank_saved, summarize
 from .resume import batches_left, find_start, pin_revisions, restore, set_aside, starts_afresh
 from .state import RunState
 from .tracking import Trackers, check_installed
@@ -189,7 +189,7 @@ def open_parts(
     state = RunState.load(saved["state"]) if saved is not None else RunState()
     with explaining_out_of_memory():
         preflight(config, model, plan, dataset, eval_sources, folder, state.step, accelerator)
-        initialise_weights(config, model, saved, start, dataset, plan)
+        initialize_weights(config, model, saved, start, dataset, plan)
     state.evaluate_on(evaluation_fingerprint(eval_sources))
     with processes.first_ahead():
         if processes.is_main:
@@ -239,7 +239,7 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
         logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
         if processes.is_main:  # it may go by another metric now
             skipped = parts.skips.counts.total()
-            parts.folder.write_state(summarise(config, state, parts.folder, parts.description, skipped))
+            parts.folder.write_state(summarize(config, state, parts.folder, parts.description, skipped))
         return
     state.plan_fingerprint = plan.fingerprint
     per_step = training.batch_size * training.gradient_accumulation_steps * processes.count
@@ -322,7 +322,7 @@ def claim_folder(output: Path, processes: Processes) -> Iterator[CheckpointFolde
         yield folder
 
 
-def initialise_weights(
+def initialize_weights(
     config: Config,
     model: SpeechLLM,
     saved: dict[str, Any] | None,

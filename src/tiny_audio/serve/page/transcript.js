@@ -4,7 +4,7 @@
 // taught for a few hundred steps is sure of nothing, so that its words can only be compared with each other.
 const DOUBT = 0.5;
 const DOUBT_SHARE = 0.2;
-const LINGER = 0.5; // seconds that a word stays lit at least: the model tells where it is recognised, not all of it
+const LINGER = 0.5; // seconds that a word stays lit at least: the model tells where it is recognized, not all of it
 
 export class Transcript {
   // `seek` is told the second at which a word that was chosen begins.

@@ -48,10 +48,10 @@ export class Waveform {
     const context = this.canvas.getContext("2d");
     context.scale(scale, scale);
     const style = getComputedStyle(this.canvas);
-    const colour = (name) => style.getPropertyValue(`--${name}`);
+    const color = (name) => style.getPropertyValue(`--${name}`);
     const count = Math.floor(width / BAR);
     if (this.word && this.seconds) {
-      context.fillStyle = colour("lit");
+      context.fillStyle = color("lit");
       const [left, right] = [this.word.start, this.word.end].map((second) => second / this.seconds * width);
       context.fillRect(left, 0, Math.max(right - left, 2), height);
     }
@@ -64,7 +64,7 @@ export class Waveform {
         peak = Math.max(peak, Math.abs(this.samples[at]));
       }
       const tall = Math.max(peak / loudest * height * 0.94, 2);
-      context.fillStyle = colour(this.seconds && bar / count < this.time / this.seconds ? "accent" : "wave");
+      context.fillStyle = color(this.seconds && bar / count < this.time / this.seconds ? "accent" : "wave");
       context.fillRect(bar * BAR, (height - tall) / 2, BAR - 1, tall);
     }
   }

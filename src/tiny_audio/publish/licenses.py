@@ -1,6 +1,6 @@
-"""Licences of models and corpora, as far as they are known here, and what may be said of a model made of them.
+"""Licenses of models and corpora, as far as they are known here, and what may be said of a model made of them.
 
-What is not listed is not known, and nothing is claimed for it. Licences change: whoever publishes reads them again.
+What is not listed is not known, and nothing is claimed for it. Licenses change: whoever publishes reads them again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _MODELS = (
 _POCKET_SPEECH = ("tiny_audio", "pocket", "speech")  # the folder, wherever the package lies
 
 
-def licence_of_model(name: str) -> str | None:
-    """Return the licence of a model by its id on the Hub; None where it is not known here."""
-    return next((licence for pattern, licence in _MODELS if re.fullmatch(pattern, name)), None)
+def license_of_model(name: str) -> str | None:
+    """Return the license of a model by its id on the Hub; None where it is not known here."""
+    return next((license for pattern, license in _MODELS if re.fullmatch(pattern, name)), None)
 
 
-def licence_of_corpus(name: str, origin: str) -> str | None:
-    """Return the licence of a corpus; None where it is not known here.
+def license_of_corpus(name: str, origin: str) -> str | None:
+    """Return the license of a corpus; None where it is not known here.
 
     Args:
         name: of the source: that of a known corpus, or `librispeech:dev-clean`, `librispeech#2`.
@@ -45,7 +45,7 @@ def licence_of_corpus(name: str, origin: str) -> str | None:
     hub_id = origin.partition("@")[0]
     named = CORPORA.get(re.split("[:#]", name)[0])
     corpus = next((corpus for corpus in CORPORA.values() if corpus.hub_id == hub_id), named)
-    return None if corpus is None else corpus.licence
+    return None if corpus is None else corpus.license
 
 
 def languages_of(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -62,18 +62,18 @@ def languages_of(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(found)
 
 
-def licence_of(provenance: Mapping[str, Any], asked: str | None) -> str:
-    """Return the licence that the card claims for the whole: an open one only where all parts allow it.
+def license_of(provenance: Mapping[str, Any], asked: str | None) -> str:
+    """Return the license that the card claims for the whole: an open one only where all parts allow it.
 
     Args:
         provenance: of the exported folder.
-        asked: what the one who publishes it says; their word goes for parts whose licence is not known here.
+        asked: what the one who publishes it says; their word goes for parts whose license is not known here.
 
     Raises:
-        UserError: an open licence is asked for, and a part forbids it.
+        UserError: an open license is asked for, and a part forbids it.
     """
-    parts = licences_of_parts(provenance)
-    forbidding = [f"{name} ({licence})" for name, licence in parts.items() if licence and licence not in OPEN]
+    parts = licenses_of_parts(provenance)
+    forbidding = [f"{name} ({license})" for name, license in parts.items() if license and license not in OPEN]
     if asked is not None:
         if asked in OPEN and forbidding:
             raise UserError(
@@ -82,22 +82,26 @@ def licence_of(provenance: Mapping[str, Any], asked: str | None) -> str:
         return asked
     if forbidding or None in parts.values():
         return RESTRICTED
-    if shared := sorted({licence for licence in parts.values() if licence and "-sa-" in licence}):
+    if shared := sorted({license for license in parts.values() if license and "-sa-" in license}):
         return shared[0] if len(shared) == 1 else RESTRICTED
-    models = {str(licence_of_part(provenance, part)) for part in ("encoder", "decoder")}
+    models = {str(license_of_part(provenance, part)) for part in ("encoder", "decoder")}
     return "mit" if models == {"mit"} else "apache-2.0" if models <= {"mit", "apache-2.0"} else RESTRICTED
 
 
-def licence_of_part(provenance: Mapping[str, Any], part: str) -> str | None:
-    """Return the licence of the encoder or the decoder, None where it is not known."""
-    found: str | None = provenance[part].get("licence")
+def _license(about: Mapping[str, Any]) -> str | None:
+    found: str | None = about.get("license", about.get("licence"))  # the first exported folders spell it so
     return found
 
 
-def licences_of_parts(provenance: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the licence of each part, by its kind and name (`encoder pocket`); None where it is not known."""
-    parts = {f"{part} {provenance[part]['name']}": licence_of_part(provenance, part) for part in ("encoder", "decoder")}
-    parts |= {f"corpus {name}": about.get("licence") for name, about in provenance["corpora"].items()}
+def license_of_part(provenance: Mapping[str, Any], part: str) -> str | None:
+    """Return the license of the encoder or the decoder, None where it is not known."""
+    return _license(provenance[part])
+
+
+def licenses_of_parts(provenance: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the license of each part, by its kind and name (`encoder pocket`); None where it is not known."""
+    parts = {f"{part} {provenance[part]['name']}": license_of_part(provenance, part) for part in ("encoder", "decoder")}
+    parts |= {f"corpus {name}": _license(about) for name, about in provenance["corpora"].items()}
     if provenance.get("earlier_stage"):
         parts["the corpora of an earlier stage"] = None
     return parts
