@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GlmAsrForConditionalGeneration, GlmAsrProcessor, WhisperFeatureExtractor, WhisperModel
+from transformers import (
+    GlmAsrForConditionalGeneration,
+    GlmAsrProcessor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 import tiny_models as make
 from tiny_audio.audio import pad_waveforms
 from tiny_audio.errors import UserError
 from tiny_audio.lengths import num_clip_frames
-from tiny_audio.model.encoder import load_encoder
+from tiny_audio.model.encoder import WhisperSpeechEncoder, load_encoder
 
 SAMPLES = (16_000, 1_281, 48_333, 160_000, 8_000)
 
@@ -25,7 +32,7 @@ def noise(num_samples: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng([seed, num_samples]).standard_normal(num_samples) * 0.1).astype(np.float32)
 
 
-@pytest.mark.parametrize(("kind", "window"), [("glm_asr", "clip"), ("glm_asr", "30s"), ("whisper", "30s")])
+@pytest.mark.parametrize(("kind", "window"), [(kind, window) for kind in ("glm_asr", "whisper") for window in ("clip", "30s")])
 def test_a_clip_does_not_depend_on_its_batch(tiny_models, kind, window):
     encoder = load_encoder(str(getattr(tiny_models, kind)), None, torch.float32, window)
     waveforms, num_samples = pad_waveforms([noise(n) for n in SAMPLES])
@@ -57,7 +64,8 @@ def test_windows_equal_what_the_native_processor_and_model_make_of_clips(tiny_mo
         torch.testing.assert_close(clip, window[:n], atol=1e-5, rtol=0)
 
 
-def test_whisper_has_no_bare_clips(tiny_models):
+def test_a_window_that_an_encoder_lacks_is_told(tiny_models, monkeypatch):
+    monkeypatch.setattr(WhisperSpeechEncoder, "windows", ("30s",))
     with pytest.raises(UserError, match=r"model.encoder_window=clip: Whisper .* set model.encoder_window=30s"):
         load_encoder(str(tiny_models.whisper), None, torch.float32, "clip")
 
@@ -85,6 +93,22 @@ def test_whisper_encoder_equals_the_stock_forward(tiny_models):
     frames, lengths = encoder(*pad_waveforms([waveform]))
     assert lengths == [100]
     torch.testing.assert_close(frames, expected[:100], atol=1e-5, rtol=0)
+
+
+def test_whisper_on_a_bare_clip_equals_the_stock_forward_of_a_shorter_window(tiny_models):
+    encoder = load_encoder(str(tiny_models.whisper), None, torch.float32, "clip")
+    weights = WhisperModel.from_pretrained(tiny_models.whisper).encoder.state_dict()
+    config = WhisperConfig.from_pretrained(tiny_models.whisper, max_source_positions=4 * 17)
+    weights["embed_positions.weight"] = weights["embed_positions.weight"][: 4 * 17]
+    stock = WhisperEncoder(config).eval()
+    stock.load_state_dict(weights)
+    waveform = noise(1280 * 17)
+    extractor = WhisperFeatureExtractor()
+    mel = extractor(waveform, sampling_rate=16_000, return_tensors="pt", padding="longest").input_features
+    with torch.no_grad():
+        expected = stock(mel).last_hidden_state[0]
+    frames, _ = encoder(*pad_waveforms([waveform]))
+    torch.testing.assert_close(frames, expected, atol=1e-5, rtol=0)
 
 
 def test_whisper_s_last_layer_is_computed_for_the_clip_alone(tiny_models):
@@ -149,7 +173,7 @@ def test_another_kind_of_model_is_refused(tiny_models):
 
 PEAK = """
 import resource, sys, torch
-from tiny_audio.model.encoder import load_encoder
+from tiny_audio.model.encoder import WhisperSpeechEncoder, load_encoder
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 load_encoder(sys.argv[1], None, torch.float32)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)

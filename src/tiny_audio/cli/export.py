@@ -84,8 +84,13 @@ def run(argv: list[str]) -> int:
     proof = prove(model, folder, waveforms)
     for line in judge(proof, model.encoder.encoder_window):
         print(line)
-    way = "stock" if model.encoder.encoder_window == "30s" else "bare"
+    way = own_way(proof, model.encoder.encoder_window)
     return int(proof.ways[way].same < len(proof.expected))
+
+
+def own_way(proof: Proof, encoder_window: str) -> str:
+    """Return the way of padding that is the checkpoint's own, or the nearest that the native class has."""
+    return "bare" if encoder_window == "clip" and "bare" in proof.ways else "stock"
 
 
 def judge(proof: Proof, encoder_window: str) -> list[str]:
@@ -98,14 +103,19 @@ def judge(proof: Proof, encoder_window: str) -> list[str]:
         for name, way in proof.ways.items()
         if name == "stock" or encoder_window == "clip"
     ]
-    if encoder_window == "clip":
+    own = own_way(proof, encoder_window)
+    if own == "bare":
         lines.append(
             'It was trained on bare clips (model.encoder_window=clip): call the processor with padding="longest", '
             "pad_to_multiple_of=1280, one clip at a time. For default padding and servers train with "
             "model.encoder_window=30s."
         )
-    way = proof.ways["stock" if encoder_window == "30s" else "bare"]
-    for expected, text in zip(proof.expected, way.texts, strict=True):
+    elif encoder_window == "clip":
+        lines.append(
+            "It was trained on bare clips (model.encoder_window=clip), and the native class of its encoder has windows of "
+            "30 s alone. Where the texts differ train with model.encoder_window=30s."
+        )
+    for expected, text in zip(proof.expected, proof.ways[own].texts, strict=True):
         if expected != text:
             lines += [f"  checkpoint    {expected}", f"  transformers  {text}"]
     return lines

@@ -149,6 +149,30 @@ class SpeechEncoder(nn.Module, ABC):
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
         """Encode (B, M, L) mel frames, zero beyond each clip, into (N, D) packed encoder frames, `lengths` of each."""
 
+    def convolve(self, mel: Tensor) -> Tensor:
+        """Return what the two convolutions before the transformer layers make of (B, M, L) mel frames: (B, L / 2, D)."""
+        module: Any = self.module
+        return gelu(module.conv2(gelu(module.conv1(mel)))).transpose(1, 2)
+
+    def pack(self, mel: Tensor, lengths: list[int]) -> tuple[Tensor, PackedLayout, list[int]]:
+        """Convolve bare clips, and put them into one row.
+
+        Returns:
+            (1, A, D) inputs of the first layer, their layout, and how many of them belong to each clip: `lengths`
+            rounded up to whole alignment units.
+        """
+        padded = self.convolve(mel)
+        aligned = [-(-n // ALIGNMENT_FRAMES) * ALIGNMENT_FRAMES for n in lengths]
+        # A clip shorter than the batch's longest still has frames of padding here; they are dropped, not masked.
+        rows = torch.cat([torch.arange(n) + i * padded.shape[1] for i, n in enumerate(aligned)])
+        hidden = padded.flatten(0, 1).index_select(0, upload(rows, mel.device))[None]
+        return hidden, PackedLayout.of(aligned, mel.device, self.kernel), aligned
+
+
+def unpack(row: Tensor, aligned: list[int], lengths: list[int]) -> Tensor:
+    """Return the frames (N, D) of a row (1, A, D) that hold any of their clip: see `SpeechEncoder.pack`."""
+    return torch.cat([clip[:n] for clip, n in zip(row[0].split(aligned), lengths, strict=True)])
+
 
 class GlmAsrSpeechEncoder(SpeechEncoder):
     """The audio tower of GLM-ASR.
@@ -172,29 +196,26 @@ class GlmAsrSpeechEncoder(SpeechEncoder):
         if self.encoder_window == "30s":
             windows = module(mel).last_hidden_state  # (B, 1500, D)
             return torch.cat([window[:n] for window, n in zip(windows, lengths, strict=True)])
-        padded = gelu(module.conv2(gelu(module.conv1(mel)))).transpose(1, 2)  # (B, L / 2, D)
-        aligned = [-(-n // ALIGNMENT_FRAMES) * ALIGNMENT_FRAMES for n in lengths]
-        layout = PackedLayout.of(aligned, mel.device, self.kernel)
-        # A clip shorter than the batch's longest still has frames of padding here; they are dropped, not masked.
-        rows = torch.cat([torch.arange(n) + i * padded.shape[1] for i, n in enumerate(aligned)])
-        hidden = padded.flatten(0, 1).index_select(0, upload(rows, mel.device))[None]
+        hidden, layout, aligned = self.pack(mel, lengths)
         positions = module.rotary_emb(hidden, position_ids=layout.position_ids)
         for layer in module.layers:
             hidden = layer(hidden, position_embeddings=positions, packed_layout=layout)
-        clips = hidden[0].split(aligned)
-        frames: Tensor = module.norm(torch.cat([clip[:n] for clip, n in zip(clips, lengths, strict=True)]))
+        frames: Tensor = module.norm(unpack(hidden, aligned, lengths))
         return frames
 
 
 class WhisperSpeechEncoder(SpeechEncoder):
-    """Whisper's encoder (arXiv 2212.04356), which only knows 30 s windows: every clip is padded with silence to one.
+    """Whisper's encoder (arXiv 2212.04356).
 
-    The frames of the clip itself are kept, those of the silence after it are dropped.
+    Its makers pad every clip with silence to 30 s: the frames of the clip itself are kept, those of the silence after
+    it are dropped. Of bare clips it makes almost the same frames, at a fraction of the work.
     """
 
     title = "Whisper"
     module_class: ClassVar[type[PreTrainedModel]] = WhisperEncoder
     prefix = r"^(model\.)?encoder\."
+    attention = PACKED_ATTENTION
+    windows = ("clip", "30s")
 
     def __init__(self, module: PreTrainedModel, name: str, encoder_window: str) -> None:
         super().__init__(module, name, encoder_window)
@@ -203,13 +224,21 @@ class WhisperSpeechEncoder(SpeechEncoder):
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
         """See `SpeechEncoder.encode`."""
         module: Any = self.module
-        embedded = gelu(module.conv2(gelu(module.conv1(mel)))).transpose(1, 2)
-        hidden = embedded + module.embed_positions.weight  # (B, 1500, D)
-        *layers, last = module.layers
-        for layer in layers:
-            hidden = layer(hidden, None)
-        clips = [self.finish(last, clip, n) for clip, n in zip(hidden, lengths, strict=True)]
-        frames: Tensor = module.layer_norm(torch.cat(clips))
+        places = module.embed_positions.weight  # (1500, D)
+        if self.encoder_window == "30s":
+            hidden = self.convolve(mel) + places
+            *layers, last = module.layers
+            for layer in layers:
+                hidden = layer(hidden, None)
+            clips = [self.finish(last, window, n) for window, n in zip(hidden, lengths, strict=True)]
+            kept = torch.cat(clips)
+        else:
+            hidden, layout, aligned = self.pack(mel, lengths)
+            hidden = hidden + places.index_select(0, layout.position_ids[0])
+            for layer in module.layers:
+                hidden = layer(hidden, None, packed_layout=layout)
+            kept = unpack(hidden, aligned, lengths)
+        frames: Tensor = module.layer_norm(kept)
         return frames
 
     def finish(self, layer: Any, window: Tensor, count: int) -> Tensor:
@@ -261,7 +290,7 @@ def load_encoder(
         name: a Hub id, a folder or `pocket`: a GLM-ASR checkpoint, its audio tower alone, or a Whisper checkpoint.
         revision: commit, tag or branch on the Hub.
         dtype: precision of the weights.
-        encoder_window: `clip` or `30s`; Whisper has the latter alone.
+        encoder_window: `clip` or `30s`.
 
     Raises:
         UserError: it cannot be fetched or read, lacks weights, is of another kind, or has no such window.
