@@ -89,6 +89,14 @@ def load_audio(
     return waveform
 
 
+def change_speed(waveform: np.ndarray, percent: int) -> np.ndarray:
+    """Play (S,) samples at `percent` of their speed, pitch and all: (S * 100 / percent,) samples.
+
+    Speed perturbation: Ko et al., "Audio augmentation for speech recognition", Interspeech 2015.
+    """
+    return waveform if percent == 100 else soxr.resample(waveform, percent, 100, quality="HQ")
+
+
 def _name(source: str | Path | bytes | Segment) -> str:
     if isinstance(source, bytes):
         return "a recording in a table"

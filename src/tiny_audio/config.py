@@ -326,6 +326,7 @@ class DataConfig:
     streaming: bool = False  # fetch corpora of the Hub a row group at a time, as they are drawn
     streaming_disk_gb: float = 20.0  # that a stream may keep of each corpus in paths.cache_dir
     cache_features: bool = False  # keep the frozen encoder's outputs in paths.cache_dir, and reuse them
+    speeds: list[float] = field(default_factory=lambda: [1.0])  # at which each training clip is played; 1.0 among them
     augmentation: str = "none"  # of training clips: none | light (speed, rooms, noise, gain)
     no_speech_share: float = 0.0  # of the draws: silence and noise, whose transcript is empty
     noise_path: str | None = None  # recordings of noise: a folder, a manifest, or one recording
@@ -372,6 +373,17 @@ class DataConfig:
 
     def _check_augmentation(self) -> None:
         _choice("data.augmentation", self.augmentation, AUGMENTATIONS)
+        hundredths = {round(100 * speed) for speed in self.speeds if 0.5 <= speed <= 2}
+        if 100 not in hundredths or len(hundredths) < len(self.speeds):
+            raise ConfigError(
+                "data.speeds must be different speeds between 0.5 and 2, 1.0 among them, as [0.9, 1.0, 1.1], got "
+                f"{self.speeds}."
+            )
+        if len(self.speeds) > 1 and (self.streaming or self.augmentation != "none"):
+            other = (
+                "data.streaming=true" if self.streaming else f"data.augmentation={self.augmentation}, which has its own"
+            )
+            raise ConfigError(f"data.speeds={self.speeds} does not go with {other}; set data.speeds=[1.0].")
         if self.cache_features and self.augmentation != "none":
             raise ConfigError(
                 f"data.cache_features=true encodes each clip once, and data.augmentation={self.augmentation} changes "

@@ -27,7 +27,9 @@ def weights(folder: Path, name: str = "final.pt") -> dict[str, torch.Tensor]:
 
 def test_a_warmup_that_was_killed_and_interrupted_equals_an_undisturbed_one(run_settings, tmp_path, monkeypatch):
     """Killed after step 6 and after its last one, sent Ctrl+C in the evaluation of step 9."""
+    cached = ["data.augmentation=none", "data.cache_features=true", "data.speeds=[0.9,1.0,1.1]"]
     typed = settings(run_settings, f"training.max_steps={CTC_STEPS}", "training.save_steps=4", "training.eval_steps=6")
+    typed += [*cached, f"paths.cache_dir={tmp_path / 'cache'}"]
     folders = {name: tmp_path / name for name in ("whole", "stopped")}
     for folder in folders.values():
         folder.mkdir()
@@ -71,6 +73,25 @@ def test_a_warmup_that_was_killed_and_interrupted_equals_an_undisturbed_one(run_
     ours, theirs = (weights(folder) for folder in folders.values())
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_is_said_at_several_speeds_counts_once_among_the_word_pieces(run_settings, tmp_path, monkeypatch):
+    found = {}
+    monkeypatch.setattr("tiny_audio.training.run.Trainer.run", lambda self: True)  # what follows is not looked at
+    monkeypatch.setattr("tiny_audio.training.run.finish", lambda *_: None)
+    for name, speeds in (("one", "[1.0]"), ("three", "[0.9,1.0,1.1]")):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        more = [
+            "data.augmentation=none",
+            f"data.speeds={speeds}",
+            "training.ctc_min_count=20",
+            "training.ctc_warmup_steps=1",
+        ]
+        assert main(settings(run_settings, *SHORT, *more)) == 0
+        found[name] = load_checkpoint(CHECKPOINTS / "checkpoint-step-0.pt")["weights"]["ctc"]
+    for key in ("vocabulary", "frequencies"):
+        assert torch.equal(found["one"][key], found["three"][key])
 
 
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mosa", "moe")]

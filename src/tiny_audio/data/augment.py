@@ -14,16 +14,15 @@ import math
 from pathlib import Path
 
 import numpy as np
-import soxr
 
-from ..audio import is_silent
+from ..audio import change_speed, is_silent
 from ..config import DataConfig
 from ..lengths import SAMPLE_RATE
 from .sounds import Sounds, open_sounds
 
 logger = logging.getLogger(__name__)
 
-SPEEDS = (90, 100, 110)  # per cent, each as often (Ko et al., "Audio augmentation for speech recognition", 2015)
+SPEEDS = (90, 100, 110)  # per cent, each as often; see `change_speed`
 ROOM_PROBABILITY = 0.3
 NOISE_PROBABILITY = 0.5
 GAIN_DB = 6.0  # either way
@@ -75,7 +74,7 @@ class Augmenter:
         """Play (S,) samples at another speed, pitch and all; as they are where the length would leave its bounds."""
         if percent == 100 or not self.shortest <= len(waveform) * 100 / percent <= self.longest:
             return waveform
-        return soxr.resample(waveform, percent, 100, quality="HQ")[: int(self.longest)]
+        return change_speed(waveform, percent)[: int(self.longest)]
 
 
 def reverberate(waveform: np.ndarray, response: np.ndarray) -> np.ndarray:

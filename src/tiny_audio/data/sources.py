@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..audio import Segment, load_audio
+from ..audio import Segment, change_speed, load_audio
 from ..config import DataConfig, DatasetConfig
 from ..errors import UserError
 from .contexts import clean_contexts
@@ -46,6 +46,8 @@ class Source:
         whole: whether that are all rows of the corpus.
         has_speech: whether a clip that is silent throughout is a fault.
         contexts: N contexts in the form in which they are read, empty where there is none; None where none has one.
+        percent: of the speed of the recordings at which they are played: see `at_speed`.
+        repeats: whether another source has the same transcripts.
         features: encoder outputs of the rows that a run reads, where they are cached; recordings are then not read.
     """
 
@@ -84,6 +86,8 @@ class Source:
         self.has_speech = has_speech
         self.skipped = skipped
         self.channel = channel
+        self.percent = 100
+        self.repeats = False
         self.features: CachedClips | None = None
         self._recordings = recordings
         self._rows = rows  # (N,) which recording is whose
@@ -136,7 +140,9 @@ class Source:
         Raises:
             AudioError: it is missing, cannot be decoded, is too long, or holds NaN or infinite samples.
         """
-        return load_audio(self._recordings[int(self._rows[row])], channel=self.channel, max_seconds=max_seconds)
+        recording = self._recordings[int(self._rows[row])]
+        waveform = load_audio(recording, channel=self.channel, max_seconds=max_seconds * self.percent / 100)
+        return change_speed(waveform, self.percent)
 
     def recording(self, row: int) -> Path | bytes | Segment:
         """Return a clip's recording, not decoded; raises AudioError if the corpus has none for it."""
@@ -166,7 +172,9 @@ class Source:
     def recording_versions(self, rows: Sequence[int]) -> list[str]:
         """A text for each of `rows`: no two recordings share one, and it changes whenever the recording does."""
         versions = self._recordings.versions(self._rows[np.asarray(rows, dtype=np.int64)].tolist())
-        return versions if self.channel is None else [f"{version} channel {self.channel}" for version in versions]
+        how = "" if self.channel is None else f" channel {self.channel}"
+        how += "" if self.percent == 100 else f" speed {self.percent}"
+        return [version + how for version in versions]
 
     def subset(self, rows: np.ndarray) -> Source:
         """Return the source with only these rows, in this order; what was skipped stays on record."""
@@ -189,7 +197,19 @@ class Source:
             None if self.contexts is None else Strings(self.contexts[row] for row in rows.tolist()),
         )
         source.asked, source.whole = self.asked, self.whole
+        source.percent, source.repeats = self.percent, self.repeats
         return source
+
+    def at_speed(self, percent: int, data: DataConfig) -> Source:
+        """Return the source with its recordings played at `percent` of their speed, as far as they keep to the limits
+        on length; of its name, and with nothing skipped. None of its durations may be unknown.
+        """
+        seconds = self.durations * np.float32(100 / percent)
+        fits = (seconds >= data.min_audio_length) & (seconds <= data.max_audio_length)
+        played = self.subset(np.flatnonzero(fits))
+        played.name, played.durations, played.skipped = f"{self.name} at {percent / 100:g}x", seconds[fits], []
+        played.percent, played.repeats = percent, True
+        return played
 
 
 def open_sources(
@@ -353,6 +373,22 @@ def _to_source(name: str, entry: DatasetConfig, data: DataConfig, table: Table, 
         channel=entry.channel,
         contexts=clean_contexts(table.contexts, rows, data, name),
     )
+
+
+def at_speeds(sources: Sequence[Source], data: DataConfig) -> list[Source]:
+    """Return the sources at each of `data.speeds`, their shares of the mixture divided among them.
+
+    Each speed is a source of its own, so that a cache of encoder outputs holds it like any other.
+    """
+    others = [percent for speed in data.speeds if (percent := round(100 * speed)) != 100]
+    played = []
+    for source in sources:
+        at = [source, *(other for percent in others if len(other := source.at_speed(percent, data)))]
+        share = source.weight / len(at)
+        for one in at:
+            one.weight = share
+        played += at
+    return played
 
 
 def _take(sources: Sequence[Source], limit: int, seed: int) -> list[Source]:

@@ -150,7 +150,7 @@ class SpeechEncoder(nn.Module, ABC):
         """Encode (B, M, L) mel frames, zero beyond each clip, into (N, D) packed encoder frames, `lengths` of each."""
 
     def convolve(self, mel: Tensor) -> Tensor:
-        """Return what the two convolutions before the transformer layers make of (B, M, L) mel frames: (B, L / 2, D)."""
+        """Return what the convolutions before the transformer layers make of (B, M, L) mel frames: (B, L / 2, D)."""
         module: Any = self.module
         return gelu(module.conv2(gelu(module.conv1(mel)))).transpose(1, 2)
 

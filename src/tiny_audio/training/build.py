@@ -23,7 +23,7 @@ from ..data.loader import Batch, ClipDataset, eval_loader, train_loader
 from ..data.no_speech import no_speech_source
 from ..data.plan import SamplingPlan
 from ..data.skips import SkipLog
-from ..data.sources import Source, open_sources
+from ..data.sources import Source, at_speeds, open_sources
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..model.attention import choose_attention
@@ -168,7 +168,7 @@ def load_data(config: Config, processes: Processes) -> tuple[list[Source], list[
                 as_drawn=not evaluation,
             )
 
-    sources = open_all(data.datasets, data.max_samples)
+    sources = at_speeds(open_all(data.datasets, data.max_samples), data)
     if data.no_speech_share:
         sources.append(no_speech_source(sources, data, seed))
     eval_sources = open_all(data.eval_datasets, data.max_eval_samples, True) if data.eval_datasets else []
@@ -192,6 +192,7 @@ def describe(config: Config, model: SpeechLLM, sources: Sequence[Source], accele
             "left_out": len(source.skipped),
         }
         for source in sources
+        if not source.repeats
     }
     return {
         "config": config.to_dict(),

@@ -79,12 +79,14 @@ def learn_pieces(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset, min
     Returns:
         (V,) int64 token ids in order, and (V,) fp32 the log-probability of each.
     """
-    wanted = min(plan.num_clips, VOCABULARY_CLIPS)
+    originals = [source for source in dataset.sources if not source.repeats]
+    wanted = min(sum(map(len, originals)), VOCABULARY_CLIPS)
+    draws = 4 * wanted * len(dataset.sources) // len(originals)  # a small corpus beside a large one comes round early
     seen: set[tuple[int, int]] = set()
     transcripts: list[str] = []
-    for number in range(-(-4 * wanted // plan.batch_size)):  # a small corpus beside a large one comes round early
+    for number in range(-(-draws // plan.batch_size)):
         for draw in plan.batch(number):
-            if (clip := (draw.source, draw.row)) not in seen:
+            if (clip := (draw.source, draw.row)) not in seen and not dataset.sources[draw.source].repeats:
                 seen.add(clip)
                 transcripts.append(dataset.sources[draw.source].texts[draw.row])
         if len(seen) >= wanted:
