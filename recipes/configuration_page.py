@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md: every setting, from the schemas of config.py and the comments of configs/.
+"""Writes docs/configuration.md: every setting, from the schemas of config/ and the comments of configs/.
 
 python recipes/configuration_page.py
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import Field, fields, is_dataclass
+from inspect import getsource
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from tiny_audio import config
 from tiny_audio.config import Config, DatasetConfig
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +21,7 @@ SETTING = re.compile(r"^( *)(?:- )?(\w+):(?: [^#]*?)?(?: +# (.*))?$")
 HEAD = """\
 # Every setting
 
-<!-- Written by recipes/configuration_page.py from src/tiny_audio/config.py and configs/. Change those, and run it. -->
+<!-- Written by recipes/configuration_page.py from src/tiny_audio/config/ and configs/. Change those, and run it. -->
 
 Any of these is overridden by typing it, `training.batch_size=32`, and what is typed wins over all files:
 
@@ -84,7 +84,11 @@ def sections(schema: type, prefix: str, comments: dict[str, str]) -> list[str]:
 def kind(hint: Any) -> str:
     """Return a type as people write it."""
     text = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
-    text = text.replace("tiny_audio.config.DatasetConfig", "corpus").replace("NoneType", "null").replace("None", "null")
+    text = (
+        text.replace("tiny_audio.config.data.DatasetConfig", "corpus")
+        .replace("NoneType", "null")
+        .replace("None", "null")
+    )
     return text.replace(" | ", " or ")
 
 
@@ -106,9 +110,8 @@ def cell(text: str) -> str:
 
 
 def source_comments(schema: type) -> dict[str, str]:
-    """Return what stands behind the fields of a schema in config.py."""
-    source = Path(config.__file__).read_text(encoding="utf-8")
-    body = source.partition(f"class {schema.__name__}:\n")[2].partition("\n    def ")[0].partition("\n\n\n")[0]
+    """Return what stands behind the fields of a schema."""
+    body = getsource(schema).partition("\n    def ")[0]
     return {name: comment or "" for name, comment in FIELD.findall(body)}
 
 

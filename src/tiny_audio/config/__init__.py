@@ -1,0 +1,104 @@
+"""The settings of a run: typed schemas of `configs/`, validated once, at the door. Imports no torch.
+
+Every field is what a person may choose; what is known only at run time (the device, the encoder's width) is
+passed beside these objects and never stored in them. Ranges and choices are checked in `__post_init__`, with
+the setting named as it is typed on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..config_errors import explain
+from ..errors import ConfigError
+from .checks import DEVICES, check_device
+from .data import AUGMENTATIONS, TEXT_CASES, DataConfig, DatasetConfig
+from .model import ENCODER_WINDOWS, MAX_BEAMS, PROJECTORS, LoraConfig, ModelConfig, ProjectorConfig, SearchConfig
+from .surroundings import ATTENTIONS, PRECISIONS, HardwareConfig, LoggingConfig, PathsConfig
+from .training import METRICS, SCHEDULES, TrainingConfig
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+__all__ = [
+    "ATTENTIONS",
+    "AUGMENTATIONS",
+    "DEVICES",
+    "ENCODER_WINDOWS",
+    "MAX_BEAMS",
+    "METRICS",
+    "PRECISIONS",
+    "PROJECTORS",
+    "SCHEDULES",
+    "TEXT_CASES",
+    "Config",
+    "DataConfig",
+    "DatasetConfig",
+    "HardwareConfig",
+    "LoggingConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "PathsConfig",
+    "ProjectorConfig",
+    "SearchConfig",
+    "TrainingConfig",
+    "build_config",
+    "check_device",
+]
+
+
+@dataclass
+class Config:
+    """All settings of a run."""
+
+    experiment: str = "transcription"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested dicts and lists, as they are written to `config.yaml` and into checkpoints."""
+        return asdict(self)
+
+
+def _refuse_interpolations(key: str, value: Any) -> None:
+    """Refuse what OmegaConf would resolve: the environment of whoever opens a file is none of the file's business."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _refuse_interpolations(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_interpolations(key, inner)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{key} is {value[:60]}: stored settings are values, and nothing in them is looked up.")
+
+
+def build_config(values: DictConfig | Mapping[str, Any]) -> Config:
+    """Turn composed YAML, or the dict that `Config.to_dict` returned, into validated settings.
+
+    Args:
+        values: of a dict, which may be out of a stranger's checkpoint, no interpolation (`${oc.env:...}`) is resolved.
+
+    Raises:
+        ConfigError: a setting that does not exist; a value of the wrong type, out of range, or not a choice; an
+            interpolation in a dict.
+    """
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(values, DictConfig):
+        _refuse_interpolations("", values)
+    try:
+        # Through plain values: what `+key=value` forced into a composed config is then refused like any typo.
+        composed = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
+        plain = OmegaConf.to_container(composed, resolve=True)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, Config)) from None
+    assert isinstance(config, Config)
+    return config
