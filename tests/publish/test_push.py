@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import tiny_audio
@@ -175,10 +176,29 @@ def test_figures_come_with_their_rule_and_interval_and_of_the_same_step(run, exp
     assert row["scoring"] in result["metrics"][0]["name"]
     assert str(tmp_path) not in card
     assert str(corpus) not in card
-    with pytest.raises(UserError, match="is about step 2, and this model is of step 3"):
-        read_figures(tmp_path / "judged", 3)
     with pytest.raises(UserError, match="is no report"):
-        read_figures(tmp_path, 2)
+        read_figures(tmp_path, {"step": 2, "weights": row["weights"]})
+
+
+def test_figures_of_another_run_with_the_same_step_are_not_taken_for_this_one(run, exported, tmp_path, capsys):
+    """The step is the same, and one weight is not."""
+    content = torch.load(run / "checkpoints/final.pt", weights_only=True)
+    copy = tmp_path / "same.pt"
+    torch.save(content, copy)
+    weights = content["weights"]["projector"]
+    name = next(iter(weights))
+    weights[name] = weights[name] + 1e-4
+    other = tmp_path / "other.pt"
+    torch.save(content, other)
+    push = ["push", f"checkpoint={exported}", "repo=me/recognizer", f"report={tmp_path}/judged", "--dry-run"]
+    assert main(["eval", f"checkpoint={other}", f"report={tmp_path}/judged", "device=cpu"]) == 0
+    capsys.readouterr()
+    assert main(push) == 2
+    said = capsys.readouterr().err
+    assert "is about other.pt of step 2; this model of step 2 has other weights" in said
+    assert said.count("\n") == 1
+    assert main(["eval", f"checkpoint={copy}", f"report={tmp_path}/judged", "device=cpu"]) == 0
+    assert main(push) == 0, "the same weights under another name"
 
 
 def provenance(encoder: str | None, decoder: str | None, **corpora: str | None) -> dict:

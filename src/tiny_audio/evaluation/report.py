@@ -239,6 +239,7 @@ def to_rows(results: Sequence[Result], ranked: Sequence[Result]) -> list[dict[st
                 {
                     "checkpoint": str(result.path),
                     "step": result.step,
+                    "weights": result.weights,
                     "dataset": name,
                     "clips": len(score.lengths),
                     "words": words.length,

@@ -288,6 +288,7 @@ class Result:
         step: of its run; None: it is no checkpoint.
         sets: the sets' names and figures.
         transcripts: of all sets, one after another.
+        weights: fingerprint of what was trained, by which its figures are known again; None: it is no checkpoint.
     """
 
     path: Path
@@ -295,6 +296,7 @@ class Result:
     step: int | None
     sets: dict[str, Score]
     transcripts: list[Transcript]
+    weights: str | None = None
 
     @cached_property
     def total(self) -> Score:

@@ -27,6 +27,7 @@ from ..model.attention import choose_attention
 from ..model.checkpointed import choose_search, load_weights, rebuild
 from ..model.device import FROZEN_DTYPES
 from ..model.speech_llm import SpeechLLM
+from ..model.weights import trained_fingerprint
 from ..progress import Progress
 from ..training.build import start_accelerator, usable_workers
 from ..training.checkpoint import kind, load_checkpoint
@@ -145,7 +146,8 @@ class _Evaluator:
             seconds = timed.audio_seconds, timed.decoding_seconds + batches.encoding_seconds
             scores[source.name] = score(rows, found, apart.left_out, self.sets.rules, *seconds)
             transcripts += rows
-        result = Result(path, name, saved["state"]["step"], scores, transcripts)
+        weights = trained_fingerprint(saved["weights"])
+        result = Result(path, name, saved["state"]["step"], scores, transcripts, weights)
         logger.info("%s: WER %.1f%% (%s)", path.name, 100 * result.total.words.rate, self.sets.rules[0].name)
         return result
 

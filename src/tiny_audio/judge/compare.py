@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def _in_common(
 
 
 def _renamed(result: Result, title: str) -> Result:
-    return Result(result.path, title, result.step, result.sets, result.transcripts)
+    return replace(result, name=title)
 
 
 def titles_of(names: Sequence[str]) -> list[str]:

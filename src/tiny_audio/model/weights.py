@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -196,6 +196,17 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         some = weight.detach().flatten()[:64].to(torch.bfloat16)
         digest.update(some.view(torch.int16).cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def trained_fingerprint(weights: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
+    """Return a hash of the weights that a checkpoint holds, by part and name: the same for any file that holds them."""
+    digest = hashlib.sha256()
+    for part, tensors in sorted(weights.items()):
+        for name, weight in sorted(tensors.items()):
+            digest.update(f"{part}.{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            some = weight.detach().cpu().flatten()[:4096].contiguous()
+            digest.update(some.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

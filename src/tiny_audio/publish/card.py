@@ -19,26 +19,31 @@ Row = Mapping[str, Any]
 TASK = "automatic-speech-recognition"
 
 
-def read_figures(path: Path, step: int) -> list[Row]:
-    """Return the rows of a report of `ta eval` that are about the checkpoint of a step: one for each set.
+def read_figures(path: Path, provenance: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of a report of `ta eval` that are about a model: one for each set.
+
+    A step says too little: another run has it as well. The rows are found by the fingerprint of the weights.
 
     Args:
         path: `eval.json`, or the folder that holds it.
-        step: of the checkpoint.
+        provenance: of the exported folder.
 
     Raises:
-        UserError: it cannot be read, or judged other checkpoints.
+        UserError: it cannot be read, or judged other weights.
     """
     file = path / "eval.json" if path.is_dir() else path
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["results"]
-        own = [row for row in rows if row["step"] == step]
-        steps = sorted({str(row["step"]) for row in rows})
+        own = [row for row in rows if row.get("weights") and row["weights"] == provenance.get("weights")]
+        judged = sorted({f"{public_name(row['checkpoint'])} of step {row['step']}" for row in rows})
         own = [row for row in own if row["checkpoint"] == own[0]["checkpoint"] and row["dataset"] != ALL]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"report={path} is no report of `ta eval report=FOLDER` ({type(error).__name__}).") from None
     if not own:
-        raise UserError(f"report={path} is about step {', '.join(steps)}, and this model is of step {step}.")
+        raise UserError(
+            f"report={path} is about {', '.join(judged)}; this model of step {provenance['step']} has other weights. "
+            "Judge it again: ta eval checkpoint=PATH report=FOLDER"
+        )
     return own
 
 

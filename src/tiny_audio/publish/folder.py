@@ -19,7 +19,7 @@ from ..inference.opened import RECORD_VERSION, WEIGHTS_FILE
 from ..model.checkpointed import describe_models, trained_weights
 from ..model.lora import merge_lora
 from ..model.speech_llm import SpeechLLM
-from ..model.weights import RECORD_FILE, fingerprint
+from ..model.weights import RECORD_FILE, fingerprint, trained_fingerprint
 from ..training.checkpoint import FORMAT
 from .licenses import languages_of, license_of_corpus, license_of_model
 from .native import native_processor, save_native, why_not_native
@@ -124,6 +124,7 @@ def describe(model: SpeechLLM, saved: dict[str, Any], native: bool, prompt: dict
             "decoder": _source(saved, "decoder"),
             "trained": ["projector", *trained],
             "step": saved["state"]["step"],
+            "weights": trained_fingerprint(saved["weights"]),
             "history": [row for row in saved["state"]["history"] if "wer" in row][-1:],
             "training": {key: training[key] for key in ("max_steps", "batch_size", "learning_rate")},
             "corpora": corpora,

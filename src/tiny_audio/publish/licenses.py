@@ -21,7 +21,9 @@ OPEN = (
 RESTRICTED = "other"
 _MODELS = (
     (r"pocket", "mit"),
-    (r"openai/whisper-.+", "apache-2.0"),
+    (r"zai-org/GLM-ASR-Nano-2512", "mit"),
+    (r"openai/whisper-large-v3-turbo", "mit"),
+    (r"openai/whisper-.+", "apache-2.0"),  # as its pages on the Hub say; OpenAI's repository says MIT
     (r"Qwen/Qwen3-.+", "apache-2.0"),
     (r"HuggingFaceTB/SmolLM2-.+", "apache-2.0"),
 )

@@ -105,7 +105,7 @@ def packed(
             )
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
         found = Path(report) if report is not None else _find_report(Path(opened.path))
-        figures = [] if found is None else read_figures(found, record["provenance"]["step"])
+        figures = [] if found is None else read_figures(found, record["provenance"])
         made = build_card(record, repo, figures, license)
         own = folder / CARD
         card = own.read_text(encoding="utf-8") if own.is_file() else made
