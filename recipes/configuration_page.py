@@ -23,14 +23,14 @@ HEAD = """\
 
 <!-- Written by recipes/configuration_page.py from src/tiny_audio/config/ and configs/. Change those, and run it. -->
 
-Any of these is overridden by typing it, `training.batch_size=32`, and what is typed wins over all files:
+You can override every setting on the command line, such as `training.batch_size=32`. What you type wins over all files:
 
 ```
 ta train experiment=quickstart --cfg job                                # every setting as a run would have it
 ta train experiment=quickstart training.max_steps=100 --cfg job         # with one of them changed
 ```
 
-Presets of several settings are chosen by name:
+A preset holds several settings and is chosen by its name:
 
 | typed | presets in `configs/` |
 |---|---|
@@ -39,7 +39,7 @@ Presets of several settings are chosen by name:
 | `training=` | {training} |
 
 `--config-dir DIR` adds a folder of your own ([extending.md](extending.md#a-corpus)). The defaults below are those of
-the schemas; a preset may set others, which `--cfg job` shows. `null` stands for "not set".
+the schemas. A preset may set other values; `--cfg job` shows them. `null` means "not set".
 """
 
 
