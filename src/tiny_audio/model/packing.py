@@ -6,6 +6,9 @@ result independent of its neighbors. It is an attention implementation of `trans
 stock modules are used as they are. Without a `packed_layout` argument (of padded clips, and while decoding token by
 token) it is the stock `sdpa`.
 
+`transformers` reads packed clips too, by its arguments `cu_seq_lens_q` and the like, but only with `flash_attn` or a
+kernel from the Hub. It does not use torch's `varlen_attn`. CPUs and older GPUs need the layout of this module.
+
 Dimensions: B clips, N positions of all clips together, L positions of the longest clip, H heads, E head width.
 """
 
