@@ -1,4 +1,8 @@
-"""How far a long piece of work is, in a terminal and in a log file."""
+"""How far a long piece of work is, in a terminal and in a log file.
+
+The bars are rich's. The lines of a log file are ours: there rich writes the finished bar alone, and tqdm one bar for
+each time that it draws it.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
 from tiny_audio.training.preflight import memory, preflight, readable
 from tiny_audio.training.preflight.memory import Trial, describe_clips, judge, longest_clips, suggest
 from tiny_audio.training.preflight.readable import Sample, audio_per_second
-from tiny_audio.training.preflight.speed import check_speed, step_appetite
+from tiny_audio.training.preflight.speed import check_speed, measure_throughput
 
 CPU = torch.device("cpu")
 
@@ -375,7 +375,7 @@ def test_of_two_processes_one_that_runs_out_of_memory_ends_both_with_its_line(ru
 
 
 @pytest.mark.parametrize(
-    ("rate", "appetite", "workers", "cores", "said"),
+    ("rate", "throughput", "workers", "cores", "said"),
     [
         (100, 350, 4, 16, None),
         (100, 1000, 4, 16, "takes 1,000 seconds of audio a second and gets about 400; data.num_workers=10 would do."),
@@ -398,18 +398,18 @@ def test_of_two_processes_one_that_runs_out_of_memory_ends_both_with_its_line(ru
         ),
     ],
 )
-def test_data_that_will_be_the_bottleneck_is_told(rate, appetite, workers, cores, said):
-    warnings = check_speed(rate, appetite, DataConfig(num_workers=workers), cores).warnings
+def test_data_that_will_be_the_bottleneck_is_told(rate, throughput, workers, cores, said):
+    warnings = check_speed(rate, throughput, DataConfig(num_workers=workers), cores).warnings
     assert bool(warnings) == (said is not None)
     assert all(said in line for line in warnings)
 
 
 def test_speeds_are_measured(model, source, accelerator):
-    """The appetite is that of real passes; a mixture's speed is that of its parts in their shares."""
+    """The throughput is that of real passes; a mixture's speed is that of its parts in their shares."""
     plan = SamplingPlan([source.durations], [1.0], 4, seed=0)
     with memory.leaving_no_trace(model):
-        appetite = step_appetite(model, plan, accelerator)
-    assert appetite > 0
+        throughput = measure_throughput(model, plan, accelerator)
+    assert throughput > 0
     assert all(weight.grad is None for weight in model.parameters())
     (sample,) = readable.read_samples(ClipDataset([source], model.decoder.prompt.target_ids, DataConfig()), seed=0)
     assert (sample.count, sample.skipped) == (8, [])

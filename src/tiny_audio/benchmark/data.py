@@ -76,22 +76,22 @@ def _rate(plan: SamplingPlan, dataset: ClipDataset, workers: int, seconds: float
     return audio / elapsed
 
 
-def bottleneck(rates: dict[int, float], appetite: float) -> str:
+def bottleneck(rates: dict[int, float], throughput: float) -> str:
     """Say in a line whether data or step is the slower one.
 
     Args:
         rates: audio hours an hour for each number of workers.
-        appetite: audio hours an hour that the step takes.
+        throughput: audio hours an hour that the step takes.
     """
-    enough = [count for count, rate in sorted(rates.items()) if count and rate >= appetite]
+    enough = [count for count, rate in sorted(rates.items()) if count and rate >= throughput]
     if enough:
         count = enough[0]
-        return f"The step is the bottleneck: {_deliver(count)} {rates[count] / appetite:.1f} times what it takes."
+        return f"The step is the bottleneck: {_deliver(count)} {rates[count] / throughput:.1f} times what it takes."
     best = max(rates, key=lambda count: rates[count])
     if best == 0:  # nothing is read while the step runs
-        together = 1 / (1 / rates[0] + 1 / appetite)
+        together = 1 / (1 / rates[0] + 1 / throughput)
         return f"Without workers step and data take turns: {together:,.0f} audio hours an hour together."
-    return f"The data is the bottleneck: {_deliver(best)} {rates[best] / appetite:.0%} of what the step takes."
+    return f"The data is the bottleneck: {_deliver(best)} {rates[best] / throughput:.0%} of what the step takes."
 
 
 def _deliver(workers: int) -> str:

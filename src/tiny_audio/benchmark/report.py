@@ -90,17 +90,17 @@ class Report:
         self._print("Where our step's time goes", table)
         self.line("projector, head and loss: forward and backward.")
 
-    def data(self, data: dict[str, Any], appetite: float | None) -> None:
+    def data(self, data: dict[str, Any], throughput: float | None) -> None:
         """Print what the data pipeline delivers, next to what the step takes."""
         rates = data["audio_hours_per_hour"]
-        taken = [] if appetite is None else [_number(appetite)]
+        taken = [] if throughput is None else [_number(throughput)]
         title = f"Data alone: {data['clips']:,} clips, {data['hours']:.2f} h"
         table = _table("workers", "audio hours an hour", *["our step takes"] * len(taken))
         for count, rate in rates.items():
             table.add_row(str(count), _number(rate), *taken)
         self._print(title, table)
-        if appetite is not None:
-            self.line(bottleneck(rates, appetite))
+        if throughput is not None:
+            self.line(bottleneck(rates, throughput))
         if data["usable_workers"] < max(rates):
             self.line(f"A run uses no more than {data['usable_workers']} workers here, one for each core.")
 

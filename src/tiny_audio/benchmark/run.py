@@ -51,14 +51,14 @@ def benchmark(settings: Settings, report: Report) -> dict[str, Any]:
     if settings.data is not None:  # now, not after minutes of other things: a mistake ends it here
         prompt = load_prompt("pocket", None, ModelConfig().prompt)
         corpus = open_data(settings.data, settings.batch_size, prompt)
-    appetite = None
+    throughput = None
     if settings.step:
         figures |= measure_steps(settings, sizes, accelerator, report)
-        appetite = figures["projectors"][0]["variants"]["ours"].get("audio_hours_per_hour")
+        throughput = figures["projectors"][0]["variants"]["ours"].get("audio_hours_per_hour")
     if corpus is not None:
         figures["data"] = measure_data(*corpus, settings.workers, DATA_SECONDS)
         figures["data"]["usable_workers"] = usable_workers(max(settings.workers))
-        report.data(figures["data"], appetite)
+        report.data(figures["data"], throughput)
     return figures
 
 

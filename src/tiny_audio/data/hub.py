@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..files import write_whole
 from ..progress import Progress
 from .corpora import HUB, SPLIT_SPELLINGS, Corpus
-from .hub_requests import insisting
+from .hub_requests import retry
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo
@@ -205,7 +205,7 @@ def check_access(split: RepoSplit, cache_dir: Path) -> None:
     if note.is_file() or all(cached_file(split, name) for name in split.files):
         return
     url = hf_hub_url(split.corpus.hub_id, next(iter(split.files)), repo_type="dataset", revision=split.commit)
-    insisting(lambda: get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS), split.corpus, split.commit, tries=1)
+    retry(lambda: get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS), split.corpus, split.commit, tries=1)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.touch()
 
@@ -223,7 +223,7 @@ def _look_up(corpus: Corpus, revision: str | None, cache_dir: Path) -> tuple[str
     def look_up() -> DatasetInfo:
         return HfApi().dataset_info(corpus.hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
 
-    info = insisting(look_up, corpus, revision, tries=1)
+    info = retry(look_up, corpus, revision, tries=1)
     assert info.sha is not None
     files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
     note.parent.mkdir(parents=True, exist_ok=True)
@@ -238,4 +238,4 @@ def _download(split: RepoSplit, name: str) -> Path:
     def fetch() -> Path:
         return Path(hf_hub_download(split.corpus.hub_id, name, repo_type="dataset", revision=split.commit))
 
-    return insisting(fetch, split.corpus, split.commit)
+    return retry(fetch, split.corpus, split.commit)

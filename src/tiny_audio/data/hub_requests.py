@@ -74,7 +74,7 @@ def _date(value: str) -> datetime | None:
     return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
-def insisting(request: Callable[[], T], corpus: Corpus, revision: str | None, tries: int = TRIES) -> T:
+def retry(request: Callable[[], T], corpus: Corpus, revision: str | None, tries: int = TRIES) -> T:
     """Make a request, and make it again where the Hub asks for patience, or, ever later, where the network fails.
 
     A run must not end of either. Waiting as long as the Hub asks for is no failed try.

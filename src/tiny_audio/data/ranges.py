@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import FetchError
 from .hub import RepoSplit
-from .hub_requests import TRIES, insisting
+from .hub_requests import TRIES, retry
 
 HOLE_BYTES = 1 << 16  # two ranges no further apart are asked for as one: cheaper than another round trip
 EXPIRED = (400, 401, 403, 404)  # from a storage whose address was remembered: it is signed for an hour or so
@@ -34,7 +34,7 @@ class RemoteFile:
         Raises:
             FetchError: they cannot be had.
         """
-        content, _ = self._insisting(f"bytes={begin}-{end - 1}", tries)
+        content, _ = self._retry(f"bytes={begin}-{end - 1}", tries)
         if len(content) != end - begin:
             raise FetchError(f"Could not fetch {self.name} of {self.split.origin}: it ends before byte {end:,}.")
         return content
@@ -45,10 +45,10 @@ class RemoteFile:
         Raises:
             FetchError: they cannot be had.
         """
-        return self._insisting(f"bytes=-{count}", TRIES)
+        return self._retry(f"bytes=-{count}", TRIES)
 
-    def _insisting(self, span: str, tries: int) -> tuple[bytes, int]:
-        return insisting(lambda: self._get(span), self.split.corpus, self.split.commit, tries)
+    def _retry(self, span: str, tries: int) -> tuple[bytes, int]:
+        return retry(lambda: self._get(span), self.split.corpus, self.split.commit, tries)
 
     def _get(self, span: str) -> tuple[bytes, int]:
         from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT

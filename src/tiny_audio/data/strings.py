@@ -1,4 +1,8 @@
-"""Columns of text in little memory, which worker processes share as long as nobody writes to them."""
+"""Columns of text in little memory, which worker processes share as long as nobody writes to them.
+
+Not pyarrow's: it refuses the lone surrogates by which Python writes file names that are not UTF-8, and it needs more
+than twice the memory while it packs strings as they come.
+"""
 
 from __future__ import annotations
 

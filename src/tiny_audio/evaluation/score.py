@@ -143,16 +143,16 @@ class Score:
 
 def match(source: Source, found: Evaluation) -> list[Transcript]:
     """Return the transcripts of an evaluation in the order of the set; what could not be read has a note why."""
-    written: dict[tuple[str, str], list[tuple[str, bool, float]]] = defaultdict(list)
+    hypotheses: dict[tuple[str, str], list[tuple[str, bool, float]]] = defaultdict(list)
     transcribed = zip(found.transcripts, found.cut_off, found.seconds, strict=True)
     for (name, reference, hypothesis), cut_off, seconds in transcribed:
-        written[name, reference].append((hypothesis, cut_off, seconds))
+        hypotheses[name, reference].append((hypothesis, cut_off, seconds))
     reasons = {skip.name: skip.reason for skip in found.skipped}
     rows = []
     for number, row in enumerate(blank_rows(source)):
         key = source.names[number], row.reference
-        if written[key]:
-            hypothesis, cut_off, seconds = written[key].pop(0)
+        if hypotheses[key]:
+            hypothesis, cut_off, seconds = hypotheses[key].pop(0)
             rows.append(row._replace(hypothesis=hypothesis, notes=(LIMIT,) * cut_off, seconds=round(seconds, 3)))
         else:
             rows.append(row._replace(notes=(reasons[row.name],)))
@@ -205,10 +205,10 @@ def score(
         rules: to count by; the first is the one of the interval and of comparisons.
         audio_seconds, decoding_seconds: see `Score`.
     """
-    said, written = [row.reference for row in rows], [row.hypothesis or "" for row in rows]
-    counts = {rule.name: count_errors(said, written, rule) for rule in rules}
+    references, hypotheses = [row.reference for row in rows], [row.hypothesis or "" for row in rows]
+    counts = {rule.name: count_errors(references, hypotheses, rule) for rule in rules}
     words, characters = counts.pop(rules[0].name)
-    errors, lengths = word_errors(said, written, rules[0])
+    errors, lengths = word_errors(references, hypotheses, rules[0])
     return Score(
         words,
         characters,

@@ -37,8 +37,8 @@ class Rule:
 
 
 def _ours(text: str) -> tuple[list[str], list[str]]:
-    said = normalize_for_scoring(text)
-    return words_for_scoring(said), characters_for_scoring(said)
+    normalized = normalize_for_scoring(text)
+    return words_for_scoring(normalized), characters_for_scoring(normalized)
 
 
 @cache
@@ -64,8 +64,8 @@ def whisper_normalizer() -> Callable[[str], str]:
 
 
 def _whisper(text: str) -> tuple[list[str], list[str]]:
-    said = whisper_normalizer()(text)
-    return said.split(), list(said)
+    normalized = whisper_normalizer()(text)
+    return normalized.split(), list(normalized)
 
 
 OURS = Rule("ours", f"{NORMALIZER_NAME}; sclite's costs", _ours, sclite=True)

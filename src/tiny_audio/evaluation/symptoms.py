@@ -17,13 +17,15 @@ def symptoms(reference: str, hypothesis: str) -> list[str]:
     `empty`: nothing was written where something was said; `loop`: it ends in a loop, by the rule of the loop guard but
     in words, not tokens; `runaway`: more than twice as many words were written as were said, and ten more.
     """
-    said, written = (words_for_scoring(normalize_for_scoring(text)) for text in (reference, hypothesis))
+    reference_words, hypothesis_words = (
+        words_for_scoring(normalize_for_scoring(text)) for text in (reference, hypothesis)
+    )
     found = []
-    if said and not written:
+    if reference_words and not hypothesis_words:
         found.append(EMPTY)
-    if loops(written):
+    if loops(hypothesis_words):
         found.append(LOOP)
-    if len(written) > RUNAWAY_FACTOR * len(said) + RUNAWAY_WORDS:
+    if len(hypothesis_words) > RUNAWAY_FACTOR * len(reference_words) + RUNAWAY_WORDS:
         found.append(RUNAWAY)
     return found
 

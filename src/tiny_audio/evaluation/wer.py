@@ -62,10 +62,10 @@ def count_errors(
     """
     words, characters = ErrorCounts(), ErrorCounts()
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        said, written = rule.split(reference), rule.split(hypothesis)
-        if said[0] or rule.counts_empty:
-            words.add(said[0], written[0], rule.sclite)
-            characters.add(said[1], written[1], rule.sclite)
+        reference_parts, hypothesis_parts = rule.split(reference), rule.split(hypothesis)
+        if reference_parts[0] or rule.counts_empty:
+            words.add(reference_parts[0], hypothesis_parts[0], rule.sclite)
+            characters.add(reference_parts[1], hypothesis_parts[1], rule.sclite)
     return words, characters
 
 
@@ -74,7 +74,8 @@ def word_errors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the word errors and the words of each of U utterances, two arrays (U,) of int64."""
     counts = [
-        count_errors([reference], [written], rule)[0] for reference, written in zip(references, hypotheses, strict=True)
+        count_errors([reference], [hypothesis], rule)[0]
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
     return np.array([c.errors for c in counts], dtype=np.int64), np.array([c.length for c in counts], dtype=np.int64)
 

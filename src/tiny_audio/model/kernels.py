@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-#: query (N, H, E), key and value (N, G, E), boundaries (B + 1,) int32, positions of the longest clip, whether a
-#: position sees only what stands before it, the factor of the products (None: 1 / sqrt(E)), and how many positions
-#: back a position sees, itself included (None: all) -> (N, H, E)
+#: query (N, H, E), key and value (N, G, E), cu_seqlens (B + 1,) int32, max_seqlen (positions of the longest clip),
+#: whether a position sees only what stands before it, the factor of the products (None: 1 / sqrt(E)), and how many
+#: positions back a position sees, itself included (None: all) -> (N, H, E)
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool, float | None, int | None], Tensor]
 
 
@@ -46,8 +46,8 @@ def _torch_varlen() -> Kernel | None:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        boundaries: Tensor,
-        longest: int,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
         causal: bool,
         scale: float | None,
         window: int | None,
@@ -58,7 +58,7 @@ def _torch_varlen() -> Kernel | None:
                 options["enable_gqa"] = True
             else:
                 key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-        where, seen = (boundaries, boundaries, longest, longest), _seen(causal, window)
+        where, seen = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen), _seen(causal, window)
         return varlen_attn(query, key, value, *where, scale=scale, window_size=seen, **options)  # type: ignore[return-value]
 
     return attend
@@ -68,15 +68,15 @@ def _flash_attn(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    boundaries: Tensor,
-    longest: int,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
     causal: bool,
     scale: float | None,
     window: int | None,
 ) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
-    where, seen = (boundaries, boundaries, longest, longest), _seen(causal, window)
+    where, seen = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen), _seen(causal, window)
     return flash_attn_varlen_func(query, key, value, *where, softmax_scale=scale, causal=causal, window_size=seen)
 
 

@@ -6,6 +6,9 @@ result independent of its neighbors. It is an attention implementation of `trans
 stock modules are used as they are. Without a `packed_layout` argument (of padded clips, and while decoding token by
 token) it is the stock `sdpa`.
 
+`transformers` reads packed clips too, by its arguments `cu_seq_lens_q` and the like, but only with `flash_attn` or a
+kernel from the Hub. It does not use torch's `varlen_attn`. CPUs and older GPUs need the layout of this module.
+
 Dimensions: B clips, N positions of all clips together, L positions of the longest clip, H heads, E head width.
 """
 
@@ -34,9 +37,9 @@ class PackedLayout:
 
     Attributes:
         num_clips: B.
-        longest: L.
+        max_seqlen: L.
         position_ids: (1, N) int64, restarting at 0 with every clip.
-        boundaries: (B + 1,) int32, where each clip begins, and N.
+        cu_seqlens: (B + 1,) int32, where each clip begins, and N.
         to_padded: (B * L,) int64, the packed position that stands at each place of the padded batch; past a clip's
             end, the clip's last position: finite, and masked or unseen.
         to_packed: (N,) int64, the place in the padded batch of each packed position.
@@ -45,9 +48,9 @@ class PackedLayout:
     """
 
     num_clips: int
-    longest: int
+    max_seqlen: int
     position_ids: Tensor
-    boundaries: Tensor
+    cu_seqlens: Tensor
     to_padded: Tensor
     to_packed: Tensor
     key_mask: Tensor
@@ -67,9 +70,9 @@ class PackedLayout:
 
         return cls(
             num_clips=len(lengths),
-            longest=max(lengths),
+            max_seqlen=max(lengths),
             position_ids=upload(place.expand_as(real)[real][None]),
-            boundaries=upload(torch.tensor([0, *lengths]).cumsum(0).int()),
+            cu_seqlens=upload(torch.tensor([0, *lengths]).cumsum(0).int()),
             to_padded=upload(to_padded.flatten()),
             to_packed=upload(real.flatten().nonzero()[:, 0]),
             key_mask=upload(real[:, None, None]),
@@ -86,7 +89,7 @@ class PackedLayout:
             rows, mask = embeddings[None], unused_mask(embeddings.device)
             return {"inputs_embeds": rows, "attention_mask": mask, "use_cache": False, **own}
         # No mask: what is causal sees none of the padding after it, and has faster kernels where nothing is masked.
-        rows = embeddings.index_select(0, self.to_padded).view(self.num_clips, self.longest, -1)
+        rows = embeddings.index_select(0, self.to_padded).view(self.num_clips, self.max_seqlen, -1)
         return {"inputs_embeds": rows, "use_cache": False}
 
     def pad(self, packed: Tensor) -> Tensor:
@@ -121,17 +124,17 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     assert not kwargs.get("dropout"), "the models are frozen: their attention has no dropout"
     causal, scale, window = bool(module.is_causal), kwargs.get("scaling"), kwargs.get("sliding_window")
-    if window is not None and packed_layout.longest <= window:
+    if window is not None and packed_layout.max_seqlen <= window:
         window = None
     if packed_layout.kernel is not None:
         rows = [part[0].transpose(0, 1) for part in in_one_precision(query, key, value)]  # (N, H, E)
-        where = (packed_layout.boundaries, packed_layout.longest)
+        where = (packed_layout.cu_seqlens, packed_layout.max_seqlen)
         attended = packed_layout.kernel(rows[0], rows[1], rows[2], *where, causal, scale, window)
         return attended[None], None
     mask = None if causal else packed_layout.key_mask
     if window is not None:
         assert causal, "a bidirectional encoder has no sliding window"
-        mask = window_mask(packed_layout.longest, window, query.device)
+        mask = window_mask(packed_layout.max_seqlen, window, query.device)
     attended = scaled_dot_product_attention(
         packed_layout.pad(query),
         packed_layout.pad(key),

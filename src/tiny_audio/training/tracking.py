@@ -1,6 +1,10 @@
 """Where figures go: `metrics.jsonl` and `transcripts.jsonl` always, and the trackers that `logging.report_to` names.
 
 Imports neither torch nor any of the trackers before one is used.
+
+The trackers are called directly. Accelerate's wrappers pass `log` and `finish` on to the same three clients, and leave
+to the caller what this module is for: a run that is kept offline, a run that goes on with every step once, an axis of
+steps, tables of transcripts in all three, and a tracker that fails without ending the run.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from .disk import check_disk, checkpoint_bytes
 from .findings import Findings
 from .memory import Verdict, evaluation_trial, judge, leaving_no_trace, training_trial
 from .readable import audio_per_second, check_readable, read_samples
-from .speed import check_speed, local_processes, step_appetite
+from .speed import check_speed, local_processes, measure_throughput
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ def preflight(
     if accelerator.device.type != "cpu":  # there, step and workers share the cores: neither's speed is its own
         rate = audio_per_second(samples, plan.shares.tolist())
         with leaving_no_trace(model):
-            appetite = step_appetite(model, plan, accelerator)
+            throughput = measure_throughput(model, plan, accelerator)
         cores = usable_workers(1 << 20) / local_processes()
-        _tell(_agree(check_speed(rate, appetite, config.data, cores)))
+        _tell(_agree(check_speed(rate, throughput, config.data, cores)))
 
 
 def _try_out(

@@ -19,7 +19,7 @@ BATCHES = 16  # of the plan, of which the middle one is timed
 IDLE_SHARE = 0.2  # of a step without workers: below this, waiting for the data is not worth a word
 
 
-def step_appetite(model: SpeechLLM, plan: SamplingPlan, accelerator: Accelerator) -> float:
+def measure_throughput(model: SpeechLLM, plan: SamplingPlan, accelerator: Accelerator) -> float:
     """Return the seconds of audio that a step takes in a second, of a batch of usual length.
 
     Forward and backward pass alone; the optimizer adds a few per cent.
@@ -43,7 +43,7 @@ def local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def check_speed(rate: float, appetite: float, data: DataConfig, cores: float) -> Findings:
+def check_speed(rate: float, throughput: float, data: DataConfig, cores: float) -> Findings:
     """Compare what workers deliver with what a step takes, both in seconds of audio a second.
 
     Workers are taken to be as fast side by side as one is alone, which flatters them: where even so they are too slow,
@@ -51,22 +51,22 @@ def check_speed(rate: float, appetite: float, data: DataConfig, cores: float) ->
 
     Args:
         rate: of one process that reads.
-        appetite: of the step.
+        throughput: of the step.
         data: `num_workers`, and whether features are cached.
         cores: that workers of this process can have.
     """
     workers = min(data.num_workers, cores)
-    enough = math.ceil(appetite / rate)
+    enough = math.ceil(throughput / rate)
     if workers == 0:
-        waiting = appetite / (appetite + rate)
+        waiting = throughput / (throughput + rate)
         if waiting < IDLE_SHARE:
             return Findings()
         said = f"data.num_workers=0: the step waits for its data, {waiting:.0%} of the time"
         enough = max(1, enough)
-    elif workers * rate < appetite:
+    elif workers * rate < throughput:
         said = (
-            f"data.num_workers={data.num_workers}: the data will be slower than the step, which takes {appetite:,.0f} "
-            f"seconds of audio a second and gets about {workers * rate:,.0f}"
+            f"data.num_workers={data.num_workers}: the data will be slower than the step, which takes "
+            f"{throughput:,.0f} seconds of audio a second and gets about {workers * rate:,.0f}"
         )
     else:
         return Findings()
