@@ -93,3 +93,27 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     result = subprocess.run([bash, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert result.stderr == ""
     assert result.stdout.split() == wanted
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("ta train model.use_lora=", ["model.use_lora=false", "model.use_lora=true"]),
+        ("ta tr", ["train"]),
+        ("ta infer audio=cl", ["audio=clips/"]),
+        ("ta plot cl", ["clips/"]),
+    ],
+)
+def test_fish_offers_files_only_where_nothing_else_is_known(line, wanted, tmp_path, monkeypatch, capsys):
+    fish = shutil.which("fish")
+    if fish is None:
+        pytest.skip("fish is not installed")
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "train.py").touch()
+    assert main(["completion", "fish"]) == 0
+    script = (
+        f"function ta; {sys.executable} -m tiny_audio.cli $argv; end\n{capsys.readouterr().out}complete -C '{line}'"
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = subprocess.run([fish, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert (found.stdout.split(), found.stderr) == (wanted, "")

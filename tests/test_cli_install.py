@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -81,14 +82,67 @@ def test_a_file_that_cannot_be_changed(home, capsys):
     assert "cannot be changed" in capsys.readouterr().err
 
 
-def test_a_new_bash_completes(home):
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("bash is not installed")
+@pytest.fixture
+def program(home, monkeypatch) -> Path:
+    """`ta` as a shell finds it, and something to complete."""
     program = home / "ta"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tiny_audio.cli "$@"\n')
     program.chmod(0o755)
+    (home / "outputs").mkdir()
+    (home / "outputs/final.pt").touch()
+    monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
+    return program
+
+
+def test_a_new_bash_completes(program, home):
+    bash = find_shell("bash")
     assert main(["--install-completion", "bash"]) == 0
-    script = f"PATH={home}:$PATH; source ~/.bashrc; COMP_LINE='ta tr' COMP_POINT=5; _ta; echo ${{COMPREPLY[@]}}"
+    script = "source ~/.bashrc; COMP_LINE='ta tr' COMP_POINT=5; _ta; echo ${COMPREPLY[@]}"
     found = subprocess.run([bash, "-c", script], capture_output=True, text=True)
     assert (found.stdout, found.stderr) == ("train\n", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("ta train experiment=la", ["experiment=laptop", "experiment=laptop_lora"]),
+        ("ta infer checkpoint=outputs/f", ["checkpoint=outputs/final.pt"]),
+    ],
+)
+def test_a_new_fish_completes(line, wanted, program, home):
+    fish = find_shell("fish")
+    assert main(["--install-completion", "fish"]) == 0
+    found = subprocess.run([fish, "-c", f"complete -C '{line}'"], capture_output=True, text=True, cwd=home)
+    assert (found.stdout.splitlines(), found.stderr) == (wanted, "")
+
+
+# Ctrl+X writes what stands on the line after Tab into a file; the keys are read one after another.
+KEYS = r"""
+zmodload zsh/zpty
+zpty z 'zsh -i'
+zpty -w z 'dump() { print -r -- "$BUFFER" > line.part; mv line.part line; }; zle -N dump; bindkey "^X" dump; : > ready'
+wait_for() { repeat 600; do [[ -e $1 ]] && return; zpty -rt z ignored; sleep 0.05; done; return 1 }
+wait_for ready && zpty -wn z "$LINE"$'\t\x18' && wait_for line
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("ta train model.use_lora=t", "ta train model.use_lora=true"),
+        ("ta infer checkpoint=outputs/f", "ta infer checkpoint=outputs/final.pt"),
+    ],
+)
+def test_a_new_zsh_completes(line, wanted, program, home, monkeypatch):
+    zsh = find_shell("zsh")
+    assert main(["--install-completion", "zsh"]) == 0
+    monkeypatch.setenv("LINE", line)
+    subprocess.run([zsh, "-f", "-c", KEYS], check=True, cwd=home, timeout=60)
+    assert (home / "line").read_text().strip() == wanted
+
+
+def find_shell(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found

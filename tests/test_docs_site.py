@@ -39,7 +39,7 @@ def test_every_page_is_in_the_navigation():
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     groups = [str(pages) for group in site["nav"] for pages in group.values()]
     listed = {page for group in groups for page in re.findall(r"\w+\.\w+", group)}
-    assert {path.name for path in DOCS.glob("*.md")} <= listed
+    assert {path.name for path in DOCS.glob("*.md")} | {"quickstart.ipynb"} <= listed
 
 
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
@@ -47,6 +47,10 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "tutorial/index.html").is_file()
+    notebook = (tmp_path / "quickstart/index.html").read_text()
+    figures = re.findall(r'<img[^>]*src="data:image/png;base64,', notebook)
+    assert len(figures) == 3
+    assert 'aria-label="Header"' in notebook
     tag = r"<(?:script|img|iframe|source)[^>]*\bsrc=|<link[^>]*rel=[\"']?(?:stylesheet|preconnect)[^>]*\bhref="
     loaded = re.compile(rf"(?:{tag})[\"']?(?:https?:)?//")
     for page in tmp_path.rglob("*.html"):

@@ -50,12 +50,25 @@ complete -o default -F _ta ta
 _ta() {
     local -a found
     found=("${(@f)$(ta completion words "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
-    if [[ -n "$found" ]]; then compadd -Q -S '' -- $found; else compset -P '*='; _files; fi
+    if [[ -z "$found" ]]; then compset -P '*='; _files; return; fi
+    compadd -Q -S '' -- ${(M)found:#*=}
+    compadd -Q -- ${found:#*=}
 }
 compdef _ta ta
 """,
+    # fish adds files to all that is offered, unless it is told not to.
     "fish": """\
-complete -c ta -a '(ta completion words (string join " " -- (commandline -opc) (commandline -ct)) 2>/dev/null)'
+function __ta_offers
+    set -l word (commandline -ct)
+    set -l found (ta completion words (string join " " -- (commandline -opc) $word) 2>/dev/null)
+    if test -n "$found"
+        printf '%s\\n' $found
+    else
+        set -l key (string match -r '^.*=' -- $word; or echo)
+        printf '%s\\n' $key(__fish_complete_path (string replace -r '^.*=' '' -- $word))
+    end
+end
+complete -c ta -f -a '(__ta_offers)'
 """,
 }
 SUBCOMMANDS = {"data": ("check", "preview"), "completion": tuple(SCRIPTS)}
