@@ -1,6 +1,8 @@
 """What long recordings cost: memory and word error rate of `ta infer` on clips joined to minutes and hours.
 
-    python benchmarks/long_recordings.py CHECKPOINT MANIFEST [--minutes 1 10 120] [--pause 0.5]
+    python benchmarks/long_recordings.py CHECKPOINT MANIFEST [option=value ...] [--minutes 1 10 120] [--pause 0.5]
+
+Options are those of `ta infer`, such as vad=false.
 
 Joins the recordings of a manifest (JSON lines with `audio` and `text`), over and over, with pauses between them, writes
 each length as one file, and runs `ta infer` on it in a process of its own. Beside it: the same clips, one file each.
@@ -23,6 +25,7 @@ import soundfile
 from rapidfuzz.distance import Levenshtein  # comes with jiwer: in little memory, also for hours
 
 from tiny_audio.audio import load_audio
+from tiny_audio.data.packed import recording_at
 from tiny_audio.evaluation.scoring import OURS
 
 RATE = 16_000
@@ -35,9 +38,10 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 10, 120])
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between clips")
-    args = parser.parse_args()
+    parser.add_argument("options", nargs="*", metavar="option=value", help="of ta infer")
+    args = parser.parse_intermixed_args()
     rows = [json.loads(line) for line in args.manifest.read_text(encoding="utf-8").splitlines()]
-    clips = [(load_audio(args.manifest.parent / row["audio"]), row["text"]) for row in rows]
+    clips = [(load_audio(recording_at(args.manifest.parent / row["audio"])), row["text"]) for row in rows]
     print("| recording | clips | seconds | x real time | most memory | WER |\n|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "clips")
@@ -45,11 +49,11 @@ def main() -> None:
         for number, (samples, _) in enumerate(clips):
             soundfile.write(folder / f"{number:05d}.wav", samples, RATE)
         spoken = sum(len(samples) for samples, _ in clips) / RATE
-        report(args.checkpoint, folder, f"{len(clips)} files", [text for _, text in clips], spoken)
+        report(args, folder, f"{len(clips)} files", [text for _, text in clips], spoken)
         for minutes in args.minutes:
             path = Path(temporary, f"{minutes:g}.wav")
             texts = join(path, clips, minutes * 60, args.pause)
-            report(args.checkpoint, path, f"{minutes:g} minutes", texts, minutes * 60)
+            report(args, path, f"{minutes:g} minutes", texts, minutes * 60)
             path.unlink()
 
 
@@ -67,12 +71,12 @@ def join(path: Path, clips: list[tuple[np.ndarray, str]], seconds: float, pause:
     raise AssertionError
 
 
-def report(checkpoint: Path, audio: Path, name: str, texts: list[str], seconds: float) -> None:
+def report(args: argparse.Namespace, audio: Path, name: str, texts: list[str], seconds: float) -> None:
     """Transcribe in a process of its own, and print a row."""
     with tempfile.TemporaryDirectory() as temporary:
         output, log = Path(temporary, "out.jsonl"), Path(temporary, "log.txt")
-        command = [sys.executable, "-m", "tiny_audio.cli", "infer", f"checkpoint={checkpoint}", f"audio={audio}"]
-        command += ["format=json", f"output={output}"]
+        command = [sys.executable, "-m", "tiny_audio.cli", "infer", f"checkpoint={args.checkpoint}", f"audio={audio}"]
+        command += ["format=json", f"output={output}", *args.options]
         start = time.perf_counter()
         with log.open("w") as told:
             _, status, used = os.wait4(subprocess.Popen(command, stderr=told).pid, 0)

@@ -158,9 +158,9 @@ def test_words_in_json_and_nowhere_in_plain_text(transcriber, capsys):
 
 
 def test_options_of_decoding_reach_the_recognizer(transcriber):
-    typed = ["piece_seconds=12", "max_new_tokens=50", "loop_guard=false", "--silence-seconds=0"]
+    typed = ["piece_seconds=12", "max_new_tokens=50", "loop_guard=false", "--silence-seconds=0", "vad=false"]
     assert main(["infer", "checkpoint=final.pt", "a.wav", *typed]) == 0
-    assert transcriber[0]["decoding"] == Decoding(12.0, 50, False, 0.0)
+    assert transcriber[0]["decoding"] == Decoding(12.0, 50, False, 0.0, vad=False)
 
 
 def test_a_folder_of_transcripts_is_gone_on_with(transcriber, capsys):

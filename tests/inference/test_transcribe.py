@@ -18,7 +18,7 @@ from tiny_audio.cli import main
 from tiny_audio.config import SearchConfig
 from tiny_audio.errors import UserError
 from tiny_audio.inference import Recognizer, transcribe, transcribe_files
-from tiny_audio.inference.spans import FRAME, SILENT_SHARE, cut, find_spans, halve
+from tiny_audio.inference.spans import BEYOND, FRAME, SILENT_SHARE, cut, find_spans, halve
 from tiny_audio.inference.transcribe import Decoding, piece_seconds_of
 from tiny_audio.model.speech_llm import SpeechLLM, Written
 from tiny_audio.training.checkpoint import load_checkpoint
@@ -103,6 +103,68 @@ def test_cuts_are_the_cheapest_that_there_are():
         assert cost[found].sum() == pytest.approx(best, abs=1e-6)
 
 
+def test_a_piece_beyond_the_limit_costs_less_than_a_cut_in_what_is_said():
+    """Against all sets of cuts, with the price of longer pieces."""
+    rng, frames, limit, longest = np.random.default_rng(1), 14, 5, 8
+
+    def beyond(length: float) -> float:
+        return np.inf if length > longest else BEYOND * max(length - limit, 0) / (longest - limit)
+
+    for _ in range(8):
+        level = rng.choice([0.001, 0.05, 0.1, 0.5, 1.0], frames)
+        waveform = np.repeat(level, FRAME).astype(np.float32) * np.tile([1, -1], frames * FRAME // 2)
+        cost = level / np.sort(level)[-10] - SILENT_SHARE
+
+        def price(chosen, cost=cost):
+            lengths = [chosen[0] + 0.5, *np.diff(chosen), frames - chosen[-1] - 0.5]
+            return cost[list(chosen)].sum() + sum(map(beyond, lengths))
+
+        best = min(price(c) for n in range(1, frames) for c in combinations(range(frames), n))
+        spans = cut(waveform, 0, len(waveform), limit * 0.1, longest * 0.1)
+        assert price([stop // FRAME for _, stop in spans[:-1]]) == pytest.approx(best, abs=1e-6)
+    said = np.tile([0.5, -0.5], 4 * FRAME).astype(np.float32)  # eight frames without a pause
+    assert cut(said, 0, len(said), limit * 0.1, longest * 0.1) == [(0, len(said))]
+    said[3 * FRAME : 4 * FRAME] = 0
+    assert len(cut(said, 0, len(said), limit * 0.1, longest * 0.1)) == 2, "there is a pause to cut in"
+
+
+def test_pieces_begin_and_end_with_what_is_said():
+    """As clips do: silence before a clip is what a model has hardly met."""
+    waveform = np.full(6 * 16_000, 1e-4, np.float32)
+    for second in (0.5, 2.5, 4.5):
+        waveform[int(second * 16_000) : int((second + 1) * 16_000)] = 0.1
+    spans = [(start / 16_000, stop / 16_000) for start, stop in find_spans(waveform, 2.0, 1.6)]
+    assert spans == [(pytest.approx(s - 0.05), pytest.approx(s + 1.05)) for s in (0.5, 2.5, 4.5)]
+    assert sum(stop - start for start, stop in find_spans(waveform, 0, 1.6)) == len(waveform), "nothing was to go"
+    alone = waveform[: 2 * 16_000]
+    assert find_spans(alone, 2.0, 3) == [(0, len(alone))], "what is not cut stays whole"
+
+
+def test_a_voice_activity_model_says_where_the_pauses_are():
+    """Noise between what is said is as loud as what is said; where it is quiet there is a pause as well."""
+    rng = np.random.default_rng(0)
+    waveform = (rng.standard_normal(8 * 16_000) * 0.1).astype(np.float32)
+    speech = np.ones(len(waveform) // 512, np.float32)
+    speech[int(3.2 * 31.25) : int(4.2 * 31.25)] = 0
+    asked = []
+
+    def activity(given):
+        asked.append(len(given))
+        return speech
+
+    first, second = find_spans(waveform, 2.0, 5, 5, activity)
+    assert (first[0], second[1]) == (0, len(waveform))
+    assert first[1] / 16_000 == pytest.approx(3.2 + 0.05, abs=0.04)
+    assert second[0] / 16_000 == pytest.approx(4.2 - 0.05, abs=0.04)
+    assert find_spans(waveform, 2.0, 9, 9, activity) == [(0, len(waveform))]
+    assert len(asked) == 1, "nothing was to be cut"
+    waveform[int(1.6 * 16_000) :][:3200] = 0
+    starts = [start / 16_000 for start, _ in find_spans(waveform, 2.0, 5, 5, activity)]
+    assert starts == [0, pytest.approx(1.75), pytest.approx(4.15, abs=0.04)]
+    nobody = find_spans(waveform, 2.0, 5, 5, lambda given: np.zeros_like(speech))
+    assert nobody == find_spans(waveform, 2.0, 5, 5), "music, or what it does not hear as speech"
+
+
 def test_a_long_recording_is_cut_at_its_quietest_place():
     rng = np.random.default_rng(0)
     waveform = (rng.standard_normal(70 * 16_000) * 0.1).astype(np.float32)
@@ -126,7 +188,7 @@ def test_silences_of_seconds_are_left_out_and_short_ones_stay():
     for start, stop in ((0, 3), (5, 6.5), (8, 12), (17, 20)):
         waveform[int(start * 16_000) : int(stop * 16_000)] *= 0.005
     spans = [(start / 16_000, stop / 16_000) for start, stop in find_spans(waveform, 2.0, 30)]
-    assert spans == [(pytest.approx(2.7), pytest.approx(8.3)), (pytest.approx(11.7), pytest.approx(17.3))]
+    assert spans == [(pytest.approx(2.95), pytest.approx(8.05)), (pytest.approx(11.95), pytest.approx(17.05))]
     assert find_spans(waveform, 0, 30) == [(0, len(waveform))]
     assert find_spans(np.zeros(50_000, np.float32), 2.0, 30) == []
     assert find_spans(np.zeros(50_000, np.float32), 0, 30) == []
@@ -185,12 +247,13 @@ def test_pieces_are_as_long_as_most_clips_that_were_trained_on(checkpoint, recog
     known = load_checkpoint(checkpoint)["clip_seconds"]
     assert sum(s <= known["p95"] + 1e-3 for s in seconds) / len(seconds) == pytest.approx(0.95, abs=0.02)
     assert known["max"] == pytest.approx(seconds[-1], abs=1e-3)
-    assert recognizer.piece_seconds == known["p95"]
-    assert piece_seconds_of({"clip_seconds": {"p95": 40.0}}) == 30
-    assert piece_seconds_of({"config": {"data": {"max_audio_length": 12.0}}}) == 12
-    assert piece_seconds_of({"clip_seconds": {"p95": 0.7}}) == 1.5
+    assert (recognizer.piece_seconds, recognizer.longest_seconds) == (known["p95"], known["max"])
+    assert piece_seconds_of({"clip_seconds": {"p95": 40.0, "max": 50.0}}) == (30, 30)
+    assert piece_seconds_of({"config": {"data": {"max_audio_length": 12.0}}}) == (12, 12)
+    assert piece_seconds_of({"clip_seconds": {"p95": 0.7, "max": 1.2}}) == (1.5, 1.5)
+    assert piece_seconds_of({"clip_seconds": {"p95": 4.0}}) == (4, 4)
     chosen = Recognizer(checkpoint, "cpu", decoding=Decoding(piece_seconds=7.0))
-    assert chosen.piece_seconds == 7
+    assert (chosen.piece_seconds, chosen.longest_seconds) == (7, 7)
 
 
 @pytest.fixture(scope="module")

@@ -1,43 +1,84 @@
-"""Recordings of any length to pieces that a model can read at once: silences left out, cuts at quiet places.
+"""Recordings of any length to pieces that a model can read at once: silences left out, cuts in pauses.
 
-A span is (start, stop), in samples of a recording (S,).
+A span is (start, stop), in samples of a recording (S,). A pause is where it is quiet, or, by a voice-activity model,
+where nobody speaks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 
 from ..audio import is_silent
 from ..lengths import SAMPLE_RATE
+from .activity import WINDOW
+
+Activity = Callable[[np.ndarray], np.ndarray]
 
 FRAME = SAMPLE_RATE // 10  # 0.1 s: how finely a quiet place is looked for
 LOUD_FRAMES = 10  # a second of the loudest tells how loud a recording is; a click does not
 SILENT_SHARE = 0.01  # of that level, -40 dB: what is below for seconds is silence, whatever hums in it, ...
 SILENT_LEVEL = 0.003  # ... unless it is above this one, -50 dBFS: somebody may speak low beside loud music
 MARGIN_FRAMES = 3  # of the silence stay beside what is said: a word may begin and end softly
+EDGE = SAMPLE_RATE // 100  # 10 ms: how finely the silence at the edges of a piece is measured, ...
+EDGE_MARGIN = SAMPLE_RATE // 20  # ... of which 50 ms stay: models know clips, which begin and end with what is said
+SPOKEN = 0.5  # from this probability on somebody speaks
+PAUSE = 0.1  # below this one it is a pause
+BEYOND = 0.1  # what the longest piece costs more than one of the usual length; a cut in speech costs up to 1
 
 
-def levels(waveform: np.ndarray) -> np.ndarray:
-    """Return the root mean square of each whole frame."""
-    frames = waveform[: len(waveform) // FRAME * FRAME].reshape(-1, FRAME)
-    return np.sqrt(np.einsum("ij,ij->i", frames, frames, dtype=np.float64) / FRAME)
+def levels(waveform: np.ndarray, size: int = FRAME) -> np.ndarray:
+    """Return the root mean square of each whole frame of so many samples."""
+    frames = waveform[: len(waveform) // size * size].reshape(-1, size)
+    return np.sqrt(np.einsum("ij,ij->i", frames, frames, dtype=np.float64) / size)
 
 
-def find_spans(waveform: np.ndarray, silence_seconds: float, limit_seconds: float) -> list[tuple[int, int]]:
+def quiet_level(level: np.ndarray) -> float:
+    """Return what is no louder than silence, beside frames of these levels (N,)."""
+    return min(SILENT_SHARE * loudest(level), SILENT_LEVEL) if len(level) else 0.0
+
+
+def likeliest(speech: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Return the probability that somebody speaks somewhere in each whole frame of a span."""
+    edges = start + np.arange((stop - start) // FRAME) * FRAME
+    windows = np.arange(-(-FRAME // WINDOW) + 1) + edges[:, None] // WINDOW
+    windows = np.minimum(windows, (edges[:, None] + FRAME - 1) // WINDOW)  # those that the frame ends in
+    return speech[windows].max(axis=1)
+
+
+def find_spans(
+    waveform: np.ndarray,
+    silence_seconds: float,
+    limit_seconds: float,
+    longest_seconds: float | None = None,
+    activity: Activity | None = None,
+) -> list[tuple[int, int]]:
     """Find what is to be transcribed of a recording.
 
     Args:
         waveform: (S,) float samples.
-        silence_seconds: silences of at least this length are left out; 0: none but digital silence.
-        limit_seconds: the longest span.
+        silence_seconds: silences of at least this length are left out, and at the edges of the pieces of what is cut
+            shorter ones; 0: none but digital silence.
+        limit_seconds: the longest span, ...
+        longest_seconds: ... but where no pause is in one up to this length.
+        activity: finds the pauses, see `VoiceActivity`; None: they are where it is quiet. It is asked only where there
+            is something to cut.
 
     Returns:
         Spans in order; none of them is silent throughout.
     """
     found = leave_out_silence(waveform, silence_seconds) if silence_seconds else [(0, len(waveform))]
-    pieces = [piece for start, stop in found for piece in cut(waveform, start, stop, limit_seconds)]
+    limit = int(limit_seconds * SAMPLE_RATE)
+    speech = None
+    if activity is not None and any(stop - start > limit for start, stop in found):
+        speech = activity(waveform)
+    pieces = [
+        piece for start, stop in found for piece in cut(waveform, start, stop, limit_seconds, longest_seconds, speech)
+    ]
+    if silence_seconds and len(pieces) > 1:
+        pieces = trim(waveform, pieces, speech)
     return [(start, stop) for start, stop in pieces if not is_silent(waveform[start:stop])]
 
 
@@ -46,7 +87,7 @@ def leave_out_silence(waveform: np.ndarray, silence_seconds: float) -> list[tupl
     level = levels(waveform)
     if not len(level):
         return [(0, len(waveform))]
-    heard = np.flatnonzero(level > min(SILENT_SHARE * loudest(level), SILENT_LEVEL))
+    heard = np.flatnonzero(level > quiet_level(level))
     if not len(heard):
         return []
     longest = max(round(silence_seconds * SAMPLE_RATE / FRAME), 2 * MARGIN_FRAMES)
@@ -64,32 +105,92 @@ def leave_out_silence(waveform: np.ndarray, silence_seconds: float) -> list[tupl
     ]
 
 
-def cut(waveform: np.ndarray, start: int, stop: int, limit_seconds: float) -> list[tuple[int, int]]:
-    """Cut a span into spans of at most `limit_seconds`, and at least a third of it but at the ends, at quiet places.
+def trim(waveform: np.ndarray, pieces: list[tuple[int, int]], speech: np.ndarray | None) -> list[tuple[int, int]]:
+    """Leave out the silence at the edges of pieces, but for a little of it, and pieces that hold nothing else.
 
-    All cuts are chosen together, by dynamic programming: a cut costs as much as its frame is loud, in a pause less than
-    nothing, and the cheapest set of cuts is taken. Chosen one by one, they often leave the next one no quiet place.
+    Args:
+        waveform: (S,).
+        pieces: spans of it.
+        speech: what `VoiceActivity` returns for it: what it does not hear as speech is left out, too, but from pieces
+            in which it hears nobody.
+    """
+    quiet = quiet_level(levels(waveform))
+    trimmed = []
+    for start, stop in pieces:
+        if speech is not None:
+            heard = np.flatnonzero(speech[start // WINDOW : -(-stop // WINDOW)] > SPOKEN)
+            start, stop = _between(start, stop, start // WINDOW * WINDOW, heard, WINDOW) or (start, stop)
+        loud = np.flatnonzero(levels(waveform[start:stop], EDGE) > quiet)
+        if (found := _between(start, stop, start, loud, EDGE)) is not None:
+            trimmed.append(found)
+    return trimmed
+
+
+def _between(start: int, stop: int, origin: int, heard: np.ndarray, size: int) -> tuple[int, int] | None:
+    """Return the span from the first frame that is heard to the last, with margins; None where there is none."""
+    if not len(heard):
+        return None
+    first, last = origin + int(heard[0]) * size, origin + int(heard[-1] + 1) * size
+    return max(start, first - EDGE_MARGIN), min(stop, last + EDGE_MARGIN)
+
+
+def cut(
+    waveform: np.ndarray,
+    start: int,
+    stop: int,
+    limit_seconds: float,
+    longest_seconds: float | None = None,
+    speech: np.ndarray | None = None,
+) -> list[tuple[int, int]]:
+    """Cut a span into spans of at most `limit_seconds`, and at least a third of it but at the ends, in pauses.
+
+    All cuts are chosen together, by dynamic programming: a cut costs as much as its frame is loud, see `cut_costs`, in
+    a pause less than nothing, and the cheapest set of cuts is taken. Chosen one by one, they often leave the next one
+    no quiet place. A span beyond the limit, up to `longest_seconds`, costs up to `BEYOND`: it
+    stays whole where it could only be cut in the middle of what is said.
     """
     limit = int(limit_seconds * SAMPLE_RATE)
+    longest = max(int((longest_seconds or 0) * SAMPLE_RATE), limit)
     if stop - start <= limit:
         return [(start, stop)]
-    level = levels(waveform[start:stop])
-    places = np.arange(len(level)) * FRAME + FRAME // 2
-    costs = level / max(loudest(level), 1e-9) - SILENT_SHARE
-    longest = max(limit // FRAME, 1)  # frames between two cuts
-    shortest = max(longest // 3, 1)
-    total, before = costs.copy(), np.full(len(level), -1)
-    for i in range(shortest, len(level)):
-        first = max(i - longest, 0)
-        last = first + int(total[first : i - shortest + 1].argmin())
-        if places[i] > limit or total[last] < 0:  # else it may be the first
-            total[i], before[i] = total[i] + total[last], last
-    first_last = int(np.searchsorted(places, stop - start - limit, "left"))  # the last cut is here or later
-    chosen = [first_last + int(total[first_last:].argmin())]
+
+    def beyond(lengths: np.ndarray) -> np.ndarray:
+        share = (lengths - limit) / max(longest - limit, 1)
+        return np.where(lengths <= limit, 0, np.where(lengths <= longest, BEYOND * share, np.inf))
+
+    costs = cut_costs(waveform, start, stop, speech)
+    places = np.arange(len(costs)) * FRAME + FRAME // 2
+    most = max(longest // FRAME, 1)  # frames between two cuts
+    shortest = max(limit // FRAME // 3, 1)
+    between = beyond(np.arange(most, shortest - 1, -1) * FRAME)
+    total, before = costs + beyond(places), np.full(len(costs), -1)
+    for i in range(shortest, len(costs)):
+        first = max(i - most, 0)
+        reached = total[first : i - shortest + 1] + between[first - i - 1 + shortest :]
+        last = int(reached.argmin())
+        if costs[i] + reached[last] < total[i]:
+            total[i], before[i] = costs[i] + reached[last], first + last
+    ends = total + beyond(stop - start - places)
+    chosen = [int(ends.argmin())]
+    if beyond(np.array(stop - start)) <= ends[chosen[0]]:
+        return [(start, stop)]
     while before[chosen[-1]] >= 0:
         chosen.append(int(before[chosen[-1]]))
     edges = [start, *(start + int(places[i]) for i in reversed(chosen)), stop]
     return list(pairwise(edges))
+
+
+def cut_costs(waveform: np.ndarray, start: int, stop: int, speech: np.ndarray | None) -> np.ndarray:
+    """Return what a cut costs in each whole frame of a span: its level, and less where nobody is heard in it.
+
+    The model hears pauses in noise, which are not quiet; but it goes on hearing somebody for some tenths of a second,
+    and misses short pauses. Where it hears nobody in all of the span, the level alone decides.
+    """
+    level = levels(waveform[start:stop])
+    costs = level / max(loudest(level), 1e-9) - SILENT_SHARE
+    if speech is not None and (likely := likeliest(speech, start, stop)).max(initial=0) > SPOKEN:
+        costs = np.minimum(costs, likely - PAUSE)
+    return costs
 
 
 def loudest(level: np.ndarray) -> float:

@@ -22,6 +22,7 @@ from ..model.checkpointed import choose_search, rebuild
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.speech_llm import SpeechLLM, Written
 from ..progress import Progress
+from .activity import open_activity
 from .contexts import TypedContexts, one_each
 from .inputs import Recording, to_waveform
 from .opened import open_model
@@ -43,14 +44,17 @@ class Decoding:
     """How a recording is written down.
 
     Attributes:
-        piece_seconds: the longest piece that the model reads at once; None: as the checkpoint says, see
-            `piece_seconds_of`.
+        piece_seconds: the longest piece that the model reads at once; None: as the checkpoint says, and where there is
+            no pause longer ones, see `piece_seconds_of`.
         max_new_tokens: of each piece.
         loop_guard: end a piece that repeats itself, or runs into its limit of tokens, and try it again in halves.
-        silence_seconds: silences of at least this length are left out; 0: none but digital silence.
+        silence_seconds: silences of at least this length are left out, and at the edges of pieces shorter ones; 0: none
+            but digital silence.
         word_timestamps: find where each word was said; the checkpoint must have a CTC head.
         beams, ctc_weight: see `config.SearchConfig`; None: as the checkpoint says. With 2 beams or more it must have a
             CTC head.
+        vad: cut in pauses that a voice-activity model finds; False: where it is quiet; None: by the model where the
+            extra `vad` is installed.
     """
 
     piece_seconds: float | None = None
@@ -60,6 +64,7 @@ class Decoding:
     word_timestamps: bool = False
     beams: int | None = None
     ctc_weight: float | None = None
+    vad: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -114,15 +119,18 @@ def join(segments: Sequence[TextSegment]) -> str:
     return " ".join(word for segment in segments for word in segment.text.split())
 
 
-def piece_seconds_of(saved: dict[str, Any]) -> float:
-    """Return the longest piece that a checkpoint should read: no longer than most clips that it was trained on.
+def piece_seconds_of(saved: dict[str, Any]) -> tuple[float, float]:
+    """Return how long pieces should be, and how long they may be: as most clips that were trained on, and as any.
 
-    Longer ones it has hardly met: it loops there, or leaves out. Where a checkpoint does not say, the longest piece is
-    the longest clip that was allowed.
+    Longer ones a model has hardly met: it loops there, or leaves out. Where a checkpoint does not say, the longest
+    piece is the longest clip that was allowed.
     """
-    known = saved.get("clip_seconds")
-    seconds = saved["config"]["data"]["max_audio_length"] if known is None else known["p95"]
-    return min(max(float(seconds), MIN_PIECE_SECONDS), float(MAX_CLIP_SECONDS))
+    known = saved.get("clip_seconds") or dict.fromkeys(("p95", "max"), saved["config"]["data"]["max_audio_length"])
+    usual, longest = (
+        min(max(float(known.get(name, known["p95"])), MIN_PIECE_SECONDS), float(MAX_CLIP_SECONDS))
+        for name in ("p95", "max")
+    )
+    return usual, max(usual, longest)
 
 
 class Recognizer:
@@ -197,7 +205,10 @@ class Recognizer:
 
     def _set(self, model: SpeechLLM, dtype: torch.dtype, saved: dict[str, Any], decoding: Decoding | None) -> None:
         self.model, self._dtype, self.decoding = model, dtype, decoding or Decoding()
-        self.piece_seconds = self.decoding.piece_seconds or piece_seconds_of(saved)
+        usual, longest = piece_seconds_of(saved)
+        self.piece_seconds = self.decoding.piece_seconds or usual
+        self.longest_seconds = self.decoding.piece_seconds or longest
+        self.activity = open_activity(self.decoding.vad)
         self.read_context = TypedContexts(model.decoder.prompt, saved)
         if self.decoding.word_timestamps:
             model.check_alignable()
@@ -311,7 +322,8 @@ class Recognizer:
 
     def spans(self, waveform: np.ndarray) -> list[tuple[int, int]]:
         """Return the pieces (start, stop), in samples, that a recording (S,) is read in; none for silence."""
-        return find_spans(waveform, self.decoding.silence_seconds, self.piece_seconds)
+        limits = self.piece_seconds, self.longest_seconds
+        return find_spans(waveform, self.decoding.silence_seconds, *limits, self.activity)
 
     def transcribe_pieces(
         self,
@@ -432,7 +444,8 @@ def transcribe_files(
     recognizer = Recognizer(checkpoint, device, encoder, decoder, decoding)
     recognizer.read_context(context)  # told before anything is transcribed
     guard = "on: what repeats itself is tried again in halves" if recognizer.decoding.loop_guard else "off"
-    logger.info("Pieces of at most %.1f s; loop guard %s.", recognizer.piece_seconds, guard)
+    pauses = "where it is quiet" if recognizer.activity is None else "in pauses that silero-vad finds"
+    logger.info("Pieces of at most %.1f s, cut %s; loop guard %s.", recognizer.piece_seconds, pauses, guard)
     with closing(_Seconds(len(paths))) as progress:
         for some, read in _read_ahead(paths, READ_AHEAD * batch_size):
             waveforms = [waveform for waveform in read if isinstance(waveform, np.ndarray)]

@@ -53,6 +53,8 @@ def _faults(content: Mapping[str, Any]) -> Iterator[str]:
     seconds = content.get("clip_seconds")
     if seconds is not None and not (isinstance(seconds, dict) and _is_length(seconds.get("p95"))):
         yield "clip_seconds has no p95"
+    elif seconds is not None and not _is_length(seconds.get("max", 1.0)):
+        yield "clip_seconds.max is no number of seconds"
     yield from _of_models(content["models"])
     yield from _of_weights(content["weights"])
     if "state" in content:
