@@ -2,8 +2,9 @@
 
     python benchmarks/encoder.py build/real/whisper-base my/train.jsonl
 
-Batches of eight clips: the stock forward and ours of windows of 30 s, and ours of bare clips. They take turns, and each figure is the best of the rounds. CPU time is what the
-process itself took, which other work on the machine disturbs least.
+Batches of eight clips: the stock forward and ours of windows of 30 s, and ours of bare clips. They take turns, and each
+figure is the best of the rounds. CPU time is what the process itself took, which other work on the machine disturbs
+least.
 """
 
 from __future__ import annotations

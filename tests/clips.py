@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import soundfile
 
@@ -28,6 +32,20 @@ def write_manifest(path: Path, rows: list[dict[str, object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def parquet_of(texts: Iterable[str]) -> bytes:
+    """A parquet file of clips of a second, as a corpus on the Hub holds them."""
+    wav, file = io.BytesIO(), io.BytesIO()
+    soundfile.write(wav, tone(1.0), SAMPLE_RATE, format="WAV")
+    rows = [{"audio": {"bytes": wav.getvalue(), "path": f"{i}.wav"}, "text": text} for i, text in enumerate(texts)]
+    datasets.Dataset.from_list(rows).to_parquet(file)
+    return file.getvalue()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines: a manifest, metrics, transcripts."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def write_bad_files(folder: Path) -> dict[str, str]:

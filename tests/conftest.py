@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +26,21 @@ sys.path.insert(0, str(Path(__file__).parent))  # tiny_models
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only wait for each other; for processes of tests, too
 
+# The files that take longest come first: each process is given a file at a time, and one at the end would run alone.
+LONGEST = (
+    *("test_preflight.py", "test_export.py", "test_resume.py", "test_tracking.py", "test_sharded.py"),
+    *("test_going_on.py", "test_cli_benchmark.py", "test_speech_llm.py", "test_docs_run.py", "test_cli_sweep.py"),
+    *("test_step.py", "test_unreadable_together.py", "test_processes.py", "test_preview.py", "test_check.py"),
+    *("test_stages.py", "test_ctc_warmup.py", "test_feature_cache.py", "test_transcribe.py", "test_cli_eval.py"),
+)
 WORDS = ("one", "two", "three", "four", "five", "six", "seven")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,20 +63,38 @@ class TinyModels:
     whisper: Path
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder for all test processes, made by the first that asks for it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.with_suffix(".done").is_file():
+            folder.mkdir()
+            make(folder)
+            folder.with_suffix(".done").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    import tiny_models as make
+    import tiny_models
 
-    root = tmp_path_factory.mktemp("models")
-    return TinyModels(
-        make.save_glm_asr(root / "glm-asr"), make.save_qwen3(root / "qwen3"), make.save_whisper(root / "whisper")
-    )
+    def save(root: Path) -> None:
+        tiny_models.save_glm_asr(root / "glm-asr")
+        tiny_models.save_qwen3(root / "qwen3")
+        tiny_models.save_whisper(root / "whisper")
+
+    root = made_once(tmp_path_factory, "models", save)
+    return TinyModels(root / "glm-asr", root / "qwen3", root / "whisper")
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `train.jsonl` (60 clips) and `dev.jsonl` (10): noise of 0.5 to 3 s, labeled at random."""
-    folder = tmp_path_factory.mktemp("corpus")
+    return made_once(tmp_path_factory, "corpus", write_corpus)
+
+
+def write_corpus(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for split, count in (("train", 60), ("dev", 10)):
         rows = []
@@ -81,7 +105,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text = " ".join(rng.choice(WORDS, rng.integers(1, 5)))
             rows.append({"audio": f"{split}{i}.flac", "text": text, "duration": len(samples) / 16_000})
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+
+
+@pytest.fixture(scope="session")
+def standins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small repositories of the known corpora, as the Hub holds them."""
+    from standins import write_standins
+
+    return made_once(tmp_path_factory, "standins", write_standins)
 
 
 @pytest.fixture(scope="session")
@@ -113,16 +144,11 @@ def run_settings(tiny_models: TinyModels, corpus: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(run_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`final.pt` of the tiny models, trained for a step; the first of the test processes to ask for it makes it."""
+    """`final.pt` of the tiny models, trained for a step."""
     from runs import run_ta
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
-    final = folder / "outputs/transcription/checkpoints/final.pt"
-    with FileLock(folder.with_suffix(".lock")):
-        if not (folder / "done").is_file():
-            folder.mkdir()
-            status, log = run_ta(["train", *run_settings, "training.max_steps=1"], folder)
-            assert status == 0, log
-            (folder / "done").touch()
-    return final
+    def train(folder: Path) -> None:
+        status, log = run_ta(["train", *run_settings, "training.max_steps=1"], folder)
+        assert status == 0, log
+
+    return made_once(tmp_path_factory, "trained", train) / "outputs/transcription/checkpoints/final.pt"

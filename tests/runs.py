@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -13,6 +15,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+
+import torch
+
+from tiny_audio.cli import main
 
 MAX_STEPS = 24
 CTC_STEPS = 12  # of the warm-up before them
@@ -114,8 +120,6 @@ def become_ta(arguments: list[str], folder: Path, environment: dict[str, str], c
         os.dup2(log, descriptor)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    from tiny_audio.cli import main
-
     sys.argv = ["ta", *(argument.replace("RANK", environment.get("RANK", "RANK")) for argument in arguments)]
     try:
         change()
@@ -140,17 +144,18 @@ def start_ta(arguments: list[str], folder: Path, change: Callable[[], None] = no
     return Started(become_ta, arguments, folder, environment, change)
 
 
-def run_ta(
-    arguments: list[str], folder: Path, env: dict[str, str] | None = None, change: Callable[[], None] = nothing
-) -> tuple[int, str]:
-    """Run `ta` to its end; return the exit status and what it printed. With `env` in an interpreter of its own."""
+def run_ta(arguments: list[str], folder: Path) -> tuple[int, str]:
+    """Run `ta` in this process as if it were typed in this folder; return the exit status and what it printed."""
+    printed = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        status = main(arguments)
+    return status, printed.getvalue()
+
+
+def run_apart(arguments: list[str], folder: Path, change: Callable[[], None] = nothing) -> tuple[int, str]:
+    """Run `ta` in a process of its own to its end: where signals, workers or the environment are in question."""
     (folder / "log.txt").unlink(missing_ok=True)
-    if env is None:
-        return start_ta(arguments, folder, change).wait(timeout=300), (folder / "log.txt").read_text()
-    command = [sys.executable, "-c", "from tiny_audio.cli import main; raise SystemExit(main())", *arguments]
-    with (folder / "log.txt").open("w") as log:
-        done = subprocess.run(command, cwd=folder, stdout=log, stderr=log, env=env, timeout=300)
-    return done.returncode, (folder / "log.txt").read_text()
+    return start_ta(arguments, folder, change).wait(timeout=300), (folder / "log.txt").read_text()
 
 
 def start_together(
@@ -177,3 +182,43 @@ def run_together(
     finally:
         for process in processes:
             process.kill()
+
+
+def watch_steps(is_bad: Callable[[int], bool], put: Callable[[Any, str, Any], None] = setattr) -> list[bool]:
+    """Make the loss of some steps not finite, and watch all of them.
+
+    Args:
+        is_bad: whether the loss of a step is to be spoilt; steps are counted from 0.
+        put: sets an attribute of a class.
+
+    Returns:
+        For each step that was made, whether it left weights, moments and the optimizer's own count as they were.
+    """
+    from tiny_audio.model.speech_llm import SpeechLLM
+    from tiny_audio.training.loop import Trainer
+
+    forward, step, same = SpeechLLM.forward, Trainer.train_step, []
+
+    def spoilt(self, batch):
+        loss = forward(self, batch)
+        return loss._replace(cross_entropy=loss.cross_entropy * (float("nan") if is_bad(len(same)) else 1.0))
+
+    def everything(trainer):
+        kept = [value for state in trainer.optimizer.state_dict()["state"].values() for value in state.values()]
+        return [held_here(value).detach().clone() for value in (*trainer.weights, *kept)]
+
+    def compared(self, given):
+        before = everything(self)
+        result = step(self, given)
+        after = everything(self)
+        same.append(len(before) == len(after) and all(map(torch.equal, before, after)))
+        return result
+
+    put(SpeechLLM, "forward", spoilt)
+    put(Trainer, "train_step", compared)
+    return same
+
+
+def held_here(weight: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a weight, all of it where it is not sharded."""
+    return weight.to_local() if hasattr(weight, "to_local") else weight

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 
+from clips import read_lines
 from runs import run_ta
 from tiny_audio.audio import load_audio
 from tiny_audio.cli import main
@@ -105,7 +106,7 @@ def test_the_rows_are_what_the_run_itself_found(trained, loads, monkeypatch, cap
     assert "\x1b" not in out
     assert "checkpoint-step-4.pt: WER" in err
 
-    wrote = [json.loads(line) for line in Path("wrote.jsonl").read_text().splitlines()]
+    wrote = read_lines(Path("wrote.jsonl"))
     errors, words = word_errors([row["reference"] for row in wrote], [row["hypothesis"] for row in wrote])
     assert [(row["errors"], row["words"]) for row in wrote] == list(zip(errors, words, strict=True))
     assert errors.sum() / words.sum() == state["best"]["value"]
@@ -133,7 +134,7 @@ def test_other_sets_and_all_of_them_together(trained, corpus):
 
 def test_every_clip_is_judged_or_counted(trained, corpus, capsys):
     """Longer than the model reads, without speech, without a transcript: nothing is left out without a word."""
-    listed = [json.loads(line) for line in (corpus / "dev.jsonl").read_text().splitlines()]
+    listed = read_lines(corpus / "dev.jsonl")
     waves = [load_audio(corpus / row["audio"]) for row in listed]
     long, text = np.zeros(0, np.float32), []
     while len(long) <= 31 * 16_000:
@@ -157,7 +158,7 @@ def test_every_clip_is_judged_or_counted(trained, corpus, capsys):
     assert (row["clips"], row["words"]) == (4, words)
     assert (row["left_out"], row["unread"]) == ({"no_transcript": 1}, {"missing": 1})
     assert (row["in_pieces"], row["without_speech"]) == (1, 1)
-    wrote = {item["name"]: item for item in map(json.loads, Path("wrote.jsonl").read_text().splitlines())}
+    wrote = {item["name"]: item for item in read_lines(Path("wrote.jsonl"))}
     assert set(wrote) == {"good.wav", "long.wav", "noise.wav", "gone.wav"}
     assert row["invented_words"] == wrote["noise.wav"]["errors"]
     segments = Recognizer(trained / "final.pt", "cpu").transcribe("long.wav").text
@@ -183,7 +184,7 @@ def test_the_figure_that_others_can_compare_comes_first_and_is_of_transcripts_as
     assert (row["scoring"], row["wer"], row["words"]) == ("whisper", 0.0, 5)
     assert row["wer_ours"] > 1.0
     assert row["rtfx"] > 0
-    wrote = [json.loads(line) for line in Path("wrote.jsonl").read_text().splitlines()]
+    wrote = read_lines(Path("wrote.jsonl"))
     assert [item["reference"] for item in wrote] == ["It's $20, Mr. Gray."]
     assert wrote[0]["seconds"] > 0
     out = capsys.readouterr().out
@@ -199,7 +200,7 @@ def test_a_report_of_all_checkpoints_shows_what_the_best_wrote(trained, capsys):
     assert figures["results"] == rows()
     assert len(figures["parts"]) == 3
     (best,) = [row for row in rows() if row["best"]]
-    wrote = [json.loads(line) for line in Path("judged/predictions.jsonl").read_text().splitlines()]
+    wrote = read_lines(Path("judged/predictions.jsonl"))
     assert sum(row["errors"] for row in wrote) / sum(row["words"] for row in wrote) == best["wer"]
     page = Path("judged/report.html").read_text()
     assert page.count(f"{best['wer']:.1%}") >= 1
@@ -236,7 +237,7 @@ def test_a_manifest_of_ones_own_with_a_recording_that_is_gone(trained, corpus, c
     (row,) = rows()
     assert (row["clips"], row["words"]) == (4, sum(len(clip["text"].split()) for clip in clips))
     assert row["deletions"] >= 3
-    wrote = [json.loads(line) for line in Path("wrote.jsonl").read_text().splitlines()]
+    wrote = read_lines(Path("wrote.jsonl"))
     (unread,) = [item for item in wrote if item["hypothesis"] is None]
     assert (unread["name"], unread["errors"], unread["words"]) == ("gone.flac", 3, 3)
     assert "1 clips could not be read; what was said in them counts as wrong: gone.flac " in capsys.readouterr().err

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from clips import read_lines
 from tiny_audio.cli import main
 from tiny_audio.inference import transcribe as transcribing
 from tiny_audio.inference.transcribe import Decoding, TextSegment, Transcription
@@ -90,7 +91,7 @@ def test_a_failed_recording_is_named_and_the_rest_transcribed(transcriber, capsy
 def test_json_to_a_file(transcriber, capsys):
     command = ["infer", "checkpoint=final.pt", "format=json", "output=out.jsonl", "a.wav", "bad.wav"]
     assert main(command) == 1
-    rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    rows = read_lines(Path("out.jsonl"))
     segments = [
         {"start": 0.0, "end": 1.25, "text": "hello", "flags": [], "words": None},
         {"start": 3661.5, "end": 3662, "text": "<world", "flags": [], "words": None},

@@ -4,7 +4,6 @@ Most tests put a program of a moment in the place of `ta train`; it leaves `metr
 """
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from clips import read_lines
 from tiny_audio.cli import main
 from tiny_audio.errors import UserError
 from tiny_audio.sweep.file import EarlyStop, read_sweep
@@ -347,5 +347,5 @@ def test_a_trial_really_trains(run_settings, monkeypatch):
     run = Path("outputs/sweeps/s/trial-1/transcription")
     config = yaml.safe_load((run / "checkpoints" / "config.yaml").read_text())
     assert config["model"]["projector_config"]["hidden_dim"] == 32
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = read_lines(run / "metrics.jsonl")
     assert float(row["eval/wer"]) == min(line["eval/wer"] for line in logged if "eval/wer" in line)

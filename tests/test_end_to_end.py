@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from clips import write_bad_files
-from runs import run_ta
+from clips import read_lines, write_bad_files
+from runs import run_apart, run_ta
 from tiny_audio.cli import main
 
 
 def test_default_experiment_on_checkpoints_in_the_hub_layout(run_settings, tmp_path):
     """The default path: `experiment=transcription`, with only names and sizes overridden."""
-    status, log = run_ta(["train", *run_settings], tmp_path)
+    status, log = run_apart(["train", *run_settings], tmp_path)
     assert status == 0, log
     wanted = [
         "[INFO] Loading GLM-ASR encoder",
@@ -78,7 +78,7 @@ def test_bad_recordings_are_skipped_counted_and_named(run_settings, corpus, tmp_
     ]
     status, log = run_ta(arguments, tmp_path)
     assert status == 0, log
-    rows = [json.loads(line) for line in (tmp_path / "outputs/transcription/skipped.jsonl").read_text().splitlines()]
+    rows = read_lines(tmp_path / "outputs/transcription/skipped.jsonl")
     assert {row["name"]: row["reason"] for row in rows} == bad | {"untold.flac": "empty_text"}
     assert len(rows) == len(bad) + 1, "each clip once"
     assert "clips skipped: " in log
@@ -93,7 +93,7 @@ def test_bad_recordings_are_skipped_counted_and_named(run_settings, corpus, tmp_
 
 def test_unreadable_evaluation_clips_count_as_errors(run_settings, corpus, tmp_path):
     """A set does not become easier by losing clips: what was said in them counts as deleted."""
-    rows = [json.loads(line) for line in (corpus / "dev.jsonl").read_text().splitlines()]
+    rows = read_lines(corpus / "dev.jsonl")
     for row in rows:
         row["audio"] = str(corpus / row["audio"])
     rows.append({"audio": "gone.flac", "text": "one two three four five six seven", "duration": 2.0})

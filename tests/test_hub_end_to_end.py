@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clips import read_lines
 from hub_stub import HubStub, at_hub, serving
 from runs import metrics
-from standins import write_standins
 from tiny_audio.cli import main
 
 Ta = Callable[[Path, list[str]], tuple[int, str]]
@@ -21,8 +21,8 @@ WEIGHTS = {"librispeech": 0.3, "common_voice": 0.2, "gigaspeech": 0.3, "tedlium"
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStub]:
-    with serving(write_standins(tmp_path_factory.mktemp("standins"))) as server:
+def hub(standins: Path) -> Iterator[HubStub]:
+    with serving(standins) as server:
         yield server
 
 
@@ -67,7 +67,7 @@ def test_the_quick_test_mixes_the_five_corpora(ta: Ta, run_settings: list[str], 
     np.testing.assert_allclose(seen / 400, list(WEIGHTS.values()), atol=0.01)
     hours = sum(corpus["hours_seen"] for corpus in corpora.values())
     assert hours == pytest.approx(state["hours_of_audio_seen"], abs=3e-3), "each is rounded to a thousandth"
-    rows = [json.loads(line) for line in (tmp_path / "outputs/transcription/metrics.jsonl").read_text().splitlines()]
+    rows = read_lines(tmp_path / "outputs/transcription/metrics.jsonl")
     last = [row for row in rows if "train/loss" in row][-1]
     assert last["data/share_gigaspeech"] == pytest.approx(0.3, abs=0.01)
     assert last["data/hours"] == pytest.approx(state["hours_of_audio_seen"], 1e-2)

@@ -7,6 +7,7 @@ import json
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GlmAsrEncoder, Qwen3ForCausalLM
 
+from clips import read_lines
 from runs import run_ta
 from tiny_audio.audio import load_audio
 from tiny_audio.data.packed import recording_at
@@ -15,7 +16,7 @@ from tiny_audio.text import clean_transcript
 
 
 def rows(split: str) -> list[dict]:
-    return [json.loads(line) for line in (SPEECH_DIR / f"{split}.jsonl").read_text().splitlines()]
+    return read_lines(SPEECH_DIR / f"{split}.jsonl")
 
 
 def test_models_and_speech_are_small_enough_to_ship():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -13,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runs import run_ta, start_ta
+from clips import read_lines
+from runs import run_apart, start_ta
 from tiny_audio.cli import main
 
 LOCAL = ["hydra/launcher=submitit_local", "hydra.sweep.dir=jobs", "data.eval_datasets=[]"]
@@ -22,7 +22,7 @@ HIDDEN = "import sys; sys.modules['hydra_plugins'] = None; from tiny_audio.cli i
 
 def rows(folder: Path) -> list[dict[str, float]]:
     path = folder / "transcription/metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return read_lines(path) if path.is_file() else []
 
 
 def job_log(folder: Path) -> str:
@@ -52,7 +52,7 @@ def started(run_settings: list[str], folder: Path, *more: str) -> subprocess.Pop
 def test_a_mistake_in_one_job_is_one_line_and_stops_no_other(run_settings, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     sweep = ["training.resume_from_checkpoint=nowhere.pt,null", "training.max_steps=2"]
-    status, log = run_ta(["train", "-m", *run_settings, *LOCAL, *sweep], tmp_path)
+    status, log = run_apart(["train", "-m", *run_settings, *LOCAL, *sweep], tmp_path)
     assert status == 2, log
     assert (
         log.splitlines()[0] == "[INFO] The jobs are on their way; what each prints is in .submitit/, beside its folder."

@@ -1,6 +1,5 @@
 """The real `wandb sweep` and `wandb agent` with the shipped files, and a stand-in for the server."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from clips import read_lines
 from wandb_stub import ENTITY, PROJECT, SWEEP, WandbStub
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ def test_a_sweep_of_two_trials(tmp_path, run_settings):
             for part in key.split("."):
                 found = found[part]
             assert found == value, key
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = read_lines(folder / "metrics.jsonl")
         sent = [(row["train/global_step"], row["eval/wer"]) for row in server.history[name] if "eval/wer" in row]
         assert sent == [(row["step"], row["eval/wer"]) for row in rows if "eval/wer" in row]
         assert len(sent) == 1, printed

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from hub_stub import HubStub, at_hub, serving
-from standins import STANDINS, write_standins
+from standins import STANDINS
 from tiny_audio.cli import main
 
 Train = Callable[[list[str]], tuple[int, str]]
@@ -25,9 +26,9 @@ NEWCOMER = [
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStub]:
+def hub(standins: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStub]:
     """GigaSpeech is gated, TED-LIUM's mirror is gone, Common Voice's is there without its files."""
-    root = write_standins(tmp_path_factory.mktemp("standins"))
+    root = Path(shutil.copytree(standins, tmp_path_factory.mktemp("hub") / "standins"))
     (root / STANDINS["tedlium"].repository).rename(root / "sanchit-gandhi/gone")
     for file in STANDINS["common_voice"].files:
         (root / STANDINS["common_voice"].repository / file).unlink()

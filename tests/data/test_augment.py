@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from clips import tone, write, write_bad_files, write_manifest
+from clips import read_lines, tone, write, write_bad_files, write_manifest
 from tiny_audio.audio import is_silent, load_audio
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.augment import SPEEDS, Augmenter, add_noise, level, open_augmenter, reverberate
@@ -388,7 +387,7 @@ def test_real_noises_and_rooms():
     rooms = open_sounds("data.room_path", NOISE_RIR / "rir", 10.0)
     assert (len(noises), len(rooms)) == (60, 10)
     manifest = NOISE_RIR.parent / "manifest.jsonl"
-    listed = [json.loads(line) for line in manifest.read_text().splitlines()]
+    listed = read_lines(manifest)
     assert len(open_sounds("data.noise_path", manifest)) == len(listed)
     speech, heard = tone(0.5), 0
     for i in range(60):

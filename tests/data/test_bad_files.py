@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from clips import write, write_bad_files, write_manifest
+from clips import read_lines, write, write_bad_files, write_manifest
 from hub_stub import at_hub, serving
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.loader import ClipDataset, eval_loader
@@ -164,7 +163,7 @@ def test_unusable_clips_are_skipped_by_name(kind: str, tmp_path: Path) -> None:
     workers = 1 if kind in ("manifest", "stream") else 0
     with serving(tmp_path / "hub") as server:
         read = read_all(server.endpoint, tmp_path, entry, data, workers, limit)
-    skips = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    skips = read_lines(tmp_path / "skipped.jsonl")
 
     def plain(name: str) -> str:
         name = Path(name).name.partition("@")[0]

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import yaml
 
 from hub_stub import HubStub, at_hub, serving
-from standins import STANDINS, rows, write_standins
+from standins import STANDINS, rows
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.loader import ClipDataset, train_loader
 from tiny_audio.data.plan import POOL_BLOCKS, SamplingPlan, shuffle_blocks
@@ -24,19 +23,9 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "data"
 
 
 @pytest.fixture(scope="module")
-def standins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_standins(tmp_path_factory.mktemp("standins"), COUNT)
-
-
-@pytest.fixture(scope="module")
 def hub(standins: Path) -> Iterator[HubStub]:
     with serving(standins) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def own_arrow_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("arrow"))
 
 
 def told(entry: dict[str, Any], data: DataConfig, cache: Path, limit: int | None = None) -> dict[str, Any]:

@@ -164,8 +164,7 @@ def test_a_clip_is_known_by_its_recording_alone(tmp_path: Path) -> None:
     assert [one == other for one, other in zip(now, keys, strict=True)] == [True, False, False, False]
 
 
-def test_recordings_in_a_table_change_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
+def test_recordings_in_a_table_change_with_it(tmp_path: Path) -> None:
     outside = write(tmp_path / "outside.wav", 1.0)
     inside = [write(tmp_path / f"{i}.wav", seconds).read_bytes() for i, seconds in enumerate((1.0, 1.2))]
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import datasets
 import pytest
-import soundfile
 import yaml
 
-from clips import tone
+from clips import parquet_of
 from hub_stub import HubStub, at_hub, serving
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.corpora import CORPORA, hub_location, known_corpus
@@ -89,24 +86,14 @@ def test_every_shipped_entry_is_known(file: Path) -> None:
             known_corpus(DatasetConfig(**settings))
 
 
-def parquet(*texts: str) -> bytes:
-    """A file of 1-second clips, as a corpus on the Hub holds them."""
-    wav = io.BytesIO()
-    soundfile.write(wav, tone(1.0), 16_000, format="WAV")
-    rows = [{"audio": {"bytes": wav.getvalue(), "path": f"{text}.wav"}, "text": text} for text in texts]
-    file = io.BytesIO()
-    datasets.Dataset.from_list(rows).to_parquet(file)
-    return file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStub]:
     """Two open repositories, a gated one, and one of scripts."""
     root = tmp_path_factory.mktemp("hub")
     for name, content in {
         "me/speech/README.md": b"#",
-        "me/speech/data/train-00000-of-00002.parquet": parquet("one", "two"),
-        "me/speech/data/train-00001-of-00002.parquet": parquet("three"),
+        "me/speech/data/train-00000-of-00002.parquet": parquet_of(["one", "two"]),
+        "me/speech/data/train-00001-of-00002.parquet": parquet_of(["three"]),
         "me/languages/en/train.parquet": b"",
         "me/languages/ko/train.parquet": b"",
         "me/script/script.py": b"",

@@ -18,11 +18,6 @@ from tiny_audio.data.sources import Source, open_source
 from tiny_audio.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def own_arrow_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("arrow"))
-
-
 def open_at(path: Path, **settings: Any) -> Source:
     entry = DatasetConfig(path=str(path), **settings)
     data_dir = path.parent / "unpacked"

@@ -135,7 +135,6 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with recordings, and a file of each kind beside them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
     for name in ("a.wav", "kaldi/a.wav", "beside/a.wav", "beside/b.wav", "beside/c.wav"):
         write(tmp_path / name, 0.5)
     whole = datasets.Dataset.from_list([{"audio": "a.wav", "text": "one"}])

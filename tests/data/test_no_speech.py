@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from clips import write, write_manifest
+from clips import read_lines, write, write_manifest
 from tiny_audio.cli import main
 from tiny_audio.config import DataConfig, DatasetConfig
 from tiny_audio.data.augment import Augmenter
@@ -124,7 +123,7 @@ def test_a_run_counts_them_and_goes_on_to_the_bit(run_settings, tmp_path, monkey
         (tmp_path / name).mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / name)
         assert main([*typed, *more]) == 0, capsys.readouterr().err
-        rows = map(json.loads, (tmp_path / name / "outputs/transcription/metrics.jsonl").read_text().splitlines())
+        rows = read_lines(tmp_path / name / "outputs/transcription/metrics.jsonl")
         kept = ("train/loss", "train/grad_norm", "data/share_no_speech", "data/skipped_clips", "eval/loss", "eval/wer")
         return [{key: row[key] for key in kept if key in row} for row in rows]
 

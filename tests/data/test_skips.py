@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clips import read_lines
 from tiny_audio.data.files import Files
 from tiny_audio.data.index import Skip
 from tiny_audio.data.skips import SkipLog
@@ -25,24 +25,20 @@ def skip(name: str, reason: str = "silent", of: str = "a") -> Skip:
     return Skip(of, name, reason, "detail")
 
 
-def lines(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def test_each_clip_is_written_once_also_over_a_resume(tmp_path: Path) -> None:
     path = tmp_path / "run" / "skipped.jsonl"
     sources = [source("a", 100, [skip("early", "empty_text")]), source("b", 100)]
     log = SkipLog(path, sources, 0.2)
-    assert lines(path) == [{"source": "a", "name": "early", "reason": "empty_text", "detail": "detail"}]
+    assert read_lines(path) == [{"source": "a", "name": "early", "reason": "empty_text", "detail": "detail"}]
     log.add([skip("a1"), skip("a2", "missing")], [0, 1])
     log.add([skip("a1")], [0])
-    assert [line["name"] for line in lines(path)] == ["early", "a1", "a2"]
+    assert [line["name"] for line in read_lines(path)] == ["early", "a1", "a2"]
     with path.open("a") as file:
         file.write('{"source": "a", "na')  # the run was killed while it wrote
     resumed = SkipLog(path, sources, 0.2)
     assert resumed.counts == log.counts
     resumed.add([skip("a2", "missing"), skip("b1", of="b")], [])
-    assert [line["name"] for line in lines(path)] == ["early", "a1", "a2", "b1"]
+    assert [line["name"] for line in read_lines(path)] == ["early", "a1", "a2", "b1"]
     assert resumed.summary() == "4 clips skipped: a 1 empty_text, 1 missing, 1 silent; b 1 silent"
 
 

@@ -34,11 +34,6 @@ def clips(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
-@pytest.fixture(autouse=True)
-def own_arrow_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("arrow"))
-
-
 def rows(folder: str = "audio/", **extra: Any) -> list[dict[str, Any]]:
     return [{"audio": f"{folder}{i}.flac", "text": text, **extra} for i, text in enumerate(TEXTS)]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import asr_models
+from clips import read_lines
 from tiny_audio.cli import main
 from tiny_audio.cli.eval import with_typed
 from tiny_audio.judge.pipelines import ModelRecognizer
@@ -40,10 +41,7 @@ def test_a_checkpoint_beside_a_model_of_others_on_the_same_clips(trained, wav2ve
     assert (ours["clips"], ours["words"]) == (theirs["clips"], theirs["words"])
     assert ours["rtfx"] > 0
     assert theirs["rtfx"] > 0
-    first, second = (
-        [json.loads(line) for line in Path("judged", name).read_text().splitlines()]
-        for name in ("predictions.jsonl", "predictions-2.jsonl")
-    )
+    first, second = (read_lines(Path("judged", name)) for name in ("predictions.jsonl", "predictions-2.jsonl"))
     assert [row["name"] for row in first] == [row["name"] for row in second]
     assert [row["reference"] for row in first] == [row["reference"] for row in second]
     figures = json.loads(Path("judged/eval.json").read_text())

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
-import datasets
 import pytest
-import soundfile
 import yaml
 
 import asr_models
-from clips import tone
+from clips import parquet_of
 from hub_stub import at_hub, serving
 from tiny_audio.cli import main
 from tiny_audio.text import CLEANERS
@@ -21,21 +18,12 @@ PRESET = Path(__file__).parents[2] / "configs" / "data" / "leaderboard.yaml"
 ENTRIES = yaml.safe_load(PRESET.read_text(encoding="utf-8"))["eval_datasets"]
 
 
-def parquet(texts: list[str]) -> bytes:
-    wav = io.BytesIO()
-    soundfile.write(wav, tone(1.0), 16_000, format="WAV")
-    rows = [{"audio": {"bytes": wav.getvalue(), "path": f"{i}.wav"}, "text": text} for i, text in enumerate(texts)]
-    file = io.BytesIO()
-    datasets.Dataset.from_list(rows).to_parquet(file)
-    return file.getvalue()
-
-
 def test_all_sets_are_judged_whole_and_their_mean_is_of_sets(tmp_path, monkeypatch, capsys):
     for number, entry in enumerate(ENTRIES):
         folder = tmp_path / "hub" / entry["path"] / entry["subset"]
         folder.mkdir(parents=True, exist_ok=True)
         texts = [f"It cost ${i + 20}." for i in range(number + 1)]
-        (folder / f"{entry['split']}-00000-of-00001.parquet").write_bytes(parquet(texts))
+        (folder / f"{entry['split']}-00000-of-00001.parquet").write_bytes(parquet_of(texts))
     model = asr_models.save_wav2vec2(tmp_path / "a")
     monkeypatch.chdir(tmp_path)
     with serving(tmp_path / "hub") as hub, at_hub(hub.endpoint, tmp_path):

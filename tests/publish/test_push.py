@@ -26,17 +26,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 TOKEN = "hf_" + "x" * 34
 
 
-@pytest.fixture(scope="module")
-def run(run_settings, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    status, log = run_ta(["train", *run_settings, "training.max_steps=2"], folder)
-    assert status == 0, log
-    return folder / "outputs/transcription"
+@pytest.fixture(scope="session")
+def run(trained) -> Path:
+    return trained.parents[1]
 
 
 @pytest.fixture(scope="module")
-def exported(run) -> Path:
-    folder = run.parent / "exported"
+def exported(run, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "exported"
     assert main(["export", f"checkpoint={run}", f"output={folder}", "clips=0"]) == 0
     return folder
 

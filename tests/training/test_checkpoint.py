@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
 import torch
 
 from checkpoint_folders import content
-from runs import run_ta
+from tiny_audio.cli import main
 from tiny_audio.errors import UserError
 from tiny_audio.files import write_whole
 from tiny_audio.training.checkpoint import VERSION, CheckpointFolder, load_checkpoint, save_checkpoint
@@ -134,32 +132,28 @@ def test_a_missing_checkpoint_names_one_that_is_there(tmp_path):
         load_checkpoint(tmp_path)
 
 
-def limit_file_size() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-
-
-def test_a_run_on_a_full_disk_keeps_training_and_says_at_the_end_what_is_missing(run_settings, tmp_path):
+def test_a_run_on_a_full_disk_keeps_training_and_says_at_the_end_what_is_missing(
+    run_settings, tmp_path, monkeypatch, capsys
+):
     """Not even a line of metrics can be written."""
+    monkeypatch.chdir(tmp_path)
     arguments = ["train", *run_settings, "training.save_steps=2"]
-    status, log = run_ta([*arguments, "training.max_steps=2"], tmp_path)
-    assert status == 0, log
+    assert main([*arguments, "training.max_steps=2"]) == 0
     folder = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints")
     before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
-    command = [sys.executable, "-c", "from tiny_audio.cli import main; raise SystemExit(main())", *arguments]
-    run = subprocess.run(
-        [*command, "training.max_steps=6"], cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit_file_size
-    )
-    assert run.returncode == 2, run.stderr
-    assert "config.yaml cannot be written" in run.stderr
-    assert "metrics.jsonl cannot be written (File too large); training goes on." in run.stderr
-    assert "Step 4 could not be saved" in run.stderr
-    assert "Training goes on; make room before the next save." in run.stderr
-    assert "ta train: error: step 6 could not be saved" in run.stderr
-    assert "Traceback" not in run.stderr
+    capsys.readouterr()
+    with disk_with_room_for(100):
+        assert main([*arguments, "training.max_steps=6"]) == 2
+    log = capsys.readouterr().err
+    assert "config.yaml cannot be written" in log
+    assert "metrics.jsonl cannot be written (File too large); training goes on." in log
+    assert "Step 4 could not be saved" in log
+    assert "Training goes on; make room before the next save." in log
+    assert "ta train: error: step 6 could not be saved" in log
+    assert "Traceback" not in log
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
-    status, log = run_ta([*arguments, "training.max_steps=6"], tmp_path)
-    assert status == 0, log
-    assert "Resuming from step 2..." in log
+    assert main([*arguments, "training.max_steps=6"]) == 0
+    assert "Resuming from step 2..." in capsys.readouterr().err
     assert json.loads((folder.path / "training_state.json").read_text())["step"] == 6
 
 

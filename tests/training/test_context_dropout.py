@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from clips import write_manifest
+from clips import read_lines, write_manifest
 from tiny_audio.cli import main
 from tiny_audio.config import DataConfig, DatasetConfig, TrainingConfig
 from tiny_audio.data.contexts import ContextReader
@@ -24,7 +24,7 @@ from tiny_models import build
 
 def with_contexts(corpus: Path, split: str, folder: Path, context: str) -> Path:
     """The rows of a split; all but the first three clips have a context."""
-    rows = [json.loads(line) for line in (corpus / f"{split}.jsonl").read_text().splitlines()]
+    rows = read_lines(corpus / f"{split}.jsonl")
     for number, row in enumerate(rows):
         row |= {"audio": str(corpus / row["audio"]), "context": context.format(number=number) if number > 2 else None}
     return write_manifest(folder / f"{split}.jsonl", rows)
@@ -54,7 +54,7 @@ def _elsewhere(tmp_path, monkeypatch):
 def test_what_was_trained_with_contexts_says_so_and_is_evaluated_with_them(run, typed, corpus, capsys):
     saved = load_checkpoint(run / "final.pt")
     assert (saved["contexts"], saved["models"]["context_prompt"]) == (57, "Context: {context}")
-    rows = [json.loads(line) for line in (run.parent / "transcripts.jsonl").read_text().splitlines()]
+    rows = read_lines(run.parent / "transcripts.jsonl")
     recognizer = Recognizer(run / "final.pt", "cpu", decoding=Decoding(max_new_tokens=20, loop_guard=False))
     plain = 0
     for row in rows:
@@ -115,7 +115,7 @@ def test_another_place_for_the_context_is_refused_in_a_line(run, typed, capsys):
 
 def test_the_longest_contexts_are_tried_before_the_first_step(tiny_models, corpus, tmp_path, monkeypatch):
     model, accelerator = build(tiny_models, "mlp"), Accelerator(cpu=True)
-    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
+    rows = read_lines(corpus / "train.jsonl")
     rows = [{**row, "audio": str(corpus / row["audio"]), "context": "one " * n} for n, row in enumerate(rows)]
     source = open_source(DatasetConfig(path=str(write_manifest(tmp_path / "a.jsonl", rows))), DataConfig(), tmp_path)
     prompt = model.decoder.prompt

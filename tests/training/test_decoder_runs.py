@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import decoder_zoo
+from clips import read_lines
 from tiny_audio.cli import main
 from tiny_audio.inference import Decoding, Recognizer
 from tiny_audio.training.checkpoint import load_checkpoint
@@ -61,7 +62,7 @@ def test_a_run_trains_goes_on_to_the_bit_evaluates_and_transcribes(
     assert row["wer"] == whole["state"]["history"][-1]["wer"]
     assert row["loss"] == pytest.approx(whole["state"]["history"][-1]["loss"], rel=1e-5)
 
-    rows = [json.loads(line) for line in Path("whole/transcription/transcripts.jsonl").read_text().splitlines()]
+    rows = read_lines(Path("whole/transcription/transcripts.jsonl"))
     (written,) = (row["hypothesis"] for row in rows if row["name"] == "dev0.flac")
     recognizer = Recognizer(folder / "final.pt", "cpu", decoding=Decoding(max_new_tokens=20, loop_guard=False))
     assert recognizer.transcribe(corpus / "dev0.flac").text == written

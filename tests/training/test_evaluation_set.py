@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from clips import read_lines
 from runs import run_ta
 
 
@@ -21,7 +22,7 @@ def test_another_evaluation_set_begins_a_new_history(run_settings: list[str], tm
     first = state(tmp_path)
     assert [row["step"] for row in first["history"]] == [2, 4]
     file = tmp_path / f"outputs/transcription/evaluation_clips_{first['evaluation_set']}.jsonl"
-    clips = [json.loads(line) for line in file.read_text().splitlines()]
+    clips = read_lines(file)
     assert len({clip["name"] for clip in clips}) == 6
     assert all(clip["reference"] for clip in clips)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import signal
@@ -15,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from clips import write, write_bad_files, write_manifest
+from clips import read_lines, write, write_bad_files, write_manifest
 from runs import run_together
 from tiny_audio.cli import main
 from tiny_audio.config import Config, DataConfig, DatasetConfig, PathsConfig, TrainingConfig
@@ -240,7 +239,7 @@ def test_what_16_bits_cannot_hold_is_one_line(value: float, said: str, tmp_path:
 
 
 def losses(folder: Path) -> dict[tuple[int, str], float]:
-    rows = [json.loads(line) for line in (folder / "outputs/transcription/metrics.jsonl").read_text().splitlines()]
+    rows = read_lines(folder / "outputs/transcription/metrics.jsonl")
     wanted = ("train/loss", "train/grad_norm", "eval/loss", "eval/wer")
     return {(row["step"], key): row[key] for row in rows for key in wanted if key in row}
 

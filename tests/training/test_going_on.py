@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from clips import read_lines
 from tiny_audio.cli import main
 from tiny_audio.errors import UserError
 from tiny_audio.model.speech_llm import SpeechLLM
@@ -42,7 +43,7 @@ def train(run_settings, finished, tmp_path, monkeypatch):
 
 
 def first_steps() -> list[int]:
-    rows = map(json.loads, Path("outputs/transcription/metrics.jsonl").read_text().splitlines())
+    rows = read_lines(Path("outputs/transcription/metrics.jsonl"))
     return [row["step"] for row in rows if "train/loss" in row]
 
 

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from clips import write, write_manifest
-from runs import metrics, run_ta, run_together, settings
+from runs import metrics, run_apart, run_together, settings
 from tiny_audio.cli import main
 from tiny_audio.config import Config, DataConfig, DatasetConfig, ModelConfig, ProjectorConfig, TrainingConfig
 from tiny_audio.data.loader import ClipDataset
@@ -323,7 +323,7 @@ def test_memory_that_really_runs_out(run_settings, tmp_path):
 
     def train(*more: str) -> tuple[int, str]:
         typed = ["train", *run_settings, f"data.datasets=[{{path: {tmp_path}/long.jsonl}}]", "data.eval_datasets=[]"]
-        return run_ta([*typed, *more], tmp_path, change=limit_address_space)
+        return run_apart([*typed, *more], tmp_path, limit_address_space)
 
     status, log = train("training.batch_size=96", "training.max_steps=100")
     (error,) = errors(log)

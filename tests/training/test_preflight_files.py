@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clips import write_manifest
+from clips import read_lines, write_manifest
 from tiny_audio.cli import main
 from tiny_audio.config import TrainingConfig
 from tiny_audio.training import preflight as package
@@ -144,7 +143,7 @@ def test_some_unreadable_clips_are_a_warning_that_says_how_it_will_end(
     run_settings, corpus, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
+    rows = read_lines(corpus / "train.jsonl")
     for i, row in enumerate(rows):
         row["audio"] = str(corpus / row["audio"]) if i % 2 else "gone.flac"
     write_manifest(tmp_path / "half.jsonl", rows)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
 
 import pytest
 
+from clips import read_lines
 from runs import run_together, start_together
 from tiny_audio.cli import main
 from tiny_audio.config import Config, TrainingConfig
@@ -81,7 +81,7 @@ def download_for_ever() -> None:
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
-    rows = map(json.loads, (folder / "outputs/transcription/metrics.jsonl").read_text().splitlines())
+    rows = read_lines(folder / "outputs/transcription/metrics.jsonl")
     return [{key: row[key] for key in ("step", "train/loss", "train/grad_norm")} for row in rows if "train/loss" in row]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from clips import read_lines
 from tiny_audio.cli import main
 from tiny_audio.inference import Decoding, Recognizer
 from tiny_audio.training.checkpoint import load_checkpoint, save_checkpoint
@@ -70,7 +71,7 @@ def test_it_evaluates_and_transcribes_as_when_it_was_trained(run, corpus, capsys
     assert capsys.readouterr().err.count(TODAY) == 1
     (row,) = json.loads(Path("rows.json").read_text())
     assert (row["wer"], row["loss"]) == (last["wer"], pytest.approx(last["loss"], rel=1e-5))
-    rows = [json.loads(line) for line in (run.parent / "transcripts.jsonl").read_text().splitlines()]
+    rows = read_lines(run.parent / "transcripts.jsonl")
     recognizer = Recognizer(run / "final.pt", "cpu", decoding=Decoding(max_new_tokens=20, loop_guard=False))
     for row in rows:
         assert recognizer.transcribe(corpus / row["name"]).text == row["hypothesis"]

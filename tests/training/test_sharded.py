@@ -11,11 +11,10 @@ import pytest
 import soundfile
 import torch
 
-from runs import metrics, nothing, run_ta, run_together
+from runs import held_here, metrics, nothing, run_ta, run_together, watch_steps
 from tiny_audio.cli import main
 from tiny_audio.config import HardwareConfig
 from tiny_audio.errors import ConfigError
-from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training.checkpoint import load_checkpoint
 from tiny_audio.training.loop import Trainer
 
@@ -85,7 +84,8 @@ def test_two_that_share_make_the_steps_of_one_and_go_on_from_each_other(run_sett
     two.mkdir()
     single = arguments(run_settings, kind, broken, "training.gradient_accumulation_steps=2")
     sharded = arguments(run_settings, kind, broken, "hardware.fsdp=true")
-    assert run_ta(single, one)[0] == 0, (one / "log.txt").read_text()
+    status, log = run_ta(single, one)
+    assert status == 0, log
     run_sharded(sharded, two)
     tolerance = 2e-3 if kind == "adapters" else 1e-4
     expected, found = metrics(one), metrics(two)
@@ -131,34 +131,19 @@ def test_a_sharded_run_that_stopped_goes_on_exactly(run_settings, broken, tmp_pa
 
 def spoil_and_watch() -> None:
     """Have the second process meet two losses that are not finite; write down what steps changed and who holds what."""
-    forward, step, same = SpeechLLM.forward, Trainer.train_step, []
+    same = watch_steps(lambda step: step in (1, 2) and os.environ["RANK"] == "1")  # one of them alone
+    step = Trainer.train_step
 
-    def sometimes_nan(self, batch):
-        loss = forward(self, batch)
-        bad = len(same) in (1, 2) and os.environ["RANK"] == "1"  # one of them alone
-        return loss._replace(cross_entropy=loss.cross_entropy * (float("nan") if bad else 1.0))
-
-    def own(weight):
-        return weight.to_local() if hasattr(weight, "to_local") else weight
-
-    def everything(trainer):
-        state = trainer.optimizer.state_dict()["state"]
-        kept = [value for moments in state.values() for value in moments.values()]
-        return [own(value).detach().clone() for value in (*trainer.weights, *kept)]
-
-    def compared(self, given):
-        before = everything(self)
+    def told(self, given):
         result = step(self, given)
-        after = everything(self)
-        same.append(len(before) == len(after) and all(map(torch.equal, before, after)))
         held = {}
         for part in ("encoder", "projector", "decoder"):
             weights = list(getattr(self.speech_llm, part).parameters())
-            held[part] = [sum(own(w).numel() for w in weights), sum(w.numel() for w in weights)]
+            held[part] = [sum(held_here(w).numel() for w in weights), sum(w.numel() for w in weights)]
         Path(f"seen{os.environ['RANK']}.json").write_text(json.dumps([same, held]))
         return result
 
-    SpeechLLM.forward, Trainer.train_step = sometimes_nan, compared
+    Trainer.train_step = told
 
 
 def test_each_holds_its_share_and_a_step_that_is_not_finite_is_left_out_by_all(run_settings, broken, tmp_path):

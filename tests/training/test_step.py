@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from clips import read_lines
+from runs import run_ta, watch_steps
 from tiny_audio.cli import main
-from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training import build
 from tiny_audio.training.loop import Trainer
 
@@ -62,51 +64,35 @@ def test_a_step_whose_gradient_is_not_finite_is_left_out_whole(
         adamw = torch.optim.AdamW
         monkeypatch.setattr(torch.optim, "AdamW", lambda *given, fused: adamw(*given, fused=False))
         monkeypatch.setattr(build, "READ_THE_FLAG", ("cuda",))
-    forward, step, same = SpeechLLM.forward, Trainer.train_step, []
-
-    def sometimes_nan(self, batch):
-        loss = forward(self, batch)
-        return loss._replace(cross_entropy=loss.cross_entropy * (float("nan") if len(same) in (1, 2) else 1.0))
-
-    def everything(trainer):
-        optimizer = trainer.optimizer.state_dict()["state"]
-        kept = [value for state in optimizer.values() for value in state.values()]
-        return [value.detach().clone() for value in (*trainer.weights, *kept)]
-
-    def compared(self, given):
-        before = everything(self)
-        result = step(self, given)
-        after = everything(self)
-        same.append(len(before) == len(after) and all(map(torch.equal, before, after)))
-        return result
-
-    monkeypatch.setattr(SpeechLLM, "forward", sometimes_nan)
-    monkeypatch.setattr(Trainer, "train_step", compared)
+    same = watch_steps(lambda step: step in (1, 2), monkeypatch.setattr)
     assert main(["train", *run_settings, "training.max_steps=5", "logging.log_steps=4", "training.eval_steps=5"]) == 0
     assert same == [False, True, True, False, False]
-    rows = [json.loads(line) for line in (tmp_path / "outputs/transcription/metrics.jsonl").read_text().splitlines()]
+    rows = read_lines(tmp_path / "outputs/transcription/metrics.jsonl")
     assert rows[-2 if "train/loss" not in rows[-1] else -1]["train/nonfinite_steps"] == 2
     assert "steps up to step" in capsys.readouterr().err
 
 
-def test_expert_usage_and_balance_are_logged(run_settings, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    settings = ["model.projector_type=moe", "model.projector_config.expert_dim=32", "training.max_steps=2"]
-    assert main(["train", *run_settings, *settings, "data.eval_datasets=[]"]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "outputs/transcription/metrics.jsonl").read_text().splitlines()]
-    assert len(rows) == 2
+@pytest.fixture(scope="module")
+def output(run_settings, tmp_path_factory) -> Path:
+    """Of a run of four steps with experts, traced in the middle."""
+    folder = tmp_path_factory.mktemp("observed")
+    settings = ["model.projector_type=moe", "model.projector_config.expert_dim=32", "data.eval_datasets=[]"]
+    settings += ["hardware.peak_tflops=0.5", "hardware.profile_steps=2-3"]
+    status, log = run_ta(["train", *run_settings, *settings], folder)
+    assert status == 0, log
+    return folder / "outputs/transcription"
+
+
+def test_expert_usage_and_balance_are_logged(output):
+    rows = read_lines(output / "metrics.jsonl")
+    assert len(rows) == 4
     for row in rows:
         assert sum(row[f"train/expert_share_{e}"] for e in range(8)) == pytest.approx(1)
         assert 0 < row["train/auxiliary_loss"] < 0.01 * 7
 
 
-def test_a_line_of_the_log_says_how_well_the_machine_is_used(run_settings, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    settings = ["hardware.peak_tflops=0.5", "training.max_steps=3", "data.eval_datasets=[]"]
-    assert main(["train", *run_settings, *settings]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "outputs/transcription/metrics.jsonl").read_text().splitlines()]
-    assert len(rows) == 3
-    for row in rows:
+def test_a_line_of_the_log_says_how_well_the_machine_is_used(output):
+    for row in read_lines(output / "metrics.jsonl"):
         assert row["train/mfu"] == pytest.approx(row["train/tflops"] / 0.5)
         assert 0 < row["train/mfu"] < 1
         assert 0 < row["train/data_wait_share"] < 1
@@ -115,11 +101,8 @@ def test_a_line_of_the_log_says_how_well_the_machine_is_used(run_settings, tmp_p
         assert 50e6 < row["system/peak_memory"] < 50e9
 
 
-def test_steps_are_traced_where_that_is_asked_for(run_settings, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    settings = ["hardware.profile_steps=2-3", "training.max_steps=4", "data.eval_datasets=[]"]
-    assert main(["train", *run_settings, *settings]) == 0
-    with gzip.open("outputs/transcription/profile-steps-2-3.json.gz") as file:
+def test_steps_are_traced_where_that_is_asked_for(output):
+    with gzip.open(output / "profile-steps-2-3.json.gz") as file:
         events = json.load(file)["traceEvents"]
     assert sum(event["name"].startswith("Optimizer.step") for event in events) == 2
-    assert [path.name for path in (tmp_path / "outputs/transcription").glob(".*")] == [".lock"]
+    assert [path.name for path in output.glob(".*")] == [".lock"]

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from runs import Started, run_ta, start_ta
+from clips import read_lines
+from runs import Started, run_apart, start_ta
 from tiny_audio.cli import main
 from tiny_audio.config import Config, LoggingConfig, PathsConfig
 from tiny_audio.custom_metrics import CustomMetrics, log_metric
@@ -65,10 +66,6 @@ def read_wandb(path: Path) -> Iterator[dict[str, object]]:
             if record.WhichOneof("record_type") == "history":
                 items = record.history.item
                 yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-
-def read_lines(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +237,7 @@ def log_out() -> None:
 
 def test_logged_out_the_run_is_kept_offline(run_settings, tmp_path):
     arguments = ["train", *run_settings, "logging.use_wandb=true", "training.max_steps=1", "training.max_new_tokens=2"]
-    status, log = run_ta(arguments, tmp_path, change=log_out)
+    status, log = run_apart(arguments, tmp_path, log_out)
     assert status == 0, log
     assert log.count("WandB: not logged in (`wandb login`); the run is kept offline in") == 1
     assert "[INFO] WandB run initialized: offline, " in log

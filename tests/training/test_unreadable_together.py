@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from clips import write_manifest
+from clips import read_lines, write_manifest
 from runs import metrics, run_ta, run_together
 
 
 @pytest.fixture
 def spoilt(corpus: Path, tmp_path: Path) -> Path:
     """Of the 60 clips, 40 hold NaN, which only shows when they are read."""
-    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
+    rows = read_lines(corpus / "train.jsonl")
     for number, row in enumerate(rows):
         row["audio"] = str(corpus / row["audio"])
         if number % 3:
