@@ -1,8 +1,8 @@
 """Augmentation of training clips: speed, room, noise, gain, in this order, as a pure function of seed and draw.
 
-Eight uniform numbers, made of seed and draw number, decide everything. So a draw sounds the same whoever reads it, how
-often, and in whatever order, while the next draw of the same clip sounds different; and no number changes its meaning
-when another effect is turned on or off.
+Eight uniform numbers, made from the seed and the draw number, decide everything. So a draw sounds the same in any
+process, however often and in whatever order it is read, and the next draw of the same clip sounds different. No number
+changes its meaning when another effect is turned on or off.
 
 S samples of a clip, R of a room response.
 """
@@ -26,7 +26,7 @@ SPEEDS = (90, 100, 110)  # per cent, each as often; see `change_speed`
 ROOM_PROBABILITY = 0.3
 NOISE_PROBABILITY = 0.5
 GAIN_DB = 6.0  # either way
-MAX_ROOM_SECONDS = 10.0  # no room rings longer: what does is no response
+MAX_ROOM_SECONDS = 10.0  # a longer recording is not a room response
 STREAM = 3  # the plan's own choices are made of the seed and 0, 1, 2
 
 
@@ -80,8 +80,8 @@ class Augmenter:
 def reverberate(waveform: np.ndarray, response: np.ndarray) -> np.ndarray:
     """Convolve a clip with a room response.
 
-    The loudest sample of the response is taken as the direct path, and the clip stands where it stood: what comes of
-    it later than its end is cut off.
+    The loudest sample of the response counts as the direct path, so the clip keeps its place. Reverberation after the
+    end of the clip is cut off.
 
     Args:
         waveform: (S,) float32.

@@ -1,13 +1,13 @@
 """CTC between audio tokens and the decoder's own word pieces, without running the decoder.
 
-An audio token is scored against a word piece by the cosine of the two: the closer it points at the piece's embedding,
-the likelier it is that the piece was said there. Blank is a direction of its own, which is learned. CTC (Graves et al.,
-"Connectionist Temporal Classification", ICML 2006) over these scores teaches a projector to put each piece where it is
-said, in the very vectors that a frozen decoder reads.
+The score of an audio token and a word piece is the cosine of the token and the piece's embedding: the larger it is, the
+likelier the piece was said there. Blank is a learned direction of its own. CTC (Graves et al., "Connectionist Temporal
+Classification", ICML 2006) over these scores trains a projector to place each piece where it is said, as the same
+vectors that a frozen decoder reads.
 
 LegoSLM (arXiv 2505.11352) also joins an encoder and an LLM by CTC over the LLM's vocabulary; it trains the encoder and
-feeds the LLM embeddings weighted by the posteriors. Here neither model is trained, and the decoder reads what the
-projector puts out as it is.
+feeds the LLM embeddings weighted by the posteriors. Here neither model is trained, and the decoder reads the
+projector's output unchanged.
 
 Dimensions: B clips, T audio tokens of all clips, t of one clip, U word pieces of a transcript, C its different ones,
 V pieces that compete, W decoder width.
@@ -34,7 +34,7 @@ IMPOSSIBLE = -1e30  # a score; the difference of two infinities would be NaN
 
 
 class CTCLoss(NamedTuple):
-    """What a batch says of the audio tokens.
+    """The CTC loss of a batch.
 
     Attributes:
         loss: negative log-likelihood of the transcripts, **summed** over the clips, fp32.
@@ -51,8 +51,8 @@ class AlignedPiece(NamedTuple):
     """Where a word piece was found.
 
     Attributes:
-        start, end: the audio tokens of its clip that say it: from `start` up to and without `end`.
-        probability: the largest that the piece has at one of them.
+        start, end: its audio tokens, counted within the clip: from `start` up to, but without, `end`.
+        probability: the piece's largest probability at one of them.
     """
 
     start: int
@@ -64,8 +64,8 @@ class CTCHead(nn.Module):
     """Scores of audio tokens against word pieces: W + 2 numbers that train.
 
     Args:
-        vocabulary: (V,) int64, the pieces that compete. Those that the training transcripts are made of are enough: at
-            150,000 pieces most are never said. A piece of a transcript that is not among them is scored all the same.
+        vocabulary: (V,) int64, the pieces that compete. The pieces of the training transcripts are enough: most of a
+            vocabulary of 150,000 is never said. A transcript may hold other pieces, too; they are scored as well.
         frequencies: (V,) fp32, the log-probability of each in transcripts: see `pieces.WordPieces`.
         decoder_dim: W.
     """
@@ -83,7 +83,7 @@ class CTCHead(nn.Module):
         self._columns = {piece: column for column, piece in enumerate(vocabulary.tolist())}
 
     def queries(self, tokens: Tensor) -> Tensor:
-        """Return audio tokens (T, W) at the length of the scale: their products with unit vectors are scores."""
+        """Scale audio tokens (T, W) to the length of the scale, so that their products with unit vectors are scores."""
         return self.log_scale.exp() * normalize(tokens.float(), dim=-1)
 
     def blank_scores(self, queries: Tensor) -> Tensor:
@@ -93,8 +93,8 @@ class CTCHead(nn.Module):
     def log_probs(self, tokens: Tensor, counts: Sequence[int], own: Sequence[Tensor], embed: Embed) -> Tensor:
         """Return (t_max, B, 2 + C_max) log-probabilities: blank, each clip's own pieces, all others together.
 
-        The others are one class, so that neither they nor their gradient are ever there for all audio tokens at once,
-        and CTC runs over some dozens of classes instead of the vocabulary. The likelihood of a transcript is the same.
+        All other pieces are one class. So their scores and gradients never take memory for all audio tokens at once,
+        and CTC runs over some dozens of classes instead of the vocabulary. The likelihood of a transcript stays the same.
 
         Args:
             tokens: (T, W), the clips one after another.
@@ -199,9 +199,9 @@ class CTCHead(nn.Module):
 
 
 class PartitionScore(torch.autograd.Function):
-    """The log of the summed exponentials of scores (T, V), which are never there all at once.
+    """The log-sum-exp of scores (T, V), which are never in memory all at once.
 
-    As in `decoder.TargetLoss` the gradient of a row is worked out with its scores, which can then be forgotten.
+    As in `decoder.TargetLoss`, the gradient of a row is computed together with its scores, which are then dropped.
     """
 
     @staticmethod

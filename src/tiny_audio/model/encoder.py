@@ -163,7 +163,7 @@ class SpeechEncoder(nn.Module, ABC):
         """
         padded = self.convolve(mel)
         aligned = [-(-n // ALIGNMENT_FRAMES) * ALIGNMENT_FRAMES for n in lengths]
-        # A clip shorter than the batch's longest still has frames of padding here; they are dropped, not masked.
+        # The shorter clips of the batch still have frames of padding here; they are dropped, not masked.
         rows = torch.cat([torch.arange(n) + i * padded.shape[1] for i, n in enumerate(aligned)])
         hidden = padded.flatten(0, 1).index_select(0, upload(rows, mel.device))[None]
         return hidden, PackedLayout.of(aligned, mel.device, self.kernel), aligned
@@ -177,12 +177,12 @@ def unpack(row: Tensor, aligned: list[int], lengths: list[int]) -> Tensor:
 class GlmAsrSpeechEncoder(SpeechEncoder):
     """The audio tower of GLM-ASR.
 
-    Of bare clips on real frames only: convolutions padded, transformer layers packed. The stock forward builds no
-    attention mask, so that a padded clip's features depend on its neighbors; here each clip attends within itself and
-    its positions start at 0.
+    Bare clips: the convolutions run on a padded batch, the transformer layers on real frames only, packed. The stock
+    forward builds no attention mask, so a padded clip's features depend on its neighbors. Here each clip attends within
+    itself, and its positions start at 0.
 
-    Of windows it is the stock forward, as its makers' own processors and servers run it: the frames of the clip are
-    kept, those of the silence after it are dropped.
+    Windows: the stock forward, as its makers' own processors and servers run it. The frames of the clip are kept; those
+    of the silence after it are dropped.
     """
 
     title = "GLM-ASR"
@@ -207,8 +207,8 @@ class GlmAsrSpeechEncoder(SpeechEncoder):
 class WhisperSpeechEncoder(SpeechEncoder):
     """Whisper's encoder (arXiv 2212.04356).
 
-    Its makers pad every clip with silence to 30 s: the frames of the clip itself are kept, those of the silence after
-    it are dropped. Of bare clips it makes almost the same frames, at a fraction of the work.
+    Its makers pad every clip with silence to 30 s; the frames of the clip are kept, those of the silence after it are
+    dropped. From a bare clip it makes almost the same frames, at a fraction of the cost.
     """
 
     title = "Whisper"
@@ -244,8 +244,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
     def finish(self, layer: Any, window: Tensor, count: int) -> Tensor:
         """Return the first `count` frames (count, D) of what the last layer makes of a window (1500, D).
 
-        The frames of the silence are only looked at here, no longer computed: a layer's other work is done for the
-        clip alone.
+        Nothing reads the last layer's frames of the silence, so they are not computed: they only serve as keys and
+        values.
         """
         attention, clip = layer.self_attn, window[:count]
         seen = layer.self_attn_layer_norm(window)
@@ -331,7 +331,7 @@ def _load_part(
 ) -> PreTrainedModel:
     """Load the encoder's weights out of a checkpoint, whose other weights are never read.
 
-    Without the renaming `from_pretrained` would only warn and leave random weights: whatever is missing is an error.
+    Without the renaming `from_pretrained` would only warn, and leave random weights. Here a missing weight is an error.
     """
     with quiet_transformers(source):
         require_plausible(config, kind.module_class, source, dtype)

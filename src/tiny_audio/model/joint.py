@@ -1,12 +1,12 @@
 """Decoding with the decoder and CTC together: what the decoder finds likely, and the audio tokens say.
 
-A decoder that was taught with a few hours of speech writes fluent text, and now and then its own: it loops, leaves out,
-goes on where nothing was said. CTC hears what was said, and spells badly. A beam search by the sum of their
-log-probabilities (Watanabe et al., "Hybrid CTC/Attention Architecture", 2017; Hori et al., arXiv 1706.02737) takes the
-best of both. The decoder writes its own tokens; CTC knows them as word pieces, see `pieces`.
+A decoder that was trained on a few hours of speech writes fluent text, but not always what was said: it loops, leaves
+words out, and goes on after the end. CTC stays close to the audio, but makes spelling mistakes. A beam search by the
+sum of their log-probabilities (Watanabe et al., "Hybrid CTC/Attention Architecture", 2017; Hori et al., arXiv 1706.02737)
+makes fewer errors than either. The decoder writes its own tokens; CTC scores them as word pieces, see `pieces`.
 
-A search has no limits to tune: a text's score only falls as it grows, so that it ends when none that is still written
-is above the best that has ended.
+The search needs no limit on length: the score of a text only falls as the text grows. It ends when the best finished
+text has a higher score than every unfinished one.
 
 Dimensions: B clips, R hypotheses of all of them, V tokens of the decoder, C classes of CTC (blank, then its pieces).
 """
@@ -26,7 +26,7 @@ from ..pieces import WORD_START, WordPieces
 from .prefixes import PrefixScores, PrefixState
 
 CANDIDATES = 16  # next tokens of a hypothesis that are looked at
-MAX_WORD = 32  # characters, at which a word is taken for finished: some languages write none
+MAX_WORD = 32  # characters after which a word counts as finished: some languages write no spaces
 
 
 class Hypothesis(NamedTuple):
@@ -80,8 +80,8 @@ class Lexicon:
     Args:
         tokenizer: the decoder's.
         split: its word pieces.
-        vocabulary: (C - 1,) int64, the pieces that compete. Text with characters that are none of them is not written:
-            their sound was never taught.
+        vocabulary: (C - 1,) int64, the pieces that compete. The search does not write characters that are in none of
+            them: CTC has never learned their sound.
         end_ids: tokens that end what is written.
     """
 
@@ -159,8 +159,8 @@ class _Beam:
         return [candidates[n].row for n in kept]
 
     def _propose(self, log_probs: Tensor) -> list[Candidate]:
-        """Choose next tokens by what the decoder says of them, and CTC of their first pieces."""
-        # A tokenizer may know tokens that its model does not have.
+        """Choose next tokens by the decoder's log-probability and by CTC's of their first piece."""
+        # A tokenizer may have more tokens than its model.
         first, weight = self.lexicon.first[: log_probs.shape[1]], self.search.ctc_weight
         heard, start = [], 0
         for clip, group in groupby(self.hypotheses, key=lambda one: one.clip):

@@ -1,8 +1,8 @@
-"""How likely CTC finds a text that begins so: the probabilities of prefixes.
+"""Prefix probabilities of CTC: how likely it is that the text of a clip begins with a given prefix.
 
 The recursion is that of Graves ("Supervised Sequence Labeling with Recurrent Neural Networks", 2008, section 7.5.3),
 as Watanabe et al. (arXiv 1609.06773) and Hori et al. (arXiv 1706.02737) use it to decode with CTC and a decoder
-together. Each of its sums over time is one cumulative sum of exponentials, so that no step of time is a step of Python.
+together. Each of its sums over time is one cumulative sum of exponentials, so there is no Python loop over time.
 
 Dimensions: B clips, t audio tokens of the longest, C classes (blank, then word pieces), N prefixes. Sums are in fp64:
 log-probabilities of a whole clip reach thousands, and differences of them are what counts.

@@ -1,8 +1,7 @@
-"""How a language model can read several clips at once, and write after several: tried out on the model itself.
+"""How a language model can read several clips at once, and write several transcripts: tried on the model itself.
 
-Names of architectures tell too little: a window, a convolution or a recurrence comes with a new version of a known
-one. Each way is tried on two short clips, and taken where it gives what the model makes of each clip alone, with the
-plainest attention that it has.
+The name of an architecture is not enough: a new version may add a window, a convolution or a recurrence. Each way is
+tried on two short clips. It is used if its outputs equal those of each clip alone with the model's plainest attention.
 """
 
 from __future__ import annotations
@@ -219,8 +218,8 @@ def pad_left(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def write_after(module: Any, embeddings: Tensor, mask: Tensor, **options: Any) -> Any:
     """Let `module.generate` write after embeddings (B, L, W), with these options; see `pad_left`.
 
-    It gets tokens, which stand for nothing, and their embeddings are replaced: some classes generate only after tokens.
-    What it returns begins with those L tokens.
+    Some classes generate only after tokens, so it gets L placeholder tokens, whose embeddings are replaced. The
+    returned sequences begin with those L tokens.
     """
 
     def replace(layer: Any, arguments: Any, output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Writing after several clips, a token at a time; clips that have ended leave, and the others go on without them.
+"""Writing transcripts of several clips, a token at a time. Clips that have ended leave the batch.
 
 Dimensions: B clips that are still written after, L positions so far, H heads, E head width, V vocabulary.
 """
@@ -17,15 +17,15 @@ from transformers.cache_utils import DynamicLayer
 
 from .loop_guard import find_loop
 
-STAYING = 0.75  # share of a batch: so few must be left for the others to leave, which moves all keys and values
-ROOM = 64  # positions: so often keys and values are moved to tensors with more room
+STAYING = 0.75  # ended clips leave when at most this share of the batch is still written: it copies all keys and values
+ROOM = 64  # positions to add when keys and values are copied to larger tensors
 
 
 class RoomyLayer(DynamicLayer):
     """Keys and values (B, H, L, E) of a layer, in tensors with room for more positions.
 
-    The stock layer joins what it has to what is new, which copies everything at each token. A sliding window is a
-    matter of the mask: what is outside is kept, and not looked at.
+    The stock layer concatenates old and new positions, which copies everything at each token. The mask alone applies a
+    sliding window: positions outside it stay in the tensors.
     """
 
     _layer_type = None  # else `transformers` would take this class for every cache from now on
@@ -105,7 +105,7 @@ class Rows:
         self.logits = self._read(self._last, input_ids=tokens[:, None])
 
     def _read(self, positions: Tensor, **what: Tensor) -> Tensor:
-        # Without a mask the attention has faster kernels, and nobody looks at each step whether it hides anything.
+        # Attention without a mask has faster kernels, and need not check at each step whether the mask hides anything.
         mask = self._mask if any(self._padding) else None
         read = self._module(**what, attention_mask=mask, position_ids=positions, **self._fixed)
         logits: Tensor = read.logits[:, -1]
