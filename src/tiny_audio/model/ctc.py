@@ -94,7 +94,7 @@ class CTCHead(nn.Module):
         """Return (t_max, B, 2 + C_max) log-probabilities: blank, each clip's own pieces, all others together.
 
         All other pieces are one class. So their scores and gradients never take memory for all audio tokens at once,
-        and CTC runs over some dozens of classes instead of the vocabulary. The likelihood of a transcript stays the same.
+        and CTC runs over some dozens of classes, not the vocabulary. The likelihood of a transcript is the same.
 
         Args:
             tokens: (T, W), the clips one after another.

@@ -2,8 +2,9 @@
 
 A decoder that was trained on a few hours of speech writes fluent text, but not always what was said: it loops, leaves
 words out, and goes on after the end. CTC stays close to the audio, but makes spelling mistakes. A beam search by the
-sum of their log-probabilities (Watanabe et al., "Hybrid CTC/Attention Architecture", 2017; Hori et al., arXiv 1706.02737)
-makes fewer errors than either. The decoder writes its own tokens; CTC scores them as word pieces, see `pieces`.
+sum of their log-probabilities (Watanabe et al., "Hybrid CTC/Attention Architecture", 2017; Hori et al., arXiv
+1706.02737) makes fewer errors than either. The decoder writes its own tokens; CTC scores them as word pieces, see
+`pieces`.
 
 The search needs no limit on length: the score of a text only falls as the text grows. It ends when the best finished
 text has a higher score than every unfinished one.
