@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -41,6 +42,10 @@ WORDS = ("one", "two", "three", "four", "five", "six", "seven")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # a million objects of torch and transformers, which every `gc.collect` of a run would look through
 
 
 @pytest.fixture(scope="session", autouse=True)

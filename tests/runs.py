@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import io
 import json
 import multiprocessing
@@ -112,6 +113,7 @@ class Started:
 
 def become_ta(arguments: list[str], folder: Path, environment: dict[str, str], change: Callable[[], None]) -> NoReturn:
     """Run `ta` in this process, which a test started, in a process group of its own; its output goes to `log.txt`."""
+    gc.freeze()  # as in the tests' own process
     os.setsid()
     os.chdir(folder)
     os.environ.update(environment)

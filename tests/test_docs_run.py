@@ -57,7 +57,6 @@ def test_the_tutorial_from_nothing_to_a_served_model(tmp_path, monkeypatch):
             for line in text.splitlines() if kind != "python" else ():
                 name, *arguments = shlex.split(line)[:2] if line.startswith("curl") else shlex.split(line)[1:] or [""]
                 if line.startswith("ta serve"):
-                    (tmp_path / "log.txt").unlink()
                     server = start_ta([name, *arguments, *SHORTER[name]], tmp_path)
                 elif line.startswith("ta "):
                     status, log = run_ta([name, *arguments, *SHORTER.get(name, [])], tmp_path)

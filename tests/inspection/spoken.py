@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,23 @@ def speech(seconds: float, seed: int, level: float = 0.1) -> np.ndarray:
     return (level * loudness * rng.standard_normal(count)).astype(np.float32)
 
 
-def make_row(folder: Path, name: str, seed: int, speaker: str, num_words: int | None = None) -> Row:
-    """Write a recording and return its row."""
+@cache
+def recording(seed: int, num_words: int | None) -> tuple[str, float, bytes]:
+    """What is said, for how many seconds, and the wav file."""
     rng = np.random.default_rng([seed, 1])
     text = " ".join(rng.choice(WORDS, num_words or int(rng.integers(2, 11))))
     wave = speech(0.3 + 0.07 * len(text) * float(np.exp(rng.normal(0, 0.1))), seed)
+    file = io.BytesIO()
+    soundfile.write(file, wave, SAMPLE_RATE, format="WAV")
+    return text, len(wave) / SAMPLE_RATE, file.getvalue()
+
+
+def make_row(folder: Path, name: str, seed: int, speaker: str, num_words: int | None = None) -> Row:
+    """Write a recording and return its row."""
+    text, seconds, content = recording(seed, num_words)
     folder.mkdir(parents=True, exist_ok=True)
-    soundfile.write(folder / name, wave, SAMPLE_RATE)
-    return {"audio": name, "text": text, "speaker": speaker, "duration": len(wave) / SAMPLE_RATE}
+    (folder / name).write_bytes(content)
+    return {"audio": name, "text": text, "speaker": speaker, "duration": seconds}
 
 
 def make_corpus(folder: Path, train: int = 150, dev: int = 180) -> tuple[list[Row], list[Row]]:

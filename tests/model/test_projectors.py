@@ -46,6 +46,7 @@ def test_mlp_has_the_parameter_names_of_the_native_projector():
 
 
 @pytest.mark.parametrize("kind", PROJECTORS)
+@torch.inference_mode()
 def test_every_length_from_80_ms_to_30_s_gives_as_many_tokens_as_promised(kind):
     """12.5 tokens a second of audio, each of 80 ms, from all of them."""
     projector = small(kind).eval()

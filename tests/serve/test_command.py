@@ -20,9 +20,7 @@ from tiny_audio.cli import serve as command
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_it_finish_what_was_accepted_and_refuse_the_rest(number, checkpoint, tmp_path: Path):
-    process = start_ta(
-        ["serve", f"checkpoint={checkpoint}", "device=cpu", "port=0", "batch_size=1"], tmp_path, OMP_NUM_THREADS="1"
-    )
+    process = start_ta(["serve", f"checkpoint={checkpoint}", "device=cpu", "port=0", "batch_size=1"], tmp_path)
     try:
         server = started(tmp_path / "log.txt")
         rng = np.random.default_rng(0)

@@ -99,6 +99,7 @@ def test_a_run_with_preflight_is_the_run_without(run_settings, tmp_path, monkeyp
         monkeypatch.chdir(tmp_path / name)
         for steps in (2, 4):
             typed = [f"training.preflight={name}", f"training.max_steps={steps}", "training.eval_steps=2"]
+            typed += ["training.ctc_warmup_steps=2", "training.max_new_tokens=5"]
             adapters = ["model.use_lora=true", "hardware.mixed_precision=bf16"]
             assert main([*settings(run_settings, *adapters), *typed]) == 0
         saved = load_checkpoint("outputs/transcription/checkpoints/checkpoint-step-4.pt")
@@ -168,7 +169,7 @@ def test_a_batch_that_does_not_fit_is_one_line_with_one_that_does(
 ):
     monkeypatch.chdir(tmp_path)
     tried = out_of_memory_above(monkeypatch, limit, key)
-    assert main(["train", *run_settings, "training.batch_size=16"]) == 2
+    assert main(["train", *run_settings, "training.batch_size=16", "training.max_new_tokens=3"]) == 2
     (error,) = errors(capsys.readouterr().err)
     assert message in error
     sizes = [size for grad, size in tried if grad == (key == "training")]
