@@ -1,0 +1,179 @@
+"""Every command that README and docs show is run, in a folder where all that it names is there in small."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs_folder import CTC, OURS, ROOT, SMALL, make
+from tiny_audio.cli import main
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = {"ta", "python", "python3", "pip", "make", "pytest", "torchrun", "accelerate", "wandb", "vllm", "curl"}
+PROGRAMS |= {"mkdocs", "jupyter-execute", ".venv/bin/pre-commit"}
+NAMES = {
+    "PATH": "outputs/transcription/checkpoints/checkpoint-step-1.pt",
+    "DIR": "outputs/transcription",
+    "CHECKPOINT": "final.pt",
+    "ENCODER": "openai/whisper-base",
+    "DATA": "my/dev.jsonl",
+}
+NETWORK = "installs from a network"
+ACCOUNT = "needs an account or a cluster: tests/test_wandb_sweep.py and tests/test_slurm.py have stand-ins"
+PAGE = "needs the code of its page: tests/test_docs_run.py, tests/model"
+HUB = "asks the Hub: tests/publish has a stub of it"
+STOPPED = "runs until it is stopped: tests/test_docs_run.py, tests/serve"
+# What is not run here: a pattern of the whole command, and the reason, with the tests in its place.
+LEFT_OUT = {
+    r"make (quickstart|setup)|pip install .*|python3 -m venv .*|\.venv/bin/pre-commit install": NETWORK,
+    r"make (test|lint)|pytest .*|mkdocs .*": "runs tests, linters or the site: they run themselves",
+    r"torchrun .*|accelerate launch .*": "needs several processes: tests/training/test_processes.py",
+    r"wandb .*|ta train -m hydra/launcher=submitit_slurm .*": ACCOUNT,
+    r"vllm serve .*|python benchmarks/serving\.py .*|curl http://localhost:8000.*": "needs vLLM",
+    r"ta push .*report=judged|ta push .*--yes": HUB,
+    r"ta (serve|demo) .*|curl http://127\.0\.0\.1.*": STOPPED,
+    r"benchmarks/gpu\.sh.*": "needs hours of a GPU: tests/gpu",
+    r"recipes/three_stages\.sh": "takes a quarter of an hour",
+    r"python benchmarks/(projectors|data|streaming|serve_load)\.py.*": "takes minutes to hours",
+    r"python benchmarks/(long_recordings|decoding|encoder)\.py.*": "takes minutes to hours",
+    r"ta (data check|train) --config-dir presets .*|ta train model\.encoder=Qwen/Qwen2-Audio-7B": PAGE,
+    r"ta eval .*scoring=no-accents.*|ta train .*projector_type=pool": PAGE,
+    r"ta --install-completion": "changes the files of the user's shell: tests/test_cli_install.py",
+}
+# Several seconds of a core each.
+SLOW = re.compile(r"ta train -m .*|ta sweep .*|ta benchmark.*|ta export .*|ta doctor|ta data check .*|ta train [^e].*")
+# What the text calls a command by, without what it needs to be one.
+NAMED = re.compile(
+    r"ta [a-z][a-z-]*( check| preview)?|ta eval --checkpoints-dir|ta infer call\.wav@1"
+    r"|accelerate launch|vllm serve|[a-z]+"
+)
+REPLACED = re.compile(
+    r"training\.(max_steps|warmup_steps|batch_size|gradient_accumulation_steps|eval_steps|eval_at_start|max_new_tokens|ctc_min_count)="
+    r"|data\.(max_eval_samples|num_workers)=|logging\.use_wandb="
+)
+
+
+def commands() -> list[str]:
+    """Every command of a block, and every one with arguments in the text, once."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        text = page.read_text()
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        lines = [line for kind, block in blocks if kind in ("", "sh") for line in join(block).splitlines()]
+        inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+        for line in [*lines, *(one for one in inline if not NAMED.fullmatch(one))]:
+            command = " ".join(re.sub(r"\s+#.*", "", line).split())
+            script = re.match(r"(benchmarks|recipes)/\w+\.sh\b", command)
+            if script or command.split(" ")[0] in PROGRAMS:
+                found[command] = None
+    return [command for command in found if "..." not in command]
+
+
+def join(block: str) -> str:
+    return block.replace("\\\n", " ")
+
+
+def left_out(command: str) -> bool:
+    return any(re.fullmatch(pattern, command) for pattern in LEFT_OUT)
+
+
+def effective(command: str) -> tuple[str, ...]:
+    """The arguments as they are run: without the settings that `SMALL` replaces."""
+    words = [NAMES.get(word, word) for word in shlex.split(command)]
+    words = [re.sub("=PATH$", "=" + NAMES["PATH"], word) for word in words]
+    if words[:2] == ["ta", "train"] and "-m" not in words:
+        words = [word for word in words if not REPLACED.match(word)]
+        words = [word for word in words if word != "experiment=transcription"]  # the default
+    return tuple(words)
+
+
+TO_RUN = {effective(command): command for command in commands() if not left_out(command)}
+
+
+def test_every_line_of_the_table_is_of_a_command_that_is_shown():
+    shown = commands()
+    unused = [pattern for pattern in LEFT_OUT if not any(re.fullmatch(pattern, command) for command in shown)]
+    assert unused == []
+    for place in re.findall(r"tests/[\w/.]+\w", " ".join(LEFT_OUT.values())):
+        assert (ROOT / place).exists(), place
+    assert len(TO_RUN) > 60
+
+
+@pytest.fixture(scope="module")
+def shipped(tiny_models, tmp_path_factory) -> Path:
+    return make(tmp_path_factory.mktemp("docs") / "folder", tiny_models)
+
+
+@pytest.fixture
+def place(shipped, tmp_path, monkeypatch) -> Path:
+    """A folder of its own for each command: what lies there is linked, what it may change is copied."""
+    for path in shipped.iterdir():
+        if path.name == "outputs":
+            shutil.copytree(path, tmp_path / path.name)
+        else:
+            (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(w, id=c, marks=[pytest.mark.slow] if SLOW.fullmatch(c) else []) for w, c in TO_RUN.items()],
+)
+def test_a_command_runs(words, place, monkeypatch, capsys):
+    words = [name for word in words for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
+    if words[0] != "ta":
+        assert words[0] == "python"
+        monkeypatch.setattr(sys, "argv", words[1:])
+        runpy.run_path(words[1], run_name="__main__")
+        return
+    status = main([*words[1:], *smaller(words)])
+    # A check that finds something grave, and noise is no speech, ends with 1.
+    assert status in ((0, 1) if words[1:3] == ["data", "check"] else (0,)), capsys.readouterr().err
+
+
+def smaller(words: list[str]) -> list[str]:
+    """The settings that make a command small, and a place for what it writes."""
+    name = words[1]
+    shown = " ".join(words)
+    own = re.search(r"data\.(datasets|train_path|eval_path|eval_datasets)|data=(custom|pocket|talks)|quickstart", shown)
+    if "--cfg" in words or "--help" in words:
+        return []
+    if name == "train":
+        experiment = re.search(r"\bexperiment=(\w+)", shown)
+        if "resume_from" not in shown:
+            shutil.rmtree(Path("outputs", experiment[1] if experiment else "transcription"), ignore_errors=True)
+        steps = ["training.max_steps=2"] if "resume_from" in shown else []
+        ctc = [] if re.search("quickstart|ctc_warmup_steps=0", shown) else CTC
+        searched = [s for s in SMALL if not ("-m" in words and s.partition("=")[0] in shown)]
+        return [*searched, *([] if own else OURS), *steps, *ctc]
+    if name == "sweep":
+        return ["trials=1", *SMALL, *CTC, *OURS]
+    if name == "eval":
+        if "report=judged" in words:
+            Path("judged").unlink()
+        return [] if "predictions" in shown else ["data.max_eval_samples=2", *([] if own else OURS[1:])]
+    if name == "benchmark":
+        return [
+            "--encoder-layers",
+            "1",
+            "--decoder-layers",
+            "1",
+            "--steps",
+            "1",
+            "--batch-size",
+            "1",
+            "--device",
+            "cpu",
+        ]
+    if name == "data":
+        return [] if own or "my/" in shown else OURS
+    if name == "export":
+        Path("my-recognizer").unlink()
+    return []
