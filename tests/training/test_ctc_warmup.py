@@ -12,6 +12,7 @@ import torch
 from runs import CTC_STEPS, metrics, settings
 from tiny_audio.cli import main
 from tiny_audio.config import TrainingConfig
+from tiny_audio.errors import ConfigError
 from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training.checkpoint import load_checkpoint
 from tiny_audio.training.ctc_warmup import CTCWarmup
@@ -92,6 +93,33 @@ def test_what_is_said_at_several_speeds_counts_once_among_the_word_pieces(run_se
         found[name] = load_checkpoint(CHECKPOINTS / "checkpoint-step-0.pt")["weights"]["ctc"]
     for key in ("vocabulary", "frequencies"):
         assert torch.equal(found["one"][key], found["three"][key])
+
+
+def test_a_run_of_the_warmup_alone_is_evaluated_and_finished_and_can_go_on(run_settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    typed = settings(run_settings, *SHORT, "training.ctc_warmup_steps=4")
+    warmed = {}
+    run = CTCWarmup.run
+
+    def keep(self):
+        done = run(self)
+        warmed.update({name: value.clone() for name, value in self.model.projector.state_dict().items()})
+        return done
+
+    monkeypatch.setattr(CTCWarmup, "run", keep)
+    assert main([*typed, "training.max_steps=0"]) == 0
+    saved = load_checkpoint(CHECKPOINTS / "final.pt")
+    assert all(torch.equal(saved["weights"]["projector"][name], value) for name, value in warmed.items())
+    assert [row["step"] for row in saved["state"]["history"]] == [0]
+    assert main([*typed, "training.max_steps=0"]) == 0
+    assert "nothing is left to train" in capsys.readouterr().err
+    assert main([*typed, "training.max_steps=2"]) == 0
+    assert [row["step"] for row in load_checkpoint(CHECKPOINTS / "final.pt")["state"]["history"]] == [0, 2]
+
+
+def test_a_run_without_any_step_is_told():
+    with pytest.raises(ConfigError, match=r"training.max_steps=0 trains nothing; .* set training.ctc_warmup_steps"):
+        TrainingConfig(max_steps=0)
 
 
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mosa", "moe")]

@@ -48,12 +48,17 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in (
-            *("max_steps", "batch_size", "gradient_accumulation_steps", "total_batch_size", "eval_steps"),
+            *("batch_size", "gradient_accumulation_steps", "total_batch_size", "eval_steps"),
             *("eval_batch_size", "max_new_tokens", "save_steps", "save_total_limit", "ctc_min_count"),
         ):
             at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("warmup_steps", "ctc_warmup_steps", "ctc_loss_weight", "weight_decay", "seed"):
+        for name in ("max_steps", "warmup_steps", "ctc_warmup_steps", "ctc_loss_weight", "weight_decay", "seed"):
             at_least(f"training.{name}", getattr(self, name), 0)
+        if not self.max_steps and not self.ctc_warmup_steps:
+            raise ConfigError(
+                "training.max_steps=0 trains nothing; only a run of the CTC warm-up alone has no steps: set "
+                "training.ctc_warmup_steps."
+            )
         above("training.learning_rate", self.learning_rate, 0)
         if self.learning_rate > 1:
             raise ConfigError(f"training.learning_rate must be at most 1, got {self.learning_rate:g}.")

@@ -217,7 +217,7 @@ class Trainer:
         step = self.state.step
         if self.evaluate is None or self.state.evaluated_step == step:
             return False
-        return self.training.eval_at_start if step == 0 else self._last or step % self.training.eval_steps == 0
+        return self._last or (step % self.training.eval_steps == 0 if step else self.training.eval_at_start)
 
     def _log_due(self) -> bool:
         return self._last or self.state.step % self.log_steps == 0 or self._evaluation_due()
@@ -231,7 +231,8 @@ class Trainer:
             shown = shown | evaluated
         if shown:
             self.console.step(self.state.step, shown)
-        if self.state.step and (self._last or improved or self.state.step % self.training.save_steps == 0):
+        step = self.state.step
+        if self._last or (step and (improved or step % self.training.save_steps == 0)):
             self.save(leaving=self._last)
 
     def log(self, grad_norm: torch.Tensor) -> dict[str, str]:

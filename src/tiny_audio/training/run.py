@@ -269,7 +269,8 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
         trainer.stop.leave()
     logger.info("Training completed!")
     logger.info("Total time: %s", format_time(state.train_seconds))
-    logger.info("Trained on %s", state.heard())
+    if state.step:
+        logger.info("Trained on %s", state.heard())
 
 
 def agree_on_settings(config: Config, accelerator: Accelerator, processes: Processes) -> None:
