@@ -330,6 +330,7 @@ def test_an_average_transcribes_and_is_evaluated_but_no_run_goes_on_from_it(copy
         ("--checkpoints-dir x checkpoint=a.pt",
          "name checkpoints: ta eval --checkpoints-dir outputs/transcription, or checkpoint=PATH"),
         ("--checkpoints-dir nowhere", "there is no folder nowhere."),
+        ("--checkpoint final.pt --config-dir /nope", "--config-dir: there is no folder /nope."),
         ("checkpoints_dir=empty", "there are no checkpoints in empty."),
         ("checkpoint=b.pt", "there is no checkpoint b.pt. Beside it: a.pt."),
         ("checkpoint=a.pt output=x.xls", "output=x.xls must end in one of .json, .jsonl, .csv, .md."),

@@ -156,24 +156,22 @@ def _find(source: Path | bytes, pattern: re.Pattern[bytes]) -> list[int]:
         return [match.start() for match in pattern.finditer(content)]
 
 
-class _File(io.FileIO):
-    """A file to decoders that look for places that cannot be: their bindings print what is raised there."""
+class _Seeking:
+    """For decoders that look for places that cannot be: their bindings print what is raised there."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         try:
-            return super().seek(offset, whence)
+            return super().seek(offset, whence)  # type: ignore[misc]
         except (OSError, ValueError):
             return -errno.EINVAL
 
 
-class _Bytes(io.BytesIO):
-    """Likewise, of what was in a file."""
+class _File(_Seeking, io.FileIO):
+    pass
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        try:
-            return super().seek(offset, whence)
-        except (OSError, ValueError):
-            return -errno.EINVAL
+
+class _Bytes(_Seeking, io.BytesIO):
+    pass
 
 
 def _open(source: Path | bytes, size: int, whole: bool) -> Decoder:

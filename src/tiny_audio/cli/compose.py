@@ -32,6 +32,19 @@ def shipped_folder() -> Path:
     raise UserError("the configuration files of Tiny Audio are missing; install it again.")
 
 
+def own_folders(typed: Sequence[Path]) -> list[Path]:
+    """Return the whole paths of the folders that `--config-dir` names.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    own = [folder.resolve() for folder in typed]
+    for folder in own:
+        if not folder.is_dir():
+            raise UserError(f"--config-dir: there is no folder {folder}.")
+    return own
+
+
 def choices(group: str, folders: Sequence[Path]) -> dict[str, str]:
     """Return what a group offers in these folders: name -> the first sentence of the file."""
     found: dict[str, str] = {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..config import Config, DatasetConfig
 from ..config_errors import did_you_mean
 from ..errors import UserError
-from .compose import compose, register, to_overrides
+from .compose import compose, own_folders, register, to_overrides
 from .options import Parser
 from .output import check_output, data_files, write_output
 
@@ -170,10 +170,7 @@ def configure(args: argparse.Namespace) -> Config:
     """
     paths = [token for token in args.settings if "=" not in token]
     typed = [token for token in args.settings if "=" in token]
-    own = [folder.resolve() for folder in args.config_dir]
-    for folder in own:
-        if not folder.is_dir():
-            raise UserError(f"--config-dir: there is no folder {folder}.")
+    own = own_folders(args.config_dir)
     if not paths and (args.split or args.eval_split):
         raise UserError("split= is of a path: ta data check my/manifest.jsonl split=train")
     if paths:  # a preset may ask for paths of its own (data=custom does)

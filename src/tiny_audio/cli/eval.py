@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config, build_config, check_device
 from ..errors import UserError
-from .compose import compose, register, to_overrides
+from .compose import compose, own_folders, register, to_overrides
 from .infer import check_checkpoint
 from .options import Parser, add_search, check_search
 from .output import check_output, data_files, refuse_inputs, write_output
@@ -85,6 +85,7 @@ def run(argv: list[str]) -> int:
         UserError: one line for the person who typed them.
     """
     args = parse(argv)
+    own = own_folders(args.config_dir)
     check(args)
     from ..evaluation.scoring import parse_rules
 
@@ -95,7 +96,7 @@ def run(argv: list[str]) -> int:
     def settings(saved: dict[str, Any] | None) -> Config:
         if saved is None and not any(token.startswith(("data=", "data.eval_")) for token in typed):
             raise UserError("say on which clips: data=leaderboard, or data.eval_path=my/dev.jsonl")
-        config = with_typed(saved, typed, args.config_dir)
+        config = with_typed(saved, typed, own)
         for key, path in outputs.items():
             for file in files_of(key, path):
                 refuse_inputs(file, data_files(config.data), key)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import ConfigError, UserError
-from .compose import compose, register, to_overrides
+from .compose import compose, own_folders, register, to_overrides
 from .options import Parser
 from .train import check
 
@@ -56,10 +56,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"name one sweep file: ta sweep sweep.yaml{' (got ' * bool(files)}{', '.join(files)}")
     if args.trials is not None and args.trials < 1:
         raise UserError(f"trials must be at least 1, got {args.trials}.")
-    own = [folder.resolve() for folder in args.config_dir]
-    for folder in own:
-        if not folder.is_dir():
-            raise UserError(f"--config-dir: there is no folder {folder}.")
+    own = own_folders(args.config_dir)
     return search(Path(files[0]), [token for token in args.settings if "=" in token], args.trials, own)
 
 

@@ -20,6 +20,7 @@ from .compose import (
     choices,
     compose,
     one_line_errors,
+    own_folders,
     register,
     shadowed,
     shipped_folder,
@@ -100,10 +101,7 @@ def run(argv: list[str]) -> int:
         UserError: one line for the person who typed them.
     """
     args = parse(argv)
-    own = [folder.resolve() for folder in args.config_dir]
-    for folder in own:
-        if not folder.is_dir():
-            raise UserError(f"--config-dir: there is no folder {folder}.")
+    own = own_folders(args.config_dir)
     if args.help:
         print(help_text(own))
         return 0

@@ -54,6 +54,11 @@ class Named:
             self.examples.append((name, note))
 
 
+def clips(count: int) -> str:
+    """Write a number of clips."""
+    return f"{count:,} clip{'' if count == 1 else 's'}"
+
+
 @dataclass
 class Outlier:
     """A clip whose length does not fit its transcript: seconds that it takes, seconds that such a text takes here."""

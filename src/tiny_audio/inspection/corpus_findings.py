@@ -1,0 +1,249 @@
+"""Judgments of a corpus: its transcripts, what was left out of it, its sound, its speakers. See `findings`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from .facts import CorpusFacts, Finding, Named, Report, clips
+
+# Rank correlation of length and transcript: 0.97 in LibriSpeech, 0.83 in the bundled speech of short phrases; where
+# half of the transcripts are others', about half of that.
+UNRELATED = 0.55
+UNRELATED_CLIPS = 50  # fewer may have it by chance
+FAULTS = ("missing", "decode_error", "non_finite", "silent", "duration_mismatch", "empty_text", "bad_row")
+WHAT_TO_DO = {
+    "missing": "the files are elsewhere or were deleted: mend the paths, or fetch them again.",
+    "decode_error": "these files are damaged: fetch them again, or leave them be, they are skipped.",
+    "non_finite": "they hold NaN or infinite samples: write them anew from the originals.",
+    "silent": "nothing is in them: record or fetch them again; they are skipped.",
+    "duration_mismatch": "they are cut short: fetch them again; they are skipped.",
+    "empty_text": "nothing is left to teach: transcribe them, or leave them be.",
+    "bad_row": "these rows of the manifest cannot be used: mend them.",
+    "too_short": "data.min_audio_length decides; are the durations in seconds?",
+    "too_long": "data.max_audio_length decides (at most 30 s): cut them at pauses, each piece with its own words.",
+}
+TELEPHONE = 4.5  # kHz
+TOP_SPEAKER = 0.5
+
+
+def relation(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """Transcripts that are not those of their recordings: all of them, or some."""
+    text = facts.text
+    if text.correlation is not None and facts.clips >= UNRELATED_CLIPS and text.correlation < UNRELATED:
+        yield Finding(
+            "unrelated",
+            True,
+            facts.title,
+            "long recordings have short transcripts nearly as often as long ones (rank correlation "
+            f"{text.correlation:.2f}).",
+            "all or many transcripts are those of other recordings: look at how the manifest was made.",
+        )
+    elif text.num_outliers:
+        yield Finding(
+            "wrong_length",
+            False,
+            facts.title,
+            f"{clips(text.num_outliers)} of a length that does not fit the transcript.",
+            "listen to them: the transcript is wrong, or the recording cut.",
+            [
+                (one.name, f"{one.seconds:.2f} s for what takes {one.expected_seconds:.2f} s: {one.transcript}")
+                for one in text.outliers
+            ],
+        )
+
+
+def characters(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """Characters out of the ordinary, and marks of transcribers."""
+    for taught, todo in (
+        (True, "correct the transcripts: the model is taught to write these."),
+        (False, "cleaning drops them; were they words, nobody will learn them."),
+    ):
+        odd = [one for one in facts.text.odd_characters if one.taught == taught]
+        if odd:
+            examples = [
+                (name, f"{one.character if one.character.isprintable() else ' '} ({one.unicode_name}): {note}")
+                for one in odd
+                for name, note in one.clips.examples[:1]
+            ]
+            what = f"{len(odd):,} character{'s' * (len(odd) > 1)} out of the ordinary"
+            where = "" if taught else " in the transcripts as they are written"
+            kind = "odd_characters" if taught else "dropped_characters"
+            yield Finding(kind, False, facts.title, f"{what}{where}.", todo, examples[:5])
+    for tags, what, todo in (
+        (facts.text.tags, ", whose words are taught as if they were said", "take the marks out of the transcripts"),
+        (facts.text.taken_out, ", which cleaning takes out", "where a tag stands for words that were said, write them"),
+    ):
+        kind = "marks" if tags is facts.text.tags else "tags"
+        for tag, named in sorted(tags.items(), key=lambda item: -item[1].count)[:5]:
+            said = f"{clips(named.count)} with {tag}{what}."
+            yield Finding(
+                kind, False, facts.title, said, f"{todo}, or take the clips out of the manifest.", named.examples
+            )
+
+
+def script(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """A language in which a rate of word errors says little."""
+    if facts.text.unspaced:
+        yield Finding(
+            "unspaced",
+            False,
+            facts.title,
+            "it is written without spaces between words: CER is the figure, WER counts each character as a word.",
+            "read CER; with training.metric_for_best=cer it also chooses the best checkpoint.",
+        )
+
+
+def repeated(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """Transcripts, and names, that come up too often."""
+    for text, named in facts.text.repeats:
+        yield Finding(
+            "repeated",
+            False,
+            facts.title,
+            f"{clips(named.count)} with the transcript “{text}”.",
+            "listen to some: a transcript that a machine made up comes again and again.",
+            named.examples,
+        )
+    if facts.repeated_names.count:
+        yield Finding(
+            "repeated_names",
+            False,
+            facts.title,
+            f"{facts.repeated_names.count:,} names stand for several clips.",
+            "list each recording once.",
+            facts.repeated_names.examples,
+        )
+
+
+def lost(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """Clips that are left out: when indexed, and when decoded."""
+    listed = facts.clips + sum(named.count for named in facts.left_out.values())
+    faulty = sum(named.count for reason, named in facts.left_out.items() if reason in FAULTS)
+    for reason, named in facts.left_out.items():
+        severe = reason in FAULTS and faulty > report.max_skipped_share * listed
+        what = f"{named.count:,} of {listed:,} clips left out: {reason}."
+        yield Finding("left_out", severe, facts.title, what, WHAT_TO_DO[reason], named.examples)
+    if facts.decoded is None:
+        return
+    share, looked = facts.decoded.skipped_share, facts.decoded.looked
+    for reason, named in facts.decoded.skipped.items():
+        severe = share > report.max_skipped_share
+        what = f"{named.count:,} of {looked:,} decoded clips of no use: {reason}."
+        yield Finding("skipped", severe, facts.title, what, WHAT_TO_DO[reason], named.examples)
+
+
+def headers(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """What headers tell: unreadable files, low rates, lengths that are not the listed ones."""
+    if facts.headers is None:
+        return
+    found, looked = facts.headers, facts.headers.looked
+    decoded = facts.decoded.skipped if facts.decoded is not None else {}
+    for reason, named in found.failed.items():
+        if reason not in decoded:  # else it is told there
+            what = f"{named.count:,} of {looked:,} recordings cannot be opened: {reason}."
+            severe = named.count > report.max_skipped_share * looked
+            yield Finding("unreadable", severe, facts.title, what, WHAT_TO_DO[reason], named.examples)
+    if found.low_rate.count:
+        yield Finding(
+            "low_rate",
+            False,
+            facts.title,
+            f"{found.low_rate.count:,} of {looked:,} recordings below 16 kHz.",
+            "they are used, but sound muffled; take better originals where there are any.",
+            found.low_rate.examples,
+        )
+    if found.shorter.count and "duration_mismatch" not in decoded:
+        yield _mismatch(facts, found.shorter, "shorter", "they are cut short, and are skipped: fetch them again.")
+    if found.longer.count:
+        yield _mismatch(facts, found.longer, "longer", "is the transcript that of a part? Then cut the recordings.")
+
+
+def _mismatch(facts: CorpusFacts, named: Named, word: str, todo: str) -> Finding:
+    what = f"{clips(named.count)} {word} than listed."
+    return Finding(f"{word}_than_listed", False, facts.title, what, todo, named.examples)
+
+
+def levels(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """What decoding tells of the sound."""
+    found = facts.decoded
+    if found is None or found.bandwidth_khz is None:
+        return
+    if found.clipped.count:
+        yield Finding(
+            "clipped",
+            False,
+            facts.title,
+            f"{found.clipped.count:,} of {found.looked:,} decoded clips at full scale: clipped.",
+            "take originals at a lower level; if there are none, the model learns to read clipped speech too.",
+            found.clipped.examples,
+        )
+    if found.quiet.count:
+        yield Finding(
+            "quiet",
+            False,
+            facts.title,
+            f"{found.quiet.count:,} of {found.looked:,} decoded clips very quiet.",
+            "is there speech in them? Listen; raise the level of what is good.",
+            found.quiet.examples,
+        )
+    low = facts.headers.low_rate.count if facts.headers is not None else 0
+    if found.bandwidth_khz.median <= TELEPHONE and not low:
+        yield Finding(
+            "telephone",
+            False,
+            facts.title,
+            f"half of the clips hold nothing above {found.bandwidth_khz.median:g} kHz: telephone speech in 16 kHz.",
+            "good for telephones only; take better originals where there are any.",
+        )
+
+
+def voices(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """One speaker who speaks most of a corpus."""
+    if facts.role == "train" and facts.speakers is not None and (facts.top_speaker or 0) > TOP_SPEAKER:
+        who = "one speaker" if facts.speakers == 1 else f"one of {facts.speakers:,} speakers"
+        yield Finding(
+            "one_speaker",
+            False,
+            facts.title,
+            f"{facts.top_speaker:.0%} of the clips are of {who}.",
+            "the model will know this voice better than any other; add voices.",
+        )
+
+
+def tokens(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """Transcripts that the decoder cannot write, or not whole."""
+    if facts.tokens is None:
+        return
+    if facts.tokens.too_long.count:
+        yield Finding(
+            "too_many_tokens",
+            False,
+            facts.title,
+            f"{clips(facts.tokens.too_long.count)} longer than training.max_new_tokens.",
+            "raise training.max_new_tokens: what is beyond counts as deleted.",
+            facts.tokens.too_long.examples,
+        )
+    if facts.tokens.not_given_back.count:
+        named = facts.tokens.not_given_back
+        yield Finding(
+            "not_given_back",
+            named.count > report.max_skipped_share * facts.tokens.looked,
+            facts.title,
+            f"{clips(named.count)} whose transcript the decoder's tokenizer does not give back.",
+            "the model is taught something else than the transcript: correct these, or take another decoder.",
+            named.examples,
+        )
+
+
+def contexts(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+    """Contexts that say what is to be heard."""
+    if (named := facts.whole_contexts).count:
+        what = f"{clips(named.count)} whose context holds the whole transcript."
+        todo = "the model learns to copy instead of to listen: give what is known before, such as names."
+        yield Finding("given_away", named.count > facts.contexts / 2, facts.title, what, todo, named.examples)
+
+
+JUDGMENTS: tuple[Callable[[CorpusFacts, Report], Iterable[Finding]], ...] = (
+    *(relation, lost, headers, levels),
+    *(characters, script, repeated, voices, tokens, contexts),
+)
