@@ -9,7 +9,7 @@ import soundfile
 
 from clips import read_lines
 from tiny_audio.cli import main
-from tiny_audio.inference import transcribe as transcribing
+from tiny_audio.inference import files as transcribing
 from tiny_audio.inference.transcribe import Decoding, TextSegment, Transcription
 from tiny_audio.model.alignment import AlignedWord
 

@@ -17,7 +17,7 @@ from tiny_audio.audio import load_audio
 from tiny_audio.cli import main
 from tiny_audio.config import SearchConfig
 from tiny_audio.errors import UserError
-from tiny_audio.inference import Recognizer, transcribe, transcribe_files
+from tiny_audio.inference import Recognizer, files, transcribe_files
 from tiny_audio.inference.spans import BEYOND, FRAME, SILENT_SHARE, cut, find_spans, halve
 from tiny_audio.inference.transcribe import Decoding, piece_seconds_of
 from tiny_audio.model.speech_llm import SpeechLLM, Written
@@ -427,6 +427,6 @@ def test_recordings_of_like_length_meet_though_they_are_listed_in_turns(checkpoi
 
 def test_long_recordings_are_not_read_ahead(monkeypatch):
     lengths = {"a": 100, "b": 700, "c": 10, "d": 10, "e": 10, "f": 10}
-    monkeypatch.setattr(transcribe, "_read", lambda path: np.zeros(lengths[path] * 16_000, dtype=np.float32))
-    groups = [paths for paths, _ in transcribe._read_ahead(list(lengths), 3)]
+    monkeypatch.setattr(files, "_read", lambda path: np.zeros(lengths[path] * 16_000, dtype=np.float32))
+    groups = [paths for paths, _ in files._read_ahead(list(lengths), 3)]
     assert groups == [["a", "b"], ["c", "d", "e"], ["f"]]

@@ -140,7 +140,8 @@ def run(argv: list[str]) -> int:
 
 def transcribe(paths: list[str], args: argparse.Namespace) -> Iterator[Transcription]:
     """Load what is needed, and transcribe."""
-    from ..inference.transcribe import Decoding, transcribe_files
+    from ..inference.files import transcribe_files
+    from ..inference.transcribe import Decoding
 
     decoding = Decoding(
         args.piece_seconds,

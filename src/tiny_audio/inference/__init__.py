@@ -5,6 +5,7 @@ recognizer = Recognizer("outputs/quickstart/checkpoints/final.pt")
 print(recognizer.transcribe("test.wav").text)
 """
 
-from .transcribe import Decoding, Recognizer, TextSegment, Transcription, transcribe_files
+from .files import transcribe_files
+from .transcribe import Decoding, Recognizer, TextSegment, Transcription
 
 __all__ = ["Decoding", "Recognizer", "TextSegment", "Transcription", "transcribe_files"]

@@ -24,7 +24,8 @@ from ..evaluation.score import LIMIT, NO_SPEECH, PIECES, Transcript
 from ..evaluation.symptoms import LOOP
 from ..lengths import SAMPLE_RATE
 from ..text import CLEANERS, clean_transcript
-from .transcribe import Recognizer, check_recording, join
+from .inputs import check_recording
+from .transcribe import Recognizer, join
 
 
 @dataclass

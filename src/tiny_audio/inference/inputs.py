@@ -9,13 +9,14 @@ import numpy as np
 import soxr
 import torch
 
-from ..audio import load_audio, mix_down, tell_once
+from ..audio import AudioError, load_audio, mix_down, tell_once
 from ..decoding import split_channel
 from ..lengths import SAMPLE_RATE
 
 # A file, its bytes, a file object, samples, or samples with their rate as `datasets` has them.
 Recording: TypeAlias = "str | Path | bytes | IO[bytes] | np.ndarray | torch.Tensor | dict[str, Any]"
 
+MIN_SECONDS = 0.02  # half an alignment unit holds no speech
 MAX_CHANNELS = 32  # of an array; its other side is time
 FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
 RATES = (1_000, 768_000)  # Hz
@@ -93,3 +94,18 @@ def _of_array(samples: np.ndarray, rate: int) -> np.ndarray:
     if rate != SAMPLE_RATE:
         waveform = soxr.resample(waveform, rate, SAMPLE_RATE, quality="HQ")
     return np.ascontiguousarray(waveform)
+
+
+def check_recording(waveform: np.ndarray) -> None:
+    """Refuse samples that cannot be transcribed; silence can: nothing was said.
+
+    Raises:
+        AudioError: non_finite or too_short.
+        ValueError: not a one-dimensional array of floats.
+    """
+    if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
+        raise ValueError(f"samples must be floats (S,), mono, 16 kHz, got {waveform.dtype} {waveform.shape}")
+    if not np.isfinite(waveform).all():
+        raise AudioError("non_finite", "holds NaN or infinite samples")
+    if len(waveform) < MIN_SECONDS * SAMPLE_RATE:
+        raise AudioError("too_short", f"{len(waveform) / SAMPLE_RATE:.3f} s is shorter than {MIN_SECONDS:g} s")

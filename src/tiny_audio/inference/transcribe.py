@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -12,8 +11,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from ..audio import AudioError, load_audio, pad_waveforms
-from ..decoding import split_channel
+from ..audio import AudioError, pad_waveforms
 from ..errors import UserError
 from ..lengths import MAX_CLIP_SECONDS, SAMPLE_RATE
 from ..model.alignment import AlignedWord
@@ -21,21 +19,17 @@ from ..model.attention import choose_attention
 from ..model.checkpointed import choose_search, rebuild
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.speech_llm import SpeechLLM, Written
-from ..progress import Progress
 from .activity import open_activity
 from .contexts import TypedContexts, one_each
-from .inputs import Recording, to_waveform
+from .inputs import Recording, check_recording, to_waveform
 from .opened import open_model
 from .spans import find_spans, halve
 
 logger = logging.getLogger(__name__)
 
-MIN_SECONDS = 0.02  # half an alignment unit holds no speech
 MIN_PIECE_SECONDS = 1.5  # however short the clips that were trained on: below, words would be cut
 MIN_HALF_SECONDS = 1.0  # of what a piece that ran away is cut into
 MAX_RETRIES = 3  # times that it is cut: eighths of a piece
-READ_AHEAD = 4  # batches of recordings
-READ_AHEAD_SECONDS = 600.0  # of recordings, 38 MB, at which no more are read ahead
 LOOP, LIMIT, RETRIED, UNPLACED = "loop", "limit", "retried", "unplaced"
 
 
@@ -403,117 +397,3 @@ def _with_words(segment: TextSegment, words: Sequence[AlignedWord] | None) -> Te
     start, end = segment.start, segment.end
     moved = (word._replace(start=start + word.start, end=min(start + word.end, end)) for word in words)
     return replace(segment, words=tuple(moved))
-
-
-def check_recording(waveform: np.ndarray) -> None:
-    """Refuse samples that cannot be transcribed; silence can: nothing was said.
-
-    Raises:
-        AudioError: non_finite or too_short.
-        ValueError: not a one-dimensional array of floats.
-    """
-    if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
-        raise ValueError(f"samples must be floats (S,), mono, 16 kHz, got {waveform.dtype} {waveform.shape}")
-    if not np.isfinite(waveform).all():
-        raise AudioError("non_finite", "holds NaN or infinite samples")
-    if len(waveform) < MIN_SECONDS * SAMPLE_RATE:
-        raise AudioError("too_short", f"{len(waveform) / SAMPLE_RATE:.3f} s is shorter than {MIN_SECONDS:g} s")
-
-
-def transcribe_files(
-    checkpoint: str,
-    paths: Sequence[str],
-    device: str = "auto",
-    batch_size: int = 8,
-    encoder: str | None = None,
-    decoder: str | None = None,
-    decoding: Decoding | None = None,
-    context: str = "",
-) -> Iterator[Transcription]:
-    """Transcribe files, in order; some batches of them are read at a time, so that pieces of like length meet.
-
-    What is known of all of them is told by `context`: see `TypedContexts`.
-
-    Yields:
-        A `Transcription` for each file; one that cannot be used has an `error`, and the others go on.
-
-    Raises:
-        UserError: the checkpoint, its models or the context cannot be read, or the memory is too small for
-            `batch_size`.
-    """
-    recognizer = Recognizer(checkpoint, device, encoder, decoder, decoding)
-    recognizer.read_context(context)  # told before anything is transcribed
-    guard = "on: what repeats itself is tried again in halves" if recognizer.decoding.loop_guard else "off"
-    pauses = "where it is quiet" if recognizer.activity is None else "in pauses that silero-vad finds"
-    logger.info("Pieces of at most %.1f s, cut %s; loop guard %s.", recognizer.piece_seconds, pauses, guard)
-    with closing(_Seconds(len(paths))) as progress:
-        for some, read in _read_ahead(paths, READ_AHEAD * batch_size):
-            waveforms = [waveform for waveform in read if isinstance(waveform, np.ndarray)]
-            progress.begin(len(some), sum(map(len, waveforms)) / SAMPLE_RATE)
-            try:
-                options: dict[str, Any] = {"contexts": [context] * len(waveforms)}
-                written = iter(recognizer.transcribe_segments(waveforms, batch_size, progress.advance, **options))
-            except torch.OutOfMemoryError:
-                raise UserError(
-                    f"the memory of the device is too small for batch_size={batch_size}; halve it."
-                ) from None
-            progress.end()
-            for path, waveform in zip(some, read, strict=True):
-                if isinstance(waveform, str):
-                    yield Transcription(path, (), 0.0, waveform)
-                else:
-                    yield Transcription(path, tuple(next(written)), len(waveform) / SAMPLE_RATE)
-
-
-class _Seconds:
-    """Progress in seconds of audio, whose total is known of the recordings that were read, and guessed of the others.
-
-    What is silent is not transcribed, and what ran away twice: it is put right whenever some recordings are done.
-    """
-
-    def __init__(self, num_files: int) -> None:
-        self.num_files, self.files, self.seconds = num_files, 0, 0.0
-        self.bar = Progress("Transcribing", 0, "s of audio")
-
-    def begin(self, files: int, seconds: float) -> None:
-        """Take the next recordings, of so many seconds together."""
-        self.files += files
-        self.seconds += seconds
-        self.bar.total = round(self.seconds * self.num_files / self.files)
-
-    def advance(self, seconds: float) -> None:
-        """Count what was transcribed, no more than there is."""
-        self.bar.advance(min(round(seconds), round(self.seconds) - self.bar.done))
-
-    def end(self) -> None:
-        """Count the recordings as done."""
-        self.bar.advance(round(self.seconds) - self.bar.done)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self.bar.close()
-
-
-def _read_ahead(paths: Sequence[str], most: int) -> Iterator[tuple[list[str], list[np.ndarray | str]]]:
-    """Read recordings, at most so many at a time, and fewer where they are long; see `_read`."""
-    some: list[str] = []
-    read: list[np.ndarray | str] = []
-    seconds = 0.0
-    for number, path in enumerate(paths, 1):
-        some.append(path)
-        read.append(_read(path))
-        seconds += len(read[-1]) / SAMPLE_RATE if isinstance(read[-1], np.ndarray) else 0.0
-        if len(some) == most or seconds >= READ_AHEAD_SECONDS or number == len(paths):
-            yield some, read
-            some, read, seconds = [], [], 0.0
-
-
-def _read(path: str) -> np.ndarray | str:
-    """Return a recording's samples, or why it cannot be used."""
-    try:
-        file, channel = split_channel(path)
-        waveform = load_audio(file, channel=channel, tell=lambda kind, message: logger.warning("%s.", message))
-        check_recording(waveform)
-    except AudioError as error:
-        return str(error)
-    return waveform

@@ -17,8 +17,8 @@ from ..errors import UserError
 from ..evaluation.score import NO_SPEECH, Result, Score, Transcript, blank_rows, note_symptoms, score
 from ..evaluation.scoring import is_english
 from ..inference.apart import Apart, kind_of
+from ..inference.inputs import check_recording
 from ..inference.sets import Sets
-from ..inference.transcribe import check_recording
 from ..lengths import MAX_CLIP_SAMPLES, SAMPLE_RATE
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..progress import Progress

@@ -17,7 +17,7 @@ from starlette.types import Receive
 from ..audio import AudioError, load_audio
 from ..errors import UserError
 from ..inference import Recognizer, TextSegment, Transcription
-from ..inference.transcribe import MIN_SECONDS, check_recording
+from ..inference.inputs import MIN_SECONDS, check_recording
 from ..lengths import SAMPLE_RATE
 from ..training.memory import is_out_of_memory
 from .door import Gone
