@@ -264,7 +264,7 @@ def test_after_ctrl_c_the_same_sweep_goes_on_in_the_same_folders(started, capsys
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["0", "not", "finished", "training.seed=1"]
     assert lines[2].startswith("1 not finished, 1 not begun; in outputs/multirun/seed-")
-    assert lines[3] == "The same command goes on with those that were not trained to the end."
+    assert lines[3] == "The same command continues those that were not trained to the end."
     started.fail = None
     assert main(typed) == 0
     assert started[1].paths.output_dir == started[0].paths.output_dir

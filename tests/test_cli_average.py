@@ -46,7 +46,7 @@ def test_another_file_and_the_default_count(run, tmp_path):
         ("--checkpoints-dir out --best 1", "--best must be at least 2, got 1."),
         ("--checkpoints-dir out --best 5", "out/checkpoints has 4 evaluated checkpoints, and --best 5 asks for more."),
         ("--checkpoints-dir out --output out/checkpoints/final.pt",
-         "output=out/checkpoints/final.pt must end in .pt, and be no name that a run gives its own checkpoints."),
+         "output=out/checkpoints/final.pt must end in .pt, and must not be a name that runs use for checkpoints."),
         ("--checkpoints-dir out --output no/mean.pt",
          "output=no/mean.pt: cannot be written (No such file or directory)."),
         ("--checkpoints-dir out --best 4",

@@ -129,8 +129,8 @@ def test_a_run_that_is_writing_is_left_alone(run, tmp_path, capsys):
         (["--output-dir", "out", "--keep-best", "x"],
          "argument --keep-best: invalid int value: 'x'; `ta clean-checkpoints --help` says more."),
         (["--output-dir", "broken"],
-         "broken/checkpoints/training_state.json cannot be read; move it away to go by what the newest checkpoint "
-         "says."),
+         "broken/checkpoints/training_state.json cannot be read; move it away to use the history in the newest "
+         "checkpoint."),
     ],
 )  # fmt: skip
 def test_mistakes(typed, message, run, tmp_path, capsys):

@@ -251,7 +251,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named_and_passed_over(copy, capsys)
     assert [row["step"] for row in rows()] == [4]
     err = capsys.readouterr().err
     for step in (2, 6):
-        assert err.count(f"checkpoint-step-{step}.pt is damaged or not a checkpoint. It is passed over.") == 1
+        assert err.count(f"checkpoint-step-{step}.pt is damaged or not a checkpoint. It is skipped.") == 1
     (copy / "checkpoint-step-4.pt").write_bytes(b"damaged")
     assert evaluate("--checkpoints-dir", copy) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("ta eval: error: checkpoint ")

@@ -155,7 +155,7 @@ def test_words_in_json_and_nowhere_in_plain_text(transcriber, capsys):
     assert segment["words"][3] == {"word": "word3", "start": 12.4, "end": 12.48, "confidence": 0.5}
     assert " ".join(word["word"] for word in segment["words"]) == segment["text"]
     assert main(["infer", "checkpoint=final.pt", "talk.wav", "word_timestamps=true"]) == 2
-    assert "format=text has no room for word_timestamps=true; name format=json" in capsys.readouterr().err
+    assert "format=text cannot show word_timestamps=true; name format=json" in capsys.readouterr().err
 
 
 def test_options_of_decoding_reach_the_recognizer(transcriber):

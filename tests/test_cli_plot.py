@@ -118,7 +118,7 @@ def test_the_same_runs_give_the_same_drawing(runs, tmp_path):
 def test_a_picture_says_where_letters_have_no_font(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("tiny_audio.plot.figure.ASIAN_FONTS", ())
     assert main(["plot", *runs, f"output={tmp_path / 'a.png'}"]) == 0
-    assert "No font here has all letters of the names" in capsys.readouterr().err
+    assert "No installed font has all letters of the names" in capsys.readouterr().err
     assert (tmp_path / "a.png").is_file()
 
 

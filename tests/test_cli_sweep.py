@@ -243,7 +243,7 @@ def test_a_grid_is_every_combination_once(capsys):
 def test_what_is_typed_is_not_searched(capsys):
     write({**RATE, "training.batch_size": {"values": [4, 8]}}, run_cap=1)
     assert main(["sweep", "s.yaml", "training.batch_size=16"]) == 0
-    assert "training.batch_size is not searched: it was typed." in capsys.readouterr().err
+    assert "training.batch_size is not searched, since a value was typed." in capsys.readouterr().err
     (row,) = rows()
     assert "training.batch_size" not in row
 
@@ -307,7 +307,7 @@ def test_an_interrupted_trial_is_gone_on_with_and_counted_once(number, status, c
         raise SystemExit(main(["sweep", "s.yaml", "trials=2"]))
     thread.join()
     assert left.value.code == status
-    assert "Trial 1/2 is not finished; the same command goes on with it." in capsys.readouterr().err
+    assert "Trial 1/2 is not finished; the same command resumes it." in capsys.readouterr().err
     Path("wait").unlink()
     assert main(["sweep", "s.yaml", "trials=2"]) == 0
     assert [row["trial"] for row in rows()] == ["1", "2"]

@@ -326,7 +326,7 @@ WRONG = [
      "target_modules."),
     ("zzz", 1, "there is no setting zzz; `ta train --cfg job` prints them all."),
     ("training.seed", "${foo}",
-     "training.seed is ${foo}: stored settings are values, and nothing in them is looked up."),
+     "training.seed is ${foo}: stored settings must be plain values; references are not resolved."),
 ]  # fmt: skip
 
 

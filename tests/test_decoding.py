@@ -371,7 +371,8 @@ def test_a_note_is_told_once_a_process(caplog: pytest.LogCaptureFixture, monkeyp
         for _ in range(3):
             load_audio(encode("wav", np.stack([wave, -0.9 * wave], axis=1)))
     assert [record.getMessage() for record in caplog.records] == [
-        "a recording in a table: its channels cancel each other out; channel 0 is taken. Others like it are not named."
+        "a recording in a table: its channels cancel each other out; channel 0 is taken. "
+        "Further ones of this kind are not reported."
     ]
 
 

@@ -51,7 +51,7 @@ def test_default_configuration_without_a_network_names_what_cannot_be_fetched(tm
     for corpus in ("openslr/librispeech_asr", "speechcolab/gigaspeech"):
         assert f"Could not fetch the dataset {corpus}: " in log
     last = log.strip().splitlines()[-1]
-    assert last.startswith("ta train: error: 6 of the corpora and models cannot be had (see above)")
+    assert last.startswith("ta train: error: 6 of the corpora and models cannot be used (see above)")
     assert "Traceback" not in log
 
 

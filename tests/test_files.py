@@ -70,7 +70,7 @@ def test_a_mount_without_locks_is_told_from_a_lock_that_is_held(tmp_path, monkey
     for _ in range(2):
         with locked(tmp_path / ".lock", "held", wait=False) as descriptor:
             assert descriptor is None
-    assert caplog.messages == [f"{tmp_path} has no locks: see to it yourself that only one process works there."]
+    assert caplog.messages == [f"{tmp_path} does not support locks: make sure that only one process works there."]
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EACCES])

@@ -54,9 +54,7 @@ def test_a_mistake_in_one_job_is_one_line_and_stops_no_other(run_settings, tmp_p
     sweep = ["training.resume_from_checkpoint=nowhere.pt,null", "training.max_steps=2"]
     status, log = run_apart(["train", "-m", *run_settings, *LOCAL, *sweep], tmp_path)
     assert status == 2, log
-    assert (
-        log.splitlines()[0] == "[INFO] The jobs are on their way; what each prints is in .submitit/, beside its folder."
-    )
+    assert log.splitlines()[0] == "[INFO] The jobs were submitted; their output is in .submitit/, beside their folders."
     assert log.splitlines()[-1] == "ta train: error: checkpoint nowhere.pt does not exist."
     assert "1 failed, 1 trained; in jobs\n" in log
     assert "Traceback" not in log
@@ -93,7 +91,7 @@ def test_a_job_that_is_killed_is_one_line(run_settings, tmp_path):
     log = (tmp_path / "log.txt").read_text()
     assert "Traceback" not in log
     assert re.fullmatch(
-        r"ta train: error: submitit: Job \d+ .*came to no result; its log says why\.", log.splitlines()[-1]
+        r"ta train: error: submitit: Job \d+ .*gave no result; its log says why\.", log.splitlines()[-1]
     )
 
 

@@ -46,7 +46,7 @@ def tell_once(kind: str, message: str) -> None:
     """Warn of the first recording of a kind that this process meets; a corpus may have a million of them."""
     if kind not in _told:
         _told.add(kind)
-        logger.warning("%s. Others like it are not named.", message)
+        logger.warning("%s. Further ones of this kind are not reported.", message)
 
 
 def load_audio(

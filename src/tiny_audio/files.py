@@ -105,7 +105,7 @@ def locked(path: Path, busy: str | None = None, wait: bool = True) -> Iterator[i
             raise
         if path.parent not in _told:
             _told.add(path.parent)
-            logger.warning("%s has no locks: see to it yourself that only one process works there.", path.parent)
+            logger.warning("%s does not support locks: make sure that only one process works there.", path.parent)
     try:
         yield descriptors[0] if descriptors else None
     finally:

@@ -65,7 +65,7 @@ def test_all_that_cannot_be_had_is_told_at_once_with_a_command_that_does_without
         "data.datasets: fixie-ai/common_voice_17_0 has no parquet files of en/train",
     ):
         assert reason in log
-    assert "error: 3 of the corpora and models cannot be had (see above); nothing was fetched." in log
+    assert "error: 3 of the corpora and models cannot be used (see above); nothing was downloaded." in log
     assert "Loading GLM-ASR" not in log
     assert hub.sent == 0
     kept = (

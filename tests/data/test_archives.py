@@ -81,7 +81,7 @@ def test_a_corrected_archive_is_unpacked_anew_and_an_old_one_is_found_again(
     os.utime(archive, ns=(written + 10**9, written + 10**9))
     assert archive.stat().st_size == size
     assert list(open_at(archive, tmp_path).texts) == ["two"]
-    assert f"{before} holds an earlier state of the archive, and can be deleted" in caplog.text
+    assert f"{before} holds an earlier version of the archive, and can be deleted" in caplog.text
 
 
 def test_runs_side_by_side_unpack_an_archive_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -130,7 +130,7 @@ def test_names_that_no_disk_takes_are_left_out_and_named(tmp_path: Path, caplog:
         tar.add(folder, ".")
     source = open_at(tmp_path / "a.tar", tmp_path)
     assert list(source.texts) == ["one"]
-    assert "1 files have names that no disk takes, and are left out: xxx" in caplog.text
+    assert "1 files have names that a disk does not allow, and are left out: xxx" in caplog.text
     assert len(list((tmp_path / "data").rglob("caf*.wav"))) == 1
 
 

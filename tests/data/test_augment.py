@@ -301,8 +301,8 @@ def test_a_noise_that_vanishes_in_the_run_is_left_out_and_named(tmp_path, caplog
     [
         ({"augmentation": "ligth"}, "Did you mean light"),
         ({"augmentation": "light", "cache_features": True}, "data.cache_features=true encodes each clip once"),
-        ({"noise_path": "x"}, "data.noise_path=x is heard with data.augmentation=light or"),
-        ({"room_path": "x"}, "data.room_path=x is heard with"),
+        ({"noise_path": "x"}, "data.noise_path=x is used with data.augmentation=light or"),
+        ({"room_path": "x"}, "data.room_path=x is used with"),
         ({"noise_snr_db": [30.0, 10.0]}, "data.noise_snr_db must be"),
         ({"noise_snr_db": [10.0]}, "data.noise_snr_db must be"),
         ({"noise_snr_db": [float("nan"), 10.0]}, "data.noise_snr_db must be"),

@@ -142,7 +142,7 @@ def test_lhotse_cuts_and_supervisions(gz: str, tmp_path: Path) -> None:
     assert list(open_at(tmp_path, tmp_path).texts) == ["well that's it"]  # the folder that it lies in
 
     cuts.perturb_speed(1.1).to_file(tmp_path / "fast.jsonl")
-    with pytest.raises(UserError, match="is no plain part of an audio file; export"):
+    with pytest.raises(UserError, match="is not a plain part of an audio file; export"):
         open_at(tmp_path / "fast.jsonl", tmp_path)
 
 

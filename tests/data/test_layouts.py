@@ -83,7 +83,7 @@ def test_segments_of_kaldi(tmp_path: Path) -> None:
         ({"wav__scp": "r1\n"}, "line 1 names no recording"),
         ({}, "holds wav.scp, and no file text"),
         ({"segments": "u1 r1 0.5\n"}, r"segments line 1 is not made of name, recording, start and end \(r1 0.5\)"),
-        ({"segments": "u1 r1 0 1\nu2 r1 x 2\n"}, "segments line 2: x is no time in seconds"),
+        ({"segments": "u1 r1 0 1\nu2 r1 x 2\n"}, "segments line 2: x is not a time in seconds"),
         ({"segments": "u1 r1 0 1 B\n"}, "segments line 1 is not made of"),
         ({"reco2file_and_channel": "r1 call A\nr2 call B\n"}, r"line 2 chooses a channel \(call B\)"),
     ],
@@ -157,7 +157,7 @@ def test_cuts_that_begin_with_a_mixed_one_are_refused_by_name(tmp_path: Path) ->
     cut = lhotse.MonoCut("talk", 0.0, 2.0, 0, recording=recording, supervisions=[said])
     for name in ("cuts.jsonl", "cuts.jsonl.gz"):
         lhotse.CutSet.from_cuts([cut.append(cut).with_id("two"), cut]).to_file(tmp_path / name)
-        refused(tmp_path / name, "the cut two is no plain part of an audio file; export the cuts")
+        refused(tmp_path / name, "the cut two is not a plain part of an audio file; export the cuts")
     (tmp_path / "array.json").write_text(json.dumps([cut.to_dict()]))
     assert list(open_at(tmp_path / "array.json").texts) == ["one"]
     write_manifest(tmp_path / "recs.jsonl", [recording.to_dict()])
@@ -193,7 +193,7 @@ def test_samples_in_parquet_with_their_rate(form: str, tmp_path: Path) -> None:
 
 def test_samples_without_a_rate_are_refused(tmp_path: Path) -> None:
     pandas.DataFrame({"audio": WAVES, "text": ["one", "two"]}).to_parquet(tmp_path / "a.parquet")
-    refused(tmp_path / "a.parquet", "nowhere their rate in Hz: add a column sampling_rate")
+    refused(tmp_path / "a.parquet", "not their rate in Hz: add a column sampling_rate")
     pandas.DataFrame({"audio": [1, 2], "text": ["one", "two"]}).to_parquet(tmp_path / "b.parquet")
     refused(tmp_path / "b.parquet", "holds int64 in its column audio: recordings are paths, bytes, or samples")
 

@@ -85,10 +85,10 @@ def test_a_row_with_times_is_that_part_of_its_recording(times: dict[str, Any], t
     ("times", "message"),
     [
         ({"end": 3.5}, "has a column end, and none for the start"),
-        ({"start": 1.5}, "where its rows begin, and not where they end: add a column end or duration"),
-        ({"start": "soon", "end": 3}, r"line 1: start is soon, which is no time; write seconds \(1.5\)"),
-        ({"start": 1, "end": "0:75"}, "line 1: end is 0:75, which is no time"),
-        ({"start": -1, "end": 1}, "line 1: start is -1, which is no time"),
+        ({"start": 1.5}, "where its rows begin, but not where they end: add a column end or duration"),
+        ({"start": "soon", "end": 3}, r"line 1: start is soon, which is not a time; write seconds \(1.5\)"),
+        ({"start": 1, "end": "0:75"}, "line 1: end is 0:75, which is not a time"),
+        ({"start": -1, "end": 1}, "line 1: start is -1, which is not a time"),
         ({"start": None, "end": 1}, "line 1 has end, and no start"),
         ({"start": 1, "start_time": 2, "end": 3}, "has both start and start_time, which differ"),
         ({"start_sample": 16_000, "end_sample": 32_000}, "counts end_sample in sample, not in time"),
@@ -283,7 +283,7 @@ def test_names_that_no_file_can_have_are_missing_and_the_rest_stands(tmp_path: P
     assert [skip.reason for skip in source.skipped] == ["missing"] * len(bad)
     details = [skip.detail for skip in source.skipped]
     assert "has 304 bytes" in details[0]
-    assert r"half\ud800.wav is no text" in details[1]
+    assert r"half\ud800.wav is not a text" in details[1]
     assert "lies on a server: download it" in details[3]
     assert all(skip.name.isprintable() for skip in source.skipped)
     assert len(source.recording_versions([0, 1])) == 2
@@ -341,7 +341,7 @@ def test_rows_that_cannot_be_read_are_skipped_by_their_line_and_the_rest_stands(
     assert reasons[0] == ("line 2", "bad_row", "its JSON is nested too deep to be read")
     assert reasons[1] == ("line 3", "bad_row", "the line is longer than 1,000,000 characters")
     assert "has 200,000 characters, more than 100,000" in reasons[2][2]
-    assert "which is no text" in reasons[3][2]
+    assert "which is not a text" in reasons[3][2]
     assert "write it to a file" in reasons[5][2]
 
     table = "audio,text\na.wav,one\nb.wav," + "x" * 2_000_000 + '\na.wav,two\nb.wav,"last,\none"\n'

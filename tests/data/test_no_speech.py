@@ -144,7 +144,7 @@ def test_a_run_counts_them_and_goes_on_to_the_bit(run_settings, tmp_path, monkey
 
 def test_noise_is_heard_with_either_of_two(tmp_path: Path) -> None:
     assert DataConfig(noise_path="x", no_speech_share=0.1).noise_path == "x"
-    with pytest.raises(ConfigError, match=r"x is heard with data.augmentation=light or data.no_speech_share only"):
+    with pytest.raises(ConfigError, match=r"x is used with data.augmentation=light or data.no_speech_share only"):
         DataConfig(noise_path="x")
     with pytest.raises(ConfigError, match=r"data.no_speech_share must be at least 0 and below 1, got 1"):
         DataConfig(no_speech_share=1.0)

@@ -204,7 +204,7 @@ def test_a_rate_limit_is_waited_for_as_long_as_it_says(
     with at_hub(hub.endpoint, tmp_path) as cache:
         assert len(opened(cache, streaming=True)[1]) == FILES * GROUPS * ROWS
     assert 0 < hub.refused <= FILES, "those in flight when the first was refused"
-    assert "The Hub is asked too often; it wants a pause of" in caplog.text
+    assert "Too many requests to the Hub: it asks for a pause of" in caplog.text
 
 
 @pytest.mark.parametrize(

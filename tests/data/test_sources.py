@@ -233,7 +233,7 @@ def test_not_text_and_not_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not UTF-8"):
         open_at(tmp_path / "a.csv", tmp_path)
     (tmp_path / "a.doc").write_text("x")
-    with pytest.raises(UserError, match="is no manifest"):
+    with pytest.raises(UserError, match="is not a manifest"):
         open_at(tmp_path / "a.doc", tmp_path)
 
 

@@ -79,7 +79,7 @@ def test_contexts_that_cannot_be_read_are_one_line(recognizer, corpus, checkpoin
     assert main([*typed, "context=Six, seven"]) == 0
     out, err = capsys.readouterr()
     assert out.strip() == recognizer.transcribe(recording, context="six, seven").text
-    assert err.count("This model was trained without contexts; it may not know what to do with one.") == 1
+    assert err.count("This model was trained without contexts; a context may have no effect, or do harm.") == 1
     assert main([*typed, "context="]) == 0
     assert "trained without contexts" not in capsys.readouterr().err
 

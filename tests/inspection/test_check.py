@@ -322,7 +322,7 @@ def test_the_page_and_the_picture(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["check", "nowhere.jsonl"], "data.datasets: there is no nowhere.jsonl; "),
-        (["check", "split=train"], "split= is of a path: ta data check my/manifest.jsonl split=train"),
+        (["check", "split=train"], "split= needs a path: ta data check my/manifest.jsonl split=train"),
         (["check", "output=a.jpg"], "output must end in .html, .png, .svg, .json, got a.jpg."),
         (["check", "experiment=quickstart", "output=no/a.png"], "output=no/a.png: cannot be written (No such file"),
         (["check", "--decode", "some"], "argument --decode: a number or all is wanted, got some; "),

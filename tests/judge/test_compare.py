@@ -133,4 +133,4 @@ def test_mistakes(typed, message, capsys):
 def test_a_folder_that_is_no_recognizer_is_told(tiny_models, corpus, capsys):
     Path("a.jsonl").write_text('{"reference": "a", "hypothesis": "b"}\n')
     assert compare("a.jsonl", tiny_models.qwen3, f"data.eval_path={corpus}/dev.jsonl") == 2
-    assert f"{tiny_models.qwen3} is no speech recognizer that transformers can load: " in capsys.readouterr().err
+    assert f"{tiny_models.qwen3} is not a speech recognizer that transformers can load: " in capsys.readouterr().err

@@ -34,7 +34,7 @@ def test_our_rows_and_those_of_other_manifests(tmp_path):
     ("text", "message"),
     [
         ("", "x.jsonl holds no prediction."),
-        ("nonsense", "x.jsonl:1 is no JSON object."),
+        ("nonsense", "x.jsonl:1 is not a JSON object."),
         ('\n{"reference": "a"}', "x.jsonl:2 has no hypothesis (or pred_text, prediction)."),
         ('{"pred_text": "a"}', "x.jsonl:1 has no reference (or text)."),
         ('{"text": "a", "pred_text": 3}', "x.jsonl:1: reference and hypothesis must be texts."),

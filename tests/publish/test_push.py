@@ -173,7 +173,7 @@ def test_figures_come_with_their_rule_and_interval_and_of_the_same_step(run, exp
     assert row["scoring"] in result["metrics"][0]["name"]
     assert str(tmp_path) not in card
     assert str(corpus) not in card
-    with pytest.raises(UserError, match="is no report"):
+    with pytest.raises(UserError, match="is not a report"):
         read_figures(tmp_path, {"step": 2, "weights": row["weights"]})
 
 

@@ -167,7 +167,7 @@ def test_errors_are_told_and_the_next_recording_is_taken(server, visit, noise):
     page = visit(server)
     choose(page, b"nothing of a recording")
     page.wait_for_selector("#error:not([hidden])")
-    assert "no recording that can be decoded" in page.inner_text("#error")
+    assert "not a recording that can be decoded" in page.inner_text("#error")
     assert page.get_attribute("#error", "role") == "alert"
     choose(page, wav(noise))
     assert finished(page)

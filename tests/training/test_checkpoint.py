@@ -146,9 +146,9 @@ def test_a_run_on_a_full_disk_keeps_training_and_says_at_the_end_what_is_missing
         assert main([*arguments, "training.max_steps=6"]) == 2
     log = capsys.readouterr().err
     assert "config.yaml cannot be written" in log
-    assert "metrics.jsonl cannot be written (File too large); training goes on." in log
+    assert "metrics.jsonl cannot be written (File too large); training continues." in log
     assert "Step 4 could not be saved" in log
-    assert "Training goes on; make room before the next save." in log
+    assert "Training continues; make room before the next save." in log
     assert "ta train: error: step 6 could not be saved" in log
     assert "Traceback" not in log
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before

@@ -52,7 +52,7 @@ def test_a_finished_run_is_extended_from_its_weights_though_its_plan_is_another(
     assert train("training.max_steps=3", other) == 0
     log = capsys.readouterr().err
     assert "Resuming from step 2..." in log
-    assert "training goes on from its weights with the new data" in log
+    assert "training continues from its weights with the new data" in log
     assert FOLDER.steps() == [2, 3]
     assert first_steps() == [1, 2, 3]
 
@@ -63,7 +63,7 @@ def test_a_finished_run_is_not_taken_for_one_with_another_seed(train, capsys):
     message = capsys.readouterr().err.splitlines()[-1]
     path = "outputs/transcription/checkpoints/checkpoint-step-2.pt"
     assert message == (
-        f"ta train: error: {path} ends a run that is finished, with other training.seed (42 there, 43 here). To go on "
+        f"ta train: error: {path} belongs to a finished run with other training.seed (42 there, 43 here). To continue "
         f"from its weights: training.resume_from_checkpoint={path} and training.max_steps above 2. "
         "To train anew: another paths.output_dir."
     )
@@ -74,7 +74,7 @@ def test_a_finished_run_on_other_corpora_is_left_alone_and_both_ways_are_real(tr
     other = f"data.datasets=[{{path: {corpus}/dev.jsonl}}]"
     assert train("training.max_steps=3", other) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "ends a run that is finished, with other corpora. To go on from its weights:" in message
+    assert "belongs to a finished run with other corpora. To continue from its weights:" in message
     assert FOLDER.steps() == [2]
     way = message.partition("weights: ")[2].partition(" and ")[0]
     assert train("training.max_steps=3", other, way) == 0
@@ -91,7 +91,7 @@ def test_the_real_command_after_a_quick_test_starts_afresh_and_says_so(run_setti
     assert main([*real, "training.max_steps=20"]) == 0
     log = capsys.readouterr().err
     path = FOLDER.file(2)
-    assert f"[INFO] {path} is of a quick test (data.max_samples=30, 2 steps): starting afresh." in log
+    assert f"[INFO] {path} belongs to a quick test (data.max_samples=30, 2 steps): starting anew." in log
     assert FOLDER.steps() == [20]
     assert CheckpointFolder(FOLDER.path / "set-aside").steps() == [2]
     assert first_steps() == list(range(1, 21))
@@ -280,7 +280,7 @@ def test_a_run_says_what_it_was_made_with_and_keeps_what_it_said(finished):
 
 def test_the_error_that_ends_a_run_is_in_its_log(train, capsys):
     assert train("training.max_steps=2", "training.seed=43") == 2
-    assert capsys.readouterr().err.count("ends a run that is finished") == 1
+    assert capsys.readouterr().err.count("belongs to a finished run") == 1
     assert "ERROR UserError: " in Path("outputs/transcription/train.log").read_text().splitlines()[-1]
 
 
@@ -317,7 +317,7 @@ def test_final_is_for_use_and_no_run_goes_on_from_it(finished, train, capsys):
     assert (folder / "final.pt").stat().st_size < 0.6 * (folder / "checkpoint-step-2.pt").stat().st_size
     assert train("training.max_steps=3", f"training.resume_from_checkpoint={folder}/final.pt") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert f"holds no optimizer, which a run needs to go on; name {folder}/checkpoint-step-2.pt" in error
+    assert f"holds no optimizer, which a run needs to resume; name {folder}/checkpoint-step-2.pt" in error
 
 
 @pytest.mark.parametrize("part", ["optimizer", "rng"])

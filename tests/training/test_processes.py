@@ -121,7 +121,7 @@ def test_a_total_batch_size_is_made_up_by_any_number_of_processes(processes, acc
     [
         (
             {"total_batch_size": 100},
-            r"=100 is no multiple of 2 processes x training.batch_size=16 = 32",
+            r"=100 is not a multiple of 2 processes x training.batch_size=16 = 32",
         ),
         ({"total_batch_size": 64, "gradient_accumulation_steps": 4}, r"asks for 2 accumulations, and .*steps=4; leave"),
     ],

@@ -15,7 +15,7 @@ from tiny_audio.inference import Decoding, Recognizer
 from tiny_audio.training.checkpoint import load_checkpoint, save_checkpoint
 
 DATED = "It is Friday.\n{{% for m in messages %}}{content}<|end|>\n{{% endfor %}}".format(content="{{ m['content'] }}")
-TODAY = "the decoder's chat template writes another one by now."
+TODAY = "the decoder's chat template now writes another one."
 
 
 @pytest.fixture(scope="module")

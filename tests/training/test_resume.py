@@ -53,7 +53,7 @@ def test_killed_and_interrupted_run_equals_an_undisturbed_one(run_settings, undi
     log = (tmp_path / "log.txt").read_text()
     assert f"Resuming from step {killed_at}..." in log
     stopped_at = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps()[-1]
-    assert f"Saved at step {stopped_at}; the same command goes on from there." in log
+    assert f"Saved at step {stopped_at}; the same command continues from there." in log
     assert stopped_at > killed_at
 
     status, log = run_apart(settings(run_settings, "data.num_workers=1"), tmp_path)
@@ -157,7 +157,7 @@ def test_a_schedulers_signal_to_every_process_of_a_run_saves_and_leaves(run_sett
     assert process.wait(timeout=60) == 128 + signal.SIGTERM, (tmp_path / "log.txt").read_text()
     log = (tmp_path / "log.txt").read_text()
     newest = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps()[-1]
-    assert f"Saved at step {newest}; the same command goes on from there." in log
+    assert f"Saved at step {newest}; the same command continues from there." in log
     assert "Traceback" not in log
 
 
@@ -180,7 +180,7 @@ def test_a_signal_to_several_processes_saves_and_leaves(run_settings, tmp_path, 
     log = (tmp_path / "log.txt").read_text()
     assert log.count("[WARN] Stopping after this step; again to leave without saving.") == 2
     *_, step = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps()
-    assert f"[INFO] Saved at step {step}; the same command goes on from there." in log
+    assert f"[INFO] Saved at step {step}; the same command continues from there." in log
 
 
 def test_two_runs_in_one_folder_are_refused(run_settings, tmp_path, monkeypatch, capsys):
@@ -223,5 +223,5 @@ def test_an_unfinished_run_goes_on_with_other_data_and_says_so(undisturbed, run_
     status, log = run_apart(settings(run_settings, "training.batch_size=4", f"training.max_steps={step + 1}"), tmp_path)
     assert status == 0, log
     assert f"Resuming from step {step}..." in log
-    assert "training goes on from its weights with the new data" in log
+    assert "training continues from its weights with the new data" in log
     assert (folder.path / "final.pt").is_file()

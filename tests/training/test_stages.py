@@ -125,7 +125,7 @@ def test_the_decoder_itself_trains_with_a_rate_of_its_own(settings, tmp_path):
     [
         (
             ["experiment=transcription", "model.checkpoint={0}"],
-            "holds a trained LoRA; set model.use_lora=true to go on",
+            "holds a trained LoRA; set model.use_lora=true to continue",
         ),
         (["experiment=mlp_fine_tune", "model.checkpoint={0}", "model.lora_config.r=8"], "compare model.lora_config."),
         (["experiment=mlp_lora", "model.projector_checkpoint=nowhere.pt"], "model.projector_checkpoint=nowhere.pt: "),

@@ -379,5 +379,5 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(tmp_path, caplog):
         places.log({"train/loss": float(step)}, step)
     places.close()
     assert faulty.calls == 1
-    assert "Faulty failed (the server is gone); training goes on without it" in caplog.text
+    assert "Faulty failed (the server is gone); training continues without it" in caplog.text
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]

@@ -172,7 +172,7 @@ def configure(args: argparse.Namespace) -> Config:
     typed = [token for token in args.settings if "=" in token]
     own = own_folders(args.config_dir)
     if not paths and (args.split or args.eval_split):
-        raise UserError("split= is of a path: ta data check my/manifest.jsonl split=train")
+        raise UserError("split= needs a path: ta data check my/manifest.jsonl split=train")
     if paths:  # a preset may ask for paths of its own (data=custom does)
         typed += ["data.datasets=[]", "data.eval_datasets=[]"]
     register(own)

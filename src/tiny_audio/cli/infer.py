@@ -129,7 +129,7 @@ def run(argv: list[str]) -> int:
     if args.format in SUBTITLES and not (alone or is_folder(args.output)):
         raise UserError(f"format={args.format} is a file for each recording: name a folder, output=subtitles/.")
     if args.word_timestamps == "true" and args.format == "text":
-        raise UserError("format=text has no room for word_timestamps=true; name format=json, srt or vtt.")
+        raise UserError("format=text cannot show word_timestamps=true; name format=json, srt or vtt.")
     kept = (args.checkpoint, *filter(None, (args.encoder, args.decoder)))
     with open_output(args.output, args.format, named, paths, kept, alone) as out:
         todo = out.todo(paths)

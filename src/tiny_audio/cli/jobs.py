@@ -103,7 +103,7 @@ def print_jobs(folder: Path, count: int, file: TextIO) -> None:
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     console.print(f"{', '.join(counts)}; in {folder}", soft_wrap=True)
     if set(states) - {TRAINED}:
-        console.print("The same command goes on with those that were not trained to the end.")
+        console.print("The same command continues those that were not trained to the end.")
     file.flush()
 
 

@@ -70,7 +70,7 @@ def search(file: Path, given: list[str], trials: int | None, own: list[Path]) ->
     keys = {token.partition("=")[0] for token in given}
     for parameter in sweep.parameters:
         if parameter.name in keys:
-            logger.info("%s is not searched: it was typed.", parameter.name)
+            logger.info("%s is not searched, since a value was typed.", parameter.name)
     sweep = replace(sweep, parameters=tuple(p for p in sweep.parameters if p.name not in keys))
     if not sweep.parameters:
         raise UserError(f"{file}: nothing is left to search.")

@@ -120,7 +120,7 @@ def run(argv: list[str]) -> int:
         return 0
     launcher = hydra.runtime.choices["hydra/launcher"]
     if launcher != "basic":
-        logger.warning("hydra/launcher=%s takes effect with -m only; this run starts here.", launcher)
+        logger.warning("hydra/launcher=%s takes effect only with -m; this run starts on this machine.", launcher)
     start(config)
     return 0
 
@@ -189,7 +189,7 @@ def check_sweep(overrides: Sequence[str], config_name: str) -> Path:
     if launcher == "submitit_slurm" and not shutil.which("srun"):
         raise UserError("hydra/launcher=submitit_slurm: there is no Slurm here, no srun on the PATH.")
     if launcher.startswith("submitit"):
-        logger.info("The jobs are on their way; what each prints is in .submitit/, beside its folder.")
+        logger.info("The jobs were submitted; their output is in .submitit/, beside their folders.")
     return Path(hydra.sweep.dir)
 
 
@@ -242,7 +242,7 @@ def hand_to_hydra(argv: list[str]) -> int:
             if type(error).__module__ != "submitit.core.utils":
                 raise
             raise UserError(
-                f"submitit: {str(error).partition(' with path')[0]} came to no result; its log says why."
+                f"submitit: {str(error).partition(' with path')[0]} gave no result; its log says why."
             ) from error
     return 0
 

@@ -75,7 +75,7 @@ def _refuse_interpolations(key: str, value: Any) -> None:
         for inner in value:
             _refuse_interpolations(key, inner)
     elif isinstance(value, str) and "${" in value:
-        raise ConfigError(f"{key} is {value[:60]}: stored settings are values, and nothing in them is looked up.")
+        raise ConfigError(f"{key} is {value[:60]}: stored settings must be plain values; references are not resolved.")
 
 
 def build_config(values: DictConfig | Mapping[str, Any]) -> Config:

@@ -15,13 +15,13 @@ AUGMENTATIONS = ("none", "light")
 
 @dataclass
 class DatasetConfig:
-    """One corpus of a mixture. A known `name` brings its hub id, columns and cleaner along.
+    """One corpus of a mixture. A known `name` sets hub id, columns and cleaning.
 
     `path` is one's own: a manifest (.jsonl, .csv), a folder with `metadata.jsonl|csv` or `manifest.jsonl`,
     or a hub id.
     """
 
-    name: str = "custom"  # a known corpus, or any name for a path: results are told by it
+    name: str = "custom"  # a known corpus, or any name for a path; results are listed under it
     path: str | None = None  # a manifest, a folder, an archive, or a Hub id
     split: str | None = None  # of the corpus, such as train
     subset: str | None = None  # a configuration of a Hub repository
@@ -125,16 +125,14 @@ class DataConfig:
         if self.cache_features and self.augmentation != "none":
             raise ConfigError(
                 f"data.cache_features=true encodes each clip once, and data.augmentation={self.augmentation} changes "
-                "it at every draw: turn one of them off (model.audio_token_dropout goes with the cache)."
+                "it at every draw: turn one of them off (model.audio_token_dropout works with the cache)."
             )
         if self.augmentation == "none":
             if self.room_path is not None:
-                raise ConfigError(
-                    f"data.room_path={self.room_path} is heard with data.augmentation=light only; add it."
-                )
+                raise ConfigError(f"data.room_path={self.room_path} is used with data.augmentation=light only; add it.")
             if self.noise_path is not None and not self.no_speech_share:
                 raise ConfigError(
-                    f"data.noise_path={self.noise_path} is heard with data.augmentation=light or data.no_speech_share "
+                    f"data.noise_path={self.noise_path} is used with data.augmentation=light or data.no_speech_share "
                     "only; add one of them."
                 )
         snr = self.noise_snr_db

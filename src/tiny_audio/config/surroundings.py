@@ -15,7 +15,7 @@ ATTENTIONS = ("auto", "varlen", "flash_attn", "sdpa")
 
 @dataclass
 class LoggingConfig:
-    """Where the numbers go. `metrics.jsonl` in the output folder is always written."""
+    """Where metrics are written. `metrics.jsonl` in the output folder is always written."""
 
     report_to: list[str] | None = None  # wandb, tensorboard, trackio; null: wandb where use_wandb is true
     use_wandb: bool = True

@@ -53,7 +53,7 @@ def check_reach(config: Config) -> None:
     for problem in problems:
         logger.error(problem)
     raise UserError(
-        f"{len(problems)} of the corpora and models cannot be had (see above); nothing was fetched.{advice}"
+        f"{len(problems)} of the corpora and models cannot be used (see above); nothing was downloaded.{advice}"
     )
 
 

@@ -97,7 +97,7 @@ def _tell_older(folder: Path) -> None:
     own = (folder / ".unpacked").read_bytes()
     for done in folder.parent.glob("*/.unpacked"):
         if done.parent != folder and done.read_bytes() == own:
-            logger.warning("%s holds an earlier state of the archive, and can be deleted.", done.parent)
+            logger.warning("%s holds an earlier version of the archive, and can be deleted.", done.parent)
 
 
 def _unpack(archive: Path, folder: Path, root: Path) -> None:
@@ -123,7 +123,9 @@ def _write_members(archive: Path, folder: Path) -> None:
             logger.info("Unpacking %s: %.0f %%", archive.name, 100 * done / max(size, 1))
     if lost:
         told = ", ".join(shown(name) for name in lost[:MAX_TOLD])
-        logger.warning("%s: %s files have names that no disk takes, and are left out: %s", archive, len(lost), told)
+        logger.warning(
+            "%s: %s files have names that a disk does not allow, and are left out: %s", archive, len(lost), told
+        )
 
 
 def _tar_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]]:

@@ -129,7 +129,7 @@ def sample_columns(table: Any, audio: str, origin: str) -> tuple[Place, Place]:
         if rate is not None:
             return (audio, "array"), (audio, rate)
     raise UserError(
-        f"data.datasets: {origin} holds samples in its column {audio}, and nowhere their rate in Hz: "
+        f"data.datasets: {origin} holds samples in its column {audio}, but not their rate in Hz: "
         f"add a column {RATE_COLUMNS[0]}."
     )
 

@@ -139,9 +139,9 @@ def _fault(name: str) -> str | None:
     try:
         parts = os.fsencode(name).replace(b"\\", b"/").split(b"/")
     except UnicodeEncodeError:
-        return f"{shown(name)} is no text, so no name of a file"
+        return f"{shown(name)} is not a text, so not the name of a file"
     if "\0" in name:
-        return f"{shown(name)} is no name of a file"
+        return f"{shown(name)} is not the name of a file"
     longest = max(parts, key=len)
     if len(longest) > MAX_NAME_BYTES:
         return f"{shown(name)} has {len(longest)} bytes; names of files have at most {MAX_NAME_BYTES}"

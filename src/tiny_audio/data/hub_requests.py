@@ -47,7 +47,7 @@ class Pause:
         with self._lock:
             now = time.monotonic()
             if self._until < now:
-                logger.warning("The Hub is asked too often; it wants a pause of %.0f s (HTTP 429).", seconds)
+                logger.warning("Too many requests to the Hub: it asks for a pause of %.0f s (HTTP 429).", seconds)
             self._until = max(self._until, now + seconds)
 
 
@@ -131,7 +131,7 @@ def explained(error: Exception, corpus: Corpus, revision: str | None) -> Excepti
     elif isinstance(error, errors.HfHubHTTPError):
         why = f"the Hub answered: {str(error).strip().splitlines()[0]}"
     elif isinstance(error, errors.HFValidationError):
-        why = "that is no dataset id (owner/name)"
+        why = "that is not a dataset id (owner/name)"
     elif isinstance(error, (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError)) or (
         type(error).__module__.split(".")[0] in HTTP_CLIENTS
     ):

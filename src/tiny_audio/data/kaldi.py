@@ -114,7 +114,7 @@ def _seconds(path: Path, number: int, field: str) -> float:
         if not (seconds >= 0 or seconds == -1):
             raise ValueError
     except ValueError:
-        raise UserError(f"data.datasets: {path} line {number}: {shown(field)} is no time in seconds.") from None
+        raise UserError(f"data.datasets: {path} line {number}: {shown(field)} is not a time in seconds.") from None
     return seconds
 
 

@@ -37,7 +37,7 @@ def open_lhotse(path: Path, first: dict[str, Any], context_column: str | None = 
     from where the command is typed, as in lhotse.
 
     Raises:
-        UserError: lhotse is not installed, the manifest cannot be read, or it holds what is no plain part of a file.
+        UserError: lhotse is not installed, the manifest cannot be read, or it holds what is not a plain part of a file.
     """
     try:
         import lhotse
@@ -84,7 +84,7 @@ def _cuts(lhotse: Any, path: Path, first: dict[str, Any]) -> Iterable[Any]:
     if not recordings.is_file() or recordings == path:
         raise UserError(
             f"data.datasets: {path} needs its recordings beside it, {recordings.name}; "
-            "name the two alike, but for these words."
+            "the two names may differ only in these words."
         )
     cuts = lhotse.CutSet.from_manifests(
         recordings=lhotse.RecordingSet.from_file(recordings), supervisions=lhotse.SupervisionSet.from_file(path)
@@ -98,7 +98,7 @@ def _file(cut: Any, path: Path) -> str:
     plain = recording is not None and len(recording.sources) == 1 and recording.sources[0].type == "file"
     if not plain or recording.transforms:
         raise UserError(
-            f"data.datasets: {path}: the cut {cut.id} is no plain part of an audio file; "
+            f"data.datasets: {path}: the cut {cut.id} is not a plain part of an audio file; "
             "export the cuts with lhotse first (CutSet.save_audios)."
         )
     return str(recording.sources[0].source)

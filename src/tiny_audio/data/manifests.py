@@ -161,7 +161,7 @@ def _path_of(value: Any) -> str:
     if value is None or value == "":
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"its audio is {shown(value, 30)}, which is no path")
+        raise ValueError(f"its audio is {shown(value, 30)}, which is not a path")
     return value.strip()
 
 
@@ -172,7 +172,7 @@ def _text_of(value: Any) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"its transcript is {shown(value, 30)}, which is no text")
+        raise ValueError(f"its transcript is {shown(value, 30)}, which is not a text")
     return str(value)
 
 

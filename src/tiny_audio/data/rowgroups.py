@@ -145,7 +145,7 @@ def _footer(remote: RemoteFile, kept: Path) -> tuple[int, bytes]:
     tail, size = remote.tail(FOOTER_BYTES)
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] != MAGIC or length > size:
-        raise UserError(f"{remote.name} of {remote.split.origin} is no parquet file.")
+        raise UserError(f"{remote.name} of {remote.split.origin} is not a parquet file.")
     footer = tail[-length:] if length <= len(tail) else remote.read(size - length, size)
     keep(kept, lambda part: part.write_bytes(size.to_bytes(8, "little") + footer))
     return size, footer

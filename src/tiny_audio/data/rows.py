@@ -70,7 +70,7 @@ def read_rows(path: Path, columns: Iterable[str] = ()) -> Rows:
     """
     kind = kind_of(path)
     if kind not in MANIFEST_SUFFIXES:
-        raise UserError(f"data.datasets: {path} is no manifest; use {', '.join(MANIFEST_SUFFIXES)}.")
+        raise UserError(f"data.datasets: {path} is not a manifest; use {', '.join(MANIFEST_SUFFIXES)}.")
     with open_text(path) as file:
         if kind in TABLE_SUFFIXES:
             rows = Rows()

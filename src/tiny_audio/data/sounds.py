@@ -85,7 +85,7 @@ class Sounds:
             return load_audio(source)
         except AudioError as error:
             path = source.path if isinstance(source, Segment) else source
-            logger.warning("%s can no longer be read; the clip stays without it: %s", path, error)
+            logger.warning("%s can no longer be read; the clip is used without it: %s", path, error)
             return None
 
 

@@ -400,7 +400,7 @@ def _take(sources: Sequence[Source], limit: int, seed: int) -> list[Source]:
     taken = []
     for source, count in zip(sources, counts, strict=True):
         if count == 0 and len(source):
-            logger.warning("%s: none of its clips is among the %d asked for", source.name, limit)
+            logger.warning("%s: none of its clips is among the %d that were chosen", source.name, limit)
         else:
             taken.append(source.subset(np.sort(seeded_order(source.names, seed)[:count])))
     return taken

@@ -97,7 +97,7 @@ def read_times(columns: Iterable[str], rows: Rows, origin: object) -> tuple[np.n
         seconds = np.where(np.isnan(ends), seconds, ends - starts)
     if not np.isnan(starts).all() and end is None and duration is None and np.nan_to_num(starts).any():
         raise UserError(
-            f"data.datasets: {origin} says by {start[0]} where its rows begin, and not where they end: "
+            f"data.datasets: {origin} says by {start[0]} where its rows begin, but not where they end: "
             "add a column end or duration, in seconds."
         )
     return np.nan_to_num(starts), seconds.astype(np.float32)
@@ -158,7 +158,7 @@ def _strictly(column: str, unit: float, rows: Rows, origin: object) -> np.ndarra
                 raise ValueError
         except ValueError:
             raise UserError(
-                f"data.datasets: {origin} {rows.where(index)}: {column} is {shown(row.get(column))}, which is no time; "
-                "write seconds (1.5) or hours:minutes:seconds (0:00:01.5)."
+                f"data.datasets: {origin} {rows.where(index)}: {column} is {shown(row.get(column))}, which is not a "
+                "time; write seconds (1.5) or hours:minutes:seconds (0:00:01.5)."
             ) from None
     return times

@@ -91,7 +91,7 @@ def load(path: Path, alone: bool) -> dict[str, Any] | None:
     except UserError as error:
         if alone:
             raise
-        logger.warning("%s It is passed over.", error)
+        logger.warning("%s It is skipped.", error)
         return None
 
 

@@ -40,7 +40,7 @@ class TypedContexts:
         if len(known) > self._longest:
             raise UserError(f"the context has {len(known):,} characters, and may have {self._longest:,}; shorten it.")
         if known and self._is_new:
-            logger.warning("This model was trained without contexts; it may not know what to do with one.")
+            logger.warning("This model was trained without contexts; a context may have no effect, or do harm.")
             self._is_new = False
         return self._prompt.context_ids(known)
 

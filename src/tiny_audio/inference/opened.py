@@ -58,7 +58,7 @@ def open_model(name: str | Path) -> Opened:
         folder = find_checkpoints(path)
         final = folder.path / FINAL_FILE
         path = final if final.is_file() else folder.files()[-1]
-        logger.info("Taking %s", path)
+        logger.info("Using %s", path)
     elif is_repository(str(name)):
         return _open_exported(_download(str(name)))
     return Opened(str(path), load_checkpoint(path))

@@ -183,7 +183,9 @@ class Recognizer:
         from ..publish.push import packed, upload  # which opens models itself
 
         if self._source is None:
-            raise UserError(f"repo={repo}: open the model with load_model to upload it; this one is of no file.")
+            raise UserError(
+                f"repo={repo}: open the model with load_model to upload it; this one was not opened from a file."
+            )
         checkpoint, encoder, decoder = self._source
         with packed(checkpoint, repo, report, license, encoder, decoder) as parcel:
             return upload(parcel, repo, private)

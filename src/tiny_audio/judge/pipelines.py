@@ -59,7 +59,7 @@ class ModelRecognizer:
             self.model: Any = self._load(name, kind)
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{name} is no speech recognizer that transformers can load: {reason}") from None
+            raise UserError(f"{name} is not a speech recognizer that transformers can load: {reason}") from None
         logger.info("%s: %s, %s on %s", name, kind, str(self.dtype).removeprefix("torch."), self.device)
 
     def _load(self, name: str, kind: str) -> Any:

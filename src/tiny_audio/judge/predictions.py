@@ -39,7 +39,7 @@ def read_predictions(path: Path) -> list[Transcript]:
         except json.JSONDecodeError:
             item = None
         if not isinstance(item, dict):
-            raise UserError(f"{path}:{number} is no JSON object.")
+            raise UserError(f"{path}:{number} is not a JSON object.")
         rows.append(_row(item, path, number))
     if not rows:
         raise UserError(f"{path} holds no prediction.")

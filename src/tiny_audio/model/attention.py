@@ -30,7 +30,9 @@ def choose_attention(model: SpeechLLM, name: str) -> str:
     _ = model.decoder.reading  # found out now: a decoder that cannot be used is told before data are read
     kernels = available_kernels()
     if name not in ("auto", "sdpa", *kernels):
-        raise ConfigError(f"hardware.attention={name} is not installed; hardware.attention=auto takes what there is.")
+        raise ConfigError(
+            f"hardware.attention={name} is not installed; hardware.attention=auto takes what is available."
+        )
     if name == "sdpa" or (name == "auto" and model.device.type != "cuda"):
         kernels = {}
     elif name != "auto":

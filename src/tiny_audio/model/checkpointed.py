@@ -99,7 +99,7 @@ def load_weights(
     for part, weights in theirs.items():
         if part not in ours:
             raise UserError(
-                f"checkpoint {path} holds a trained {TITLES[part]}; set {ENABLED_BY[part]} to go on with it."
+                f"checkpoint {path} holds a trained {TITLES[part]}; set {ENABLED_BY[part]} to continue with it."
             )
         _check_shapes(part, ours[part], weights, path)
         if broken := next((name for name, weight in weights.items() if not bool(weight.isfinite().all())), None):
@@ -150,10 +150,10 @@ def adopt_prompt(model: SpeechLLM, saved: dict[str, Any], path: str) -> None:
     if not prompt.adopt(saved["models"].get("prompt_ids")):
         raise UserError(
             f"checkpoint {path} was trained with another tokenizer than model.decoder={model.decoder.name} has now; "
-            "name the folder or the revision of the decoder that has the tokenizer of the time."
+            "name the folder or the revision of the decoder that has the earlier tokenizer."
         )
     if prompt.ids != before:
-        logger.info("The prompt is that of %s; the decoder's chat template writes another one by now.", path)
+        logger.info("The prompt is that of %s; the decoder's chat template now writes another one.", path)
 
 
 def _check_shapes(part: str, ours: dict[str, Tensor], theirs: dict[str, Tensor], path: str) -> None:

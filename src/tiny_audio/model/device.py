@@ -41,7 +41,7 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            f"hardware.device={name}: no CUDA device can be used here; hardware.device=auto takes what there is."
+            f"hardware.device={name}: no CUDA device can be used here; hardware.device=auto takes what is available."
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(

@@ -125,7 +125,7 @@ class _Trial:
             with short_windows(self.module, WINDOW):
                 alone = self._write(self.clips[1:])
         except Exception as error:  # whatever a model says to being asked to generate
-            raise UserError(f"it does not write after a clip: {first_line(error)}") from error
+            raise UserError(f"it cannot write text after a clip: {first_line(error)}") from error
         pads_left = self._writes_as(alone, self._write)
         return pads_left, pads_left and self._writes_as(alone, self._write_leaving)
 

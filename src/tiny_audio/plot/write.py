@@ -44,7 +44,7 @@ def render(figure: Figure, form: str) -> bytes:
             try:
                 figure.savefig(buffer, format="png", dpi=150)
             except UserWarning:
-                logger.warning("No font here has all letters of the names; an .html output shows them.")
+                logger.warning("No installed font has all letters of the names; an .html output shows them.")
                 warnings.filterwarnings("ignore", "Glyph .* missing")
                 figure.savefig(buffer, format="png", dpi=150)
         else:  # the fonts are those of whoever looks at it

@@ -38,7 +38,7 @@ def read_figures(path: Path, provenance: Mapping[str, Any]) -> list[Row]:
         judged = sorted({f"{public_name(row['checkpoint'])} of step {row['step']}" for row in rows})
         own = [row for row in own if row["checkpoint"] == own[0]["checkpoint"] and row["dataset"] != ALL]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"report={path} is no report of `ta eval report=FOLDER` ({type(error).__name__}).") from None
+        raise UserError(f"report={path} is not a report of `ta eval report=FOLDER` ({type(error).__name__}).") from None
     if not own:
         raise UserError(
             f"report={path} is about {', '.join(judged)}; this model of step {provenance['step']} has other weights. "

@@ -68,7 +68,7 @@ def check_repo(repo: str) -> None:
             return
     except HFValidationError:
         pass
-    raise UserError(f"repo={repo} is no name of a repository; write user/name.")
+    raise UserError(f"repo={repo} is not the name of a repository; write user/name.")
 
 
 @contextmanager

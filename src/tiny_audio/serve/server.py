@@ -96,7 +96,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
-        raise UserError(f"host={host} port={port} cannot be had ({error.strerror}); name another port.") from None
+        raise UserError(f"host={host} port={port} cannot be used ({error.strerror}); name another port.") from None
 
 
 def name_of(checkpoint: str) -> str:

@@ -31,8 +31,8 @@ DECODERS = 2  # recordings that are decoded at once
 AHEAD = 2  # times the batch: recordings that lie decoded in memory
 MAX_UPLOADS = 256  # that come at once
 MESSAGES = {
-    "decode_error": "The file is no recording that can be decoded: it is damaged, or not audio (wav, flac, mp3, m4a, "
-    "ogg, opus, webm, ... are read).",
+    "decode_error": "The file is not a recording that can be decoded: it is damaged, or not audio (wav, flac, mp3, "
+    "m4a, ogg, opus, webm, ... are read).",
     "non_finite": "The recording holds samples that are NaN or infinite.",
     "too_short": f"The recording is shorter than {MIN_SECONDS:g} s.",
 }

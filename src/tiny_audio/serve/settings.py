@@ -47,7 +47,9 @@ class ServeSettings:
         if not 0 <= self.port <= 65_535:
             raise UserError(f"port must be 0 to 65535, got {self.port}.")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
-            raise UserError("api_key must be of printable ASCII characters, and not empty: it travels in a header.")
+            raise UserError(
+                "api_key must be of printable ASCII characters, and not empty, since it is sent in a header."
+            )
         if self.api_key is None and not is_loopback(self.host):
             raise UserError(
                 f"host={self.host} can be reached from other machines: set TINY_AUDIO_API_KEY (or api_key=), which "

@@ -125,7 +125,7 @@ class Search:
         watch = Watch(self.sweep, trial, self.compose(settings), title)
         status = self.start(folder, settings, watch, stop, lock)
         if status in STOPPED and not watch.pruned:
-            logger.info("%s is not finished; the same command goes on with it.", title)
+            logger.info("%s is not finished; the same command resumes it.", title)
             stop.leave()
         if status == 0 and watch.best:
             trial.set_user_attr("step", watch.best[0])
@@ -133,7 +133,7 @@ class Search:
             study.tell(trial, watch.best[1])
         elif watch.pruned and watch.last:
             trial.set_user_attr("step", watch.last[0])
-            logger.info("%s: stopped early, others were better by then.", title)
+            logger.info("%s: stopped early, since other trials were better at that point.", title)
             study.tell(trial, state=TrialState.PRUNED)
         else:
             reason = last_line(folder / "log.txt") if status else f"it has logged no {self.sweep.metric}"

@@ -87,7 +87,7 @@ def start_accelerator(config: Config) -> Accelerator:
     logger.info("Device: %s, precision: %s%s", name, "fp32" if precision == "no" else precision, why)
     if precision == "fp16":
         logger.warning(
-            "fp16: the gradient of LLMs of this family often overflows; such steps are left out. Prefer bf16."
+            "fp16: the gradient of LLMs of this family often overflows; such steps are skipped. Prefer bf16."
         )
     return accelerator
 
@@ -111,7 +111,9 @@ def share_out_batch(config: Config, num_processes: int) -> None:
     if total is not None:
         if total % at_once:
             each = f"{num_processes} processes x training.batch_size={training.batch_size}"
-            raise UserError(f"training.total_batch_size={total} is no multiple of {each} = {at_once}; change either.")
+            raise UserError(
+                f"training.total_batch_size={total} is not a multiple of {each} = {at_once}; change one of them."
+            )
         if training.gradient_accumulation_steps not in (1, total // at_once):
             raise UserError(
                 f"training.total_batch_size={total} asks for {total // at_once} accumulations, and "
@@ -331,7 +333,7 @@ def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator) -> tu
         shard(model)
         return model, accelerator.prepare(build_optimizer(config, model))
     if config.hardware.fsdp:
-        logger.warning("hardware.fsdp=true: a single process has nobody to share with; start several with torchrun.")
+        logger.warning("hardware.fsdp=true: a single process has nothing to share; start several with torchrun.")
     prepared: tuple[nn.Module, Any] = accelerator.prepare(model, build_optimizer(config, model))
     return prepared
 
@@ -369,7 +371,7 @@ def build_evaluation(
             result = evaluate(model, counted, references, accelerator, limit, should_stop, assess)
         if result.skipped:
             skips.note(result.skipped)
-            logger.warning("%d clips could not be read; what was said in them counts as wrong.", len(result.skipped))
+            logger.warning("%d clips could not be read; all their words count as errors.", len(result.skipped))
         if result.num_cut_off:
             text = "%d of %d transcripts were cut off by the limit of tokens (training.max_new_tokens, 25 a second)."
             logger.info(text, result.num_cut_off, len(references))
@@ -389,5 +391,5 @@ def explaining_out_of_memory() -> Iterator[None]:
         raise UserError(
             "the memory of the device is too small. Halve training.batch_size and double "
             "training.gradient_accumulation_steps (if it happened in an evaluation: training.eval_batch_size), or "
-            "lower data.max_audio_length; the same command goes on from the newest checkpoint."
+            "lower data.max_audio_length; the same command resumes from the newest checkpoint."
         ) from None

@@ -185,7 +185,7 @@ class CheckpointFolder:
             except UserError as error:
                 logger.warning("%s", error)
         if steps:
-            raise UserError(f"none of the checkpoints in {self.path} can be read; move them away to start afresh.")
+            raise UserError(f"none of the checkpoints in {self.path} can be read; move them away to start anew.")
         return None
 
     def prune(self, keep: int | None, newest: int, best: int | None) -> None:

@@ -43,13 +43,13 @@ def _faults(content: Mapping[str, Any]) -> Iterator[str]:
             yield f"config has no {group}"
     data = content["config"].get("data", {})
     if not _is_length(data.get("max_audio_length")):
-        yield "config.data.max_audio_length is no number of seconds"
+        yield "config.data.max_audio_length is not a number of seconds"
     if data.get("text_case", "lower") not in TEXT_CASES:
         yield "config.data.text_case is none"
     if type(data.get("max_context_length", 1)) is not int:  # what an older version did not know of may be missing
-        yield "config.data.max_context_length is no number"
+        yield "config.data.max_context_length is not a number"
     if type(content.get("contexts", 0)) not in (int, type(None)):
-        yield "contexts is no number"
+        yield "contexts is not a number"
     seconds = content.get("clip_seconds")
     if seconds is not None and not (isinstance(seconds, dict) and _is_length(seconds.get("p95"))):
         yield "clip_seconds has no p95"
@@ -73,7 +73,7 @@ def _plain(key: str, value: Any, depth: int = 0) -> Iterator[str]:
             yield from _plain(f"{key}.{name}", inner, depth + 1)
     elif isinstance(value, str):
         if len(value) > MAX_TEXT or _CONTROL.search(value):
-            yield f"{key} is no text that a setting has"
+            yield f"{key} is not a text that the setting allows"
     elif not isinstance(value, int | float | None):
         yield f"{key} is a {type(value).__name__}"
 
@@ -88,16 +88,16 @@ def _of_models(models: dict[str, Any]) -> Iterator[str]:
             yield f"models.{name} is missing"
     for name in OPTIONAL:
         if name not in models or not isinstance(models[name], str | None):
-            yield f"models.{name} is no text"
+            yield f"models.{name} is not a text"
     yield from _plain("models", models)
     prompt = models.get("prompt_ids")
     if prompt is None:  # of an older version
         return
     if not isinstance(prompt, dict) or not isinstance(prompt.get("vocabulary"), str):
-        yield "models.prompt_ids is no prompt"
+        yield "models.prompt_ids is not a prompt"
     size = prompt.get("vocabulary_size", 0)
     if type(size) is not int:
-        yield "models.prompt_ids.vocabulary_size is no number"
+        yield "models.prompt_ids.vocabulary_size is not a number"
     known = [name for name in CONTEXT_IDS if prompt.get(name) is not None]  # not of an older version
     for name in ("prefix_ids", "suffix_ids", "end_ids", *(CONTEXT_IDS if known else ())):
         ids = prompt.get(name)
@@ -106,7 +106,7 @@ def _of_models(models: dict[str, Any]) -> Iterator[str]:
     if not prompt["end_ids"]:
         yield "models.prompt_ids.end_ids is empty"
     if type(prompt.get("pad_id")) is not int or not 0 <= prompt["pad_id"] < size:
-        yield "models.prompt_ids.pad_id is no token"
+        yield "models.prompt_ids.pad_id is not a token"
 
 
 def _of_weights(weights: dict[str, Any]) -> Iterator[str]:
@@ -123,7 +123,7 @@ def _of_weights(weights: dict[str, Any]) -> Iterator[str]:
     if "ctc" in weights:
         pieces, frequencies = weights["ctc"].get("vocabulary"), weights["ctc"].get("frequencies")
         if pieces is None or pieces.dtype != torch.int64 or pieces.ndim != 1 or not len(pieces) or pieces.min() < 0:
-            yield "weights.ctc.vocabulary is no list of word pieces"
+            yield "weights.ctc.vocabulary is not a list of word pieces"
         if frequencies is None or not frequencies.is_floating_point() or frequencies.shape != pieces.shape:
             yield "weights.ctc.frequencies are not those of its vocabulary"
 
@@ -141,10 +141,10 @@ def _of_state(state: Any) -> Iterator[str]:
         else:  # what an older version did not know of may be missing
             right = name not in state or kind is type(None) or isinstance(value, kind)
         if not right:
-            yield f"state.{name} is no {kind.__name__}"
+            yield f"state.{name} is not of type {kind.__name__}"
     rows = [*state.get("history", []), *({"sums": one} for one in state.get("sums", []))]
     if not all(isinstance(row, dict) and all(map(_is_number, row.values())) and row for row in rows):
-        yield "state.history is no list of figures"
+        yield "state.history is not a list of figures"
     pairs = [*state.get("corpora", {}).values(), *state.get("custom", {}).values()]
     if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs):
         yield "state.corpora are no counts"

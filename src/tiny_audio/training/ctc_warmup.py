@@ -196,7 +196,7 @@ class CTCWarmup:
                     norm = self.step(given)
                     self.finish_step(self.log(norm) if self._log_due() else {})
         except Interrupted:
-            logger.warning("The evaluation was left; it is made up for on resuming.")
+            logger.warning("The evaluation was interrupted; it is repeated on resuming.")
         finally:
             self.console.close()
         if not self._finished():
@@ -267,7 +267,7 @@ class CTCWarmup:
         lr = warmup_rate(self.state.ctc_step - 1, self.training)
         self._log({"loss": loss, "learning_rate": lr, "grad_norm": float(norm), "too_short": too_short})
         if left_out:
-            logger.warning("%d steps of the warm-up were left out: their gradient was not finite.", round(left_out))
+            logger.warning("%d steps of the warm-up were skipped: their gradient was not finite.", round(left_out))
         if too_short > TOO_SHORT_SHARE * clips:
             logger.warning(
                 "The warm-up learns nothing from %.0f %% of the clips: they have fewer audio tokens than word pieces. "

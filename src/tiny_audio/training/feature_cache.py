@@ -265,7 +265,7 @@ def encode(
                 break
         writer.flush()
     if stop():
-        logger.info("What was encoded is kept; the same command goes on from there.")
+        logger.info("What was encoded is kept; the same command continues from there.")
         stop.leave()
 
 

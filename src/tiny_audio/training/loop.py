@@ -146,7 +146,9 @@ class Trainer:
                     self.profiler.after(self.state.step)
                     self.finish_step(self.log(grad_norm) if self._log_due() else {})
             except Interrupted:
-                logger.warning("The evaluation at step %d was left; it is made up for on resuming.", self.state.step)
+                logger.warning(
+                    "The evaluation at step %d was interrupted; it is repeated on resuming.", self.state.step
+                )
             self.profiler.close()
             finished = self._last and not self._evaluation_due()
             if not finished:
@@ -300,7 +302,7 @@ class Trainer:
             self.state.nonfinite_steps += found
             self._nonfinite.zero_()
             logger.warning(
-                "%d steps up to step %d were left out: their gradient was not finite (%d so far).",
+                "%d steps up to step %d were skipped: their gradient was not finite (%d so far).",
                 found,
                 self.state.step,
                 self.state.nonfinite_steps,
@@ -360,7 +362,7 @@ class Trainer:
         if unsaved := self.processes.from_first(unsaved):
             if leaving:
                 raise UserError(unsaved)
-            logger.error("%s Training goes on; make room before the next save.", unsaved[0].upper() + unsaved[1:])
+            logger.error("%s Training continues; make room before the next save.", unsaved[0].upper() + unsaved[1:])
 
     def best_saved(self) -> int | None:
         """Return the step of the best checkpoint, if one was evaluated."""

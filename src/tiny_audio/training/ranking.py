@@ -60,7 +60,7 @@ def rank_checkpoints(folder: CheckpointFolder) -> Ranking:
     """
     found = folder.newest()
     if found is None:
-        raise UserError(f"there are no checkpoints of steps in {folder.path}.")
+        raise UserError(f"there are no step checkpoints in {folder.path}.")
     state = found[1]["state"]
     written = read_state(folder)
     by = goes_by(folder) or found[1]["config"]["training"]
@@ -93,7 +93,7 @@ def read_state(folder: CheckpointFolder) -> dict[str, Any] | None:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         state["history"], state["checkpoints"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} cannot be read; move it away to go by what the newest checkpoint says.") from None
+        raise UserError(f"{path} cannot be read; move it away to use the history in the newest checkpoint.") from None
     return state
 
 
@@ -231,7 +231,7 @@ def average(folder: CheckpointFolder, count: int, output: Path | None = None) ->
     """
     output = output or folder.path / f"averaged-best-{count}.pt"
     if output.suffix != ".pt" or output.name == FINAL_FILE or output.name.startswith("checkpoint-step-"):
-        raise UserError(f"output={output} must end in .pt, and be no name that a run gives its own checkpoints.")
+        raise UserError(f"output={output} must end in .pt, and must not be a name that runs use for checkpoints.")
     ranking = rank_checkpoints(folder)
     steps = list(ranking.values)[:count]
     if len(steps) < count:

@@ -72,12 +72,12 @@ def _choose(config: Config, folder: CheckpointFolder) -> tuple[str, dict[str, An
     saved = load_checkpoint(named)
     if "averaged" in saved:
         raise UserError(
-            f"training.resume_from_checkpoint={named} is an average of checkpoints, which no run can go on from; "
+            f"training.resume_from_checkpoint={named} is an average of checkpoints, from which no run can resume; "
             f"to start a run from its weights: model.checkpoint={named}"
         )
     if saved["optimizer"] is None:
         raise UserError(
-            f"training.resume_from_checkpoint={named} holds no optimizer, which a run needs to go on; name "
+            f"training.resume_from_checkpoint={named} holds no optimizer, which a run needs to resume; name "
             f"{Path(named).with_name('checkpoint-step-{}.pt'.format(saved['state']['step']))}, or start a run from its "
             f"weights: model.checkpoint={named}"
         )
@@ -116,7 +116,7 @@ def starts_afresh(
     if training.max_steps <= state["step"]:
         more = f"training.max_steps above {state['step']}"
     raise UserError(
-        f"{path} ends a run that is finished, with other {_differences(config, before, same)}. To go on from its "
+        f"{path} belongs to a finished run with other {_differences(config, before, same)}. To continue from its "
         f"weights: training.resume_from_checkpoint={path} and {more}. To train anew: another paths.output_dir."
     )
 
@@ -124,7 +124,7 @@ def starts_afresh(
 def set_aside(saved: dict[str, Any], path: str, folder: CheckpointFolder, processes: Processes) -> None:
     """Move the checkpoints of a quick test out of the way, and say so."""
     limit, steps = saved["config"]["data"]["max_samples"], saved["state"]["step"]
-    logger.info("%s is of a quick test (data.max_samples=%s, %d steps): starting afresh.", path, limit, steps)
+    logger.info("%s belongs to a quick test (data.max_samples=%s, %d steps): starting anew.", path, limit, steps)
     with processes.first_ahead():
         if processes.is_main:
             folder.set_aside(after=-1)
@@ -189,8 +189,8 @@ def restore(
         ) from error
     if state.plan_fingerprint != plan.fingerprint:
         logger.warning(
-            "The training data, the batch size or the seed are not those of the checkpoint: training goes on from its "
-            "weights with the new data. To start afresh, delete its folder or set another paths.output_dir."
+            "The training data, the batch size or the seed are not those of the checkpoint: training continues "
+            "from its weights with the new data. To start anew, delete its folder or set another paths.output_dir."
         )
     state.batches = first
     logger.info("Resume successful!")

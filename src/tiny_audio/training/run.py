@@ -216,7 +216,7 @@ def warm_up(parts: Parts, trackers: Trackers) -> None:
         *(parts.folder, parts.description, parts.skips, trackers, parts.state, begun),
     )
     if not warmup.run():
-        logger.info("Saved in the warm-up (step %d); the same command goes on from there.", parts.state.ctc_step)
+        logger.info("Saved in the warm-up (step %d); the same command continues from there.", parts.state.ctc_step)
         warmup.stop.leave()
 
 
@@ -236,7 +236,7 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
         restore(parts.saved, state, accelerator, optimizer, plan, parts.batches.start)
     parts.saved = None  # lets go of the file
     if state.step >= training.max_steps and (parts.evaluate is None or state.evaluated_step == state.step):
-        logger.info("Step %d: nothing is left to train; raise training.max_steps to go on.", state.step)
+        logger.info("Step %d: nothing is left to train; raise training.max_steps to continue.", state.step)
         if processes.is_main:  # it may go by another metric now
             skipped = parts.skips.counts.total()
             parts.folder.write_state(summarize(config, state, parts.folder, parts.description, skipped))
@@ -265,7 +265,7 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
         logger.info("Starting training...")
         finished = trainer.run()
     if not finished:
-        logger.info("Saved at step %d; the same command goes on from there.", state.step)
+        logger.info("Saved at step %d; the same command continues from there.", state.step)
         trainer.stop.leave()
     logger.info("Training completed!")
     logger.info("Total time: %s", format_time(state.train_seconds))
@@ -338,7 +338,7 @@ def initialize_weights(
     given = config.model.checkpoint or config.model.projector_checkpoint
     if saved is not None:
         if given is not None:
-            logger.info("%s is not read again: the run goes on from its own checkpoint.", given)
+            logger.info("%s is not read again: the run resumes from its own checkpoint.", given)
         logger.info("Loading model state...")
         load_weights(model, saved, config.model, path)
     elif given is not None:

@@ -197,7 +197,7 @@ class JsonLines:
                 self._file.write(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n")
         except OSError as error:
             if not self._lost:
-                logger.error("%s cannot be written (%s); training goes on.", self.path, error.strerror or error)
+                logger.error("%s cannot be written (%s); training continues.", self.path, error.strerror or error)
             self._lost = True
 
     def close(self) -> None:
@@ -292,4 +292,6 @@ class Trackers:
                     raise
                 self._trackers.remove(tracker)
                 name, reason = type(tracker).__name__, str(error).partition("\n")[0] or type(error).__name__
-                logger.error("%s failed (%s); training goes on without it, metrics.jsonl holds all.", name, reason)
+                logger.error(
+                    "%s failed (%s); training continues without it, metrics.jsonl has all metrics.", name, reason
+                )
