@@ -1,4 +1,4 @@
-"""Which attention a run uses: the fastest that is there and gives the right result on this device."""
+"""Choose the attention of a run: the fastest that is available and gives the right result on this device."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .weights import first_line
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 0.05  # relative; bf16 rounding gives 0.01, a position that sees a neighbor 0.2 and more
+TOLERANCE = 0.05  # relative; bf16 rounding gives 0.01, attention to a neighboring clip 0.2 and more
 
 
 def choose_attention(model: SpeechLLM, name: str) -> str:
-    """Give encoder and decoder the attention of `hardware.attention` and return its name.
+    """Set the attention of encoder and decoder as `hardware.attention` says, and return its name.
 
-    A kernel is tried on two short clips, forward and backward, and only taken where it agrees with padded
-    `scaled_dot_product_attention`, which is what `auto` comes to where no kernel does.
+    A kernel is tried on two short clips, forward and backward. It is used only if it agrees with padded
+    `scaled_dot_product_attention`; if no kernel does, `auto` uses the latter.
 
     Raises:
-        ConfigError: the one that was asked for is not installed, or does not work on this device.
+        ConfigError: the given attention is not installed, or does not work on this device.
     """
-    _ = model.decoder.reading  # found out now: a decoder that cannot be used is told before data are read
+    _ = model.decoder.reading  # tried now, so that an unusable decoder is reported before data are read
     kernels = available_kernels()
     if name not in ("auto", "sdpa", *kernels):
         raise ConfigError(
@@ -54,7 +54,7 @@ def _set(model: SpeechLLM, kernel: Kernel | None) -> None:
 
 
 def _probe(model: SpeechLLM, kernel: Kernel | None) -> list[Tensor]:
-    """Return encoder frames, logits, and the gradient of what the decoder read, of two random clips."""
+    """Return encoder frames, logits, and the gradient of the decoder's input, of two random clips."""
     _set(model, kernel)
     generator = torch.Generator().manual_seed(0)
     waveforms = torch.randn(2, 6 * 1280, generator=generator) * 0.1
@@ -69,12 +69,12 @@ def _probe(model: SpeechLLM, kernel: Kernel | None) -> list[Tensor]:
 
 
 def _problem(model: SpeechLLM, kernel: Kernel, expected: list[Tensor]) -> str | None:
-    """Say in a line what is wrong with a kernel; None: nothing."""
+    """Return in one line what is wrong with a kernel; None if nothing is."""
     try:
         found = _probe(model, kernel)
-    except Exception as error:  # whatever a kernel says of a device, a precision or a width that it does not know
+    except Exception as error:  # any error of a kernel that does not support a device, precision or width
         return first_line(error)
     errors = [float((ours - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, expected, strict=True)]
-    if all(error < TOLERANCE for error in errors):  # NaN is not
+    if all(error < TOLERANCE for error in errors):  # false for NaN
         return None
     return f"its result differs from the reference by {max(errors):.2g}"

@@ -49,8 +49,8 @@ MAX_LOGITS = 1 << 24  # at once: 110 rows at a vocabulary of 150,000, 64 MB in f
 class TargetLoss(torch.autograd.Function):
     """Cross-entropy of hidden states (K, W) under a frozen head, some rows at a time.
 
-    The gradient of a row is worked out as soon as its logits are there, so that they can be forgotten: at a vocabulary
-    of 150,000 logits and all that the backward pass keeps of them would be most of a step's memory.
+    The gradient of a row is computed as soon as its logits are, so that they can be freed. At a vocabulary of 150,000
+    the logits, and what the backward pass keeps of them, would take most of a step's memory.
     """
 
     @staticmethod
@@ -72,18 +72,18 @@ class TargetLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Scale what was kept."""
+        """Scale the gradient that `forward` kept."""
         return torch.cat(ctx.saved_tensors) * gradient, None, None
 
 
 class Decoder(nn.Module):
-    """A causal language model and its prompt; frozen, but for adapters that are put on it.
+    """A causal language model and its prompt, frozen except for adapters that are put on it.
 
     Attributes:
         decoder_dim: width of its embeddings.
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
         fingerprint: of the weights, wherever they came from.
-        kernel: of packed attention; None: padded inside the op.
+        kernel: of packed attention; None: attention is padded inside the op.
     """
 
     kernel: Kernel | None = None
@@ -104,20 +104,20 @@ class Decoder(nn.Module):
 
     @property
     def reading(self) -> Reading:
-        """How it reads and writes several clips at once.
+        """How the model reads and writes several clips at once.
 
-        Found out when it is first asked for, where the model lies then: operations differ between devices, and a large
+        It is tried out on first use, on the model's device at that time: operations differ between devices, and a large
         model would take a minute on the CPU.
 
         Raises:
-            UserError: it cannot.
+            UserError: the model cannot be used.
         """
         device, prompt = self.module.device, self.prompt
         if self._reading is None or self._tried_on != device:
             text = torch.tensor(prompt.prefix_ids + prompt.suffix_ids, device=device)
             kind = self.module.config.model_type
             try:
-                # Of what it lacks, a model may warn at its first step.
+                # A model may warn at its first step of what it lacks.
                 with quiet_transformers(self.name), without_dropout(self.module):
                     self._reading = find_reading(self.module, self.embed(text))
             except UserError as error:
@@ -131,11 +131,11 @@ class Decoder(nn.Module):
 
     @property
     def end_ids(self) -> set[int]:
-        """Tokens that end what is written: the turn's end that is taught, and those the model itself names."""
+        """Tokens that end a transcript: the end of the turn, as trained, and the end tokens of the model itself."""
         return {self.prompt.end_id, *self._own_ends}
 
     def train(self, mode: bool = True) -> Decoder:
-        """Stay in evaluation mode, whatever `mode`, but for the dropout of adapters: the decoder is frozen."""
+        """Stay in evaluation mode, as the decoder is frozen; only the dropout of adapters follows `mode`."""
         super().train(False)
         set_lora_dropout(self.module, mode)
         return self
@@ -149,24 +149,24 @@ class Decoder(nn.Module):
     @property
     @torch.no_grad()
     def embedding_rms(self) -> float:
-        """Root mean square of what `embed` makes of all tokens: the scale that an audio token should have."""
+        """Root mean square of `embed` over all tokens: the scale that an audio token should have."""
         tokens = torch.arange(self.module.get_input_embeddings().weight.shape[0], device=self.module.device)
         squares = [self.embed(some).float().square().mean(-1) for some in tokens.split(1 << 14)]
         return float(torch.cat(squares).mean().sqrt())
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """Embed (N,) token ids into (N, W), as the model reads them: some scale what is in their table (Gemma)."""
+        """Embed (N,) token ids into (N, W), as the model reads them: some models scale their table (Gemma)."""
         return self.module.get_input_embeddings()(token_ids)
 
     def logits(self, embeddings: Tensor, lengths: list[int], positions: Tensor) -> Tensor:
-        """Read clips, and write logits where they are wanted only.
+        """Read clips, and compute logits only at some positions.
 
-        At a vocabulary of 150,000 the head of all positions would cost more memory than the rest of the step.
+        At a vocabulary of 150,000 the logits of all positions would take more memory than the rest of the step.
 
         Args:
             embeddings: (N, W), the clips one after another.
             lengths: positions of each clip, summing to N.
-            positions: (K,) int64, where in the row logits are wanted.
+            positions: (K,) int64, the positions in the row to compute logits of.
 
         Returns:
             (K, V) logits.
@@ -180,14 +180,14 @@ class Decoder(nn.Module):
     def loss(self, embeddings: Tensor, lengths: list[int], positions: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy of K targets, summed, in fp32.
 
-        It is that of `logits`, but they are never there all at once: see `TargetLoss`.
+        It equals that of `logits`, but never holds all logits at once: see `TargetLoss`.
 
         Args:
             embeddings, lengths, positions: see `logits`.
             targets: (K,) int64.
         """
         head = self.module.get_output_embeddings()
-        # A gradient worked out ahead in fp16 would be lost to underflow before the loss scale comes to it.
+        # In fp16, a gradient that is computed ahead would underflow before the loss scale is applied.
         apart = self.reading.bare_head and type(head) is nn.Linear and not head.weight.requires_grad
         if not apart or embeddings.dtype == torch.float16:
             return cross_entropy(self.logits(embeddings, lengths, positions).float(), targets, reduction="sum")
@@ -208,13 +208,13 @@ class Decoder(nn.Module):
 
         Args:
             clips: embeddings (N_i, W) of each clip.
-            max_new_tokens: at most this many tokens for each clip. The limit is the clip's own, so that what is
-                written after one clip does not depend on which others it is decoded with.
-            kept: where given, clips that loop are ended, and it gets, by their number, how many of their tokens are of
-                use: see `LoopGuard`.
+            max_new_tokens: upper limit of tokens for each clip. Each clip has its own limit, so that its transcript
+                does not depend on the clips that it is decoded with.
+            kept: if given, transcripts that loop are ended, and `kept[number of the clip]` is set to how many of its
+                tokens to keep: see `LoopGuard`.
 
         Returns:
-            The new tokens of each clip, up to and without the end of the turn.
+            The new tokens of each clip, without the end of the turn.
         """
         groups = [list(range(len(clips)))]
         if not self.reading.pads_left:
@@ -238,10 +238,10 @@ class Decoder(nn.Module):
         search: SearchConfig,
         limits: Sequence[int],
     ) -> tuple[list[list[int]], list[bool]]:
-        """Write after each clip's embeddings (N_i, W) what this model and CTC find likeliest: see `search_rows`.
+        """Write after each clip's embeddings (N_i, W) what this model and CTC together rate best: see `search_rows`.
 
         Raises:
-            UserError: the model cannot write after several rows as if each were alone.
+            UserError: the model does not write after several rows as it does after each alone.
         """
         if not self.reading.rows_leave:
             raise UserError(f"{self.name} cannot follow several texts at once; set beams=1.")
@@ -256,14 +256,14 @@ class Decoder(nn.Module):
     def _write_leaving(
         self, clips: Sequence[Tensor], limits: Sequence[int], kept: dict[int, int] | None
     ) -> list[list[int]]:
-        """Write after clips that leave when they have ended."""
+        """Write after clips; a clip leaves the batch when its transcript has ended."""
         lengths = [len(clip) for clip in clips]
         return write_rows(self.module, *pad_left(clips), lengths, limits, self.end_ids, kept)
 
     def _write_to_the_last(
         self, clips: Sequence[Tensor], limits: Sequence[int], kept: dict[int, int] | None
     ) -> list[list[int]]:
-        """Let `transformers` write after clips, until the last one has ended."""
+        """Let `transformers` write after clips, until the last transcript has ended."""
         embeddings, mask = pad_left(clips)
         guard = LoopGuard(self.end_ids, limits, start=mask.shape[1])
         ends: dict[str, Any] = {"eos_token_id": sorted(self.end_ids), "pad_token_id": self.prompt.pad_id}
@@ -278,9 +278,9 @@ class Decoder(nn.Module):
 
 @contextmanager
 def reading_only(head: nn.Module, rows: Tensor) -> Iterator[None]:
-    """Let a model's head see some rows (K,) of the hidden states (B, L, W) alone, as (1, K, W).
+    """Pass only some rows (K,) of the hidden states (B, L, W) to a model's head, as (1, K, W).
 
-    Whatever the model does before and after its head, it does to those.
+    Whatever the model does before and after its head, it does to those rows.
     """
 
     def select(layer: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:
@@ -294,7 +294,7 @@ def reading_only(head: nn.Module, rows: Tensor) -> Iterator[None]:
 
 
 def load_prompt(name: str, revision: str | None, instruction: str, context: str = ModelConfig.context_prompt) -> Prompt:
-    """Load a decoder's tokenizer alone, as the prompt around the audio.
+    """Load only a decoder's tokenizer, and make the prompt around the audio.
 
     Args:
         name, revision, instruction, context: see `load_decoder`.
@@ -305,7 +305,7 @@ def load_prompt(name: str, revision: str | None, instruction: str, context: str 
     source = resolve("decoder", name)
     with loading("decoder", name), quiet_transformers(source):
         tokenizer = AutoTokenizer.from_pretrained(source, **hub_arguments(source, revision))
-        if (record := Path(source) / RECORD_FILE).is_file():  # an exported model, whose template writes one prompt
+        if (record := Path(source) / RECORD_FILE).is_file():  # an exported model; its template has one fixed prompt
             return Prompt.of(tokenizer, instruction, json.loads(record.read_text("utf-8"))["models"]["prompt_ids"])
     return Prompt(tokenizer, instruction, context)
 
@@ -322,7 +322,7 @@ def load_decoder(
     Args:
         name: a Hub id, a folder or `pocket`.
         revision: commit, tag or branch on the Hub.
-        instruction: what the prompt asks for.
+        instruction: the prompt's instruction.
         dtype: precision of the weights.
         context: the line that a context is put into.
 
@@ -336,7 +336,7 @@ def load_decoder(
         tell_download("model.decoder", source, revision)
         logger.info("Loading %s decoder (%s)...", config.model_type.capitalize(), name)
         prompt = load_prompt(name, revision, instruction, context)
-        own = config.get_text_config()  # of a model that also sees (Gemma 3, Qwen3.5), what reads alone
+        own = config.get_text_config()  # only the text part of a model that also reads images (Gemma 3, Qwen3.5)
         require_plausible(own, AutoModelForCausalLM, source, dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,

@@ -1,4 +1,4 @@
-"""Which device a run uses, and in which precision."""
+"""Choose the device and the precision of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
-# Of matrix products in bf16 and fp16, dense, by their makers' data sheets; the first name that is part of the device's.
+# Of dense matrix products in bf16 and fp16, from the makers' data sheets. The first name within the device's applies.
 PEAK_TFLOPS = {
     "B200": 2250,
     "H200": 989,
@@ -53,12 +53,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Return `bf16`, `fp16` or `no` for `hardware.mixed_precision`; `auto` is bf16 where the device multiplies it.
+    """Return `bf16`, `fp16` or `no` for `hardware.mixed_precision`; `auto` is bf16 if the device multiplies it.
 
     Weights that train are fp32 in any case.
 
     Raises:
-        ConfigError: the device does not have the precision that was asked for.
+        ConfigError: the device does not support the precision that was asked for.
     """
     if name == "auto":
         return "bf16" if multiplies_bf16(device) else "no"
@@ -70,12 +70,12 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def peak_flops(given_tflops: float | None, device: torch.device, precision: str) -> float | None:
-    """Return the operations a second that a device cannot exceed, or None where that is not known.
+    """Return the peak operations a second of a device, or None if it is not known.
 
     Args:
-        given_tflops: `hardware.peak_tflops`, which is believed.
-        device: whose name is looked up.
-        precision: bf16, fp16 or no; in fp32 it is not known.
+        given_tflops: `hardware.peak_tflops`; used as it is.
+        device: its name is looked up.
+        precision: bf16, fp16 or no; in fp32 the peak is not known.
     """
     if given_tflops is not None:
         return 1e12 * given_tflops
@@ -88,7 +88,7 @@ def peak_flops(given_tflops: float | None, device: torch.device, precision: str)
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether a device multiplies bf16 in hardware: a GPU, or a CPU with AVX512-BF16 or AMX.
 
-    Other CPUs compute it by way of fp32, which is slower than fp32 itself.
+    Other CPUs convert it to fp32 and back, which is slower than fp32 itself.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -96,9 +96,9 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the CPU to `device` without making the host wait for what the device is doing.
+    """Copy a tensor from the CPU to `device` without making the host wait for the device's earlier work.
 
-    Only a copy out of page-locked memory is free of that; pinning a few kilobytes costs microseconds.
+    Only a copy from page-locked memory does not wait; pinning a few kilobytes costs microseconds.
     """
     if device.type == "cuda" and not tensor.is_pinned():
         tensor = tensor.pin_memory()

@@ -1,9 +1,9 @@
-"""Attention over packed clips: all clips of a batch stand in one row, and none sees another.
+"""Attention over packed clips: all clips of a batch stand in one row, and no clip attends to another.
 
-Linear layers and norms run on real positions alone. The attention itself is a kernel for rows of clips where there is
-one (`kernels`); elsewhere it is padded, inside the op alone. This is faster than a padded batch and makes a clip's
-result independent of its neighbors. It is an attention implementation of `transformers`, registered as `packed`: the
-stock modules are used as they are. Without a `packed_layout` argument (of padded clips, and while decoding token by
+Linear layers and norms run on real positions only. The attention itself is a kernel for rows of clips if there is
+one (`kernels`); otherwise it is padded, only inside the op. This is faster than a padded batch and makes a clip's
+result independent of its neighbors. It is an attention implementation of `transformers`, registered as `packed`; the
+stock modules are used unchanged. Without a `packed_layout` argument (for padded clips, and for decoding token by
 token) it is the stock `sdpa`.
 
 `transformers` reads packed clips too, by its arguments `cu_seq_lens_q` and the like, but only with `flash_attn` or a
@@ -28,7 +28,7 @@ from .device import upload as to_device
 from .kernels import Kernel
 
 PACKED_ATTENTION = "packed"
-UNKNOWN = ("softcap", "s_aux", "position_bias")  # what attention functions may be given, and this one cannot do
+UNKNOWN = ("softcap", "s_aux", "position_bias")  # arguments of attention functions that this one does not support
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class PackedLayout:
         num_clips: B.
         max_seqlen: L.
         position_ids: (1, N) int64, restarting at 0 with every clip.
-        cu_seqlens: (B + 1,) int32, where each clip begins, and N.
-        to_padded: (B * L,) int64, the packed position that stands at each place of the padded batch; past a clip's
-            end, the clip's last position: finite, and masked or unseen.
+        cu_seqlens: (B + 1,) int32, the start of each clip, and N.
+        to_padded: (B * L,) int64, the packed position at each place of the padded batch. Past a clip's end it is the
+            clip's last position: its values are finite, and it is masked or not attended to.
         to_packed: (N,) int64, the place in the padded batch of each packed position.
         key_mask: (B, 1, 1, L) bool, True at real positions.
-        kernel: attends along the row; None: padded `scaled_dot_product_attention`.
+        kernel: the attention kernel for the row; None: padded `scaled_dot_product_attention`.
     """
 
     num_clips: int
@@ -65,7 +65,7 @@ class PackedLayout:
         real = place < length[:, None]  # (B, L)
         to_padded = start + torch.minimum(place, length[:, None] - 1)
 
-        def upload(part: Tensor) -> Tensor:  # no views: compiled layers would tell one clip's from several clips'
+        def upload(part: Tensor) -> Tensor:  # no views: layers would be compiled separately for one clip and several
             return to_device(part.clone(), device)
 
         return cls(
@@ -80,15 +80,15 @@ class PackedLayout:
         )
 
     def arguments(self, embeddings: Tensor, packed: bool) -> dict[str, Any]:
-        """Return what a causal language model is called with, to read embeddings (N, W).
+        """Return the arguments to call a causal language model with, to read embeddings (N, W).
 
-        Its hidden states come as (1, N, W) or, where it reads clips of a padded batch, as (B, L, W).
+        Its hidden states are (1, N, W) or, if it reads a padded batch, (B, L, W).
         """
         if packed:
             own = {"position_ids": self.position_ids, "packed_layout": self}
             rows, mask = embeddings[None], unused_mask(embeddings.device)
             return {"inputs_embeds": rows, "attention_mask": mask, "use_cache": False, **own}
-        # No mask: what is causal sees none of the padding after it, and has faster kernels where nothing is masked.
+        # No mask: causal attention does not reach the padding after a clip, and is faster without a mask.
         rows = embeddings.index_select(0, self.to_padded).view(self.num_clips, self.max_seqlen, -1)
         return {"inputs_embeds": rows, "use_cache": False}
 
@@ -116,10 +116,10 @@ def packed_attention(
     A causal module needs no mask: padding stands after every real position. A bidirectional one masks it.
 
     Raises:
-        NotImplementedError: the module caps its scores, or biases them.
+        NotImplementedError: the module caps its scores or adds a bias to them.
     """
     if unknown := [name for name in UNKNOWN if kwargs.get(name) is not None]:
-        raise NotImplementedError(f"packed attention has no {unknown[0]}")  # sdpa would leave it out in silence
+        raise NotImplementedError(f"packed attention has no {unknown[0]}")  # sdpa would ignore it without an error
     if packed_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     assert not kwargs.get("dropout"), "the models are frozen: their attention has no dropout"
@@ -148,21 +148,21 @@ def packed_attention(
 
 
 def in_one_precision(*parts: Tensor) -> list[Tensor]:
-    """Return tensors in the precision of autocast, which does not know kernels; rotated queries may be fp32."""
+    """Return tensors in the precision of autocast, which does not cast for kernels; rotated queries may be fp32."""
     kind = parts[0].device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parts[0].dtype
     return [part.to(dtype) for part in parts]
 
 
 def window_mask(length: int, window: int, device: torch.device) -> Tensor:
-    """Return (length, length) bool: each position sees itself and what stands less than `window` before it."""
+    """Return (length, length) bool: each position attends to itself and to those less than `window` before it."""
     place = torch.arange(length, device=device)
     before = place[:, None] - place
     return (before >= 0) & (before < window)
 
 
 def unused_mask(device: torch.device) -> Tensor:
-    """Return a mask that `transformers` hands on untouched because it is 4-D; `packed_attention` does not read it."""
+    """Return a mask that `transformers` passes on unchanged because it is 4-D; `packed_attention` does not read it."""
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 

@@ -1,4 +1,4 @@
-"""The composition: frozen encoder, trained projector, frozen decoder.
+"""The whole model: frozen encoder, trained projector, frozen decoder.
 
 Dimensions: B clips, S samples, T audio tokens of all clips, N decoder positions of all clips, K target tokens of all
 clips, W decoder width.
@@ -33,19 +33,19 @@ from .sequences import Sequences
 
 logger = logging.getLogger(__name__)
 
-# Of a compiled layer: the encoder's and the decoder's; the first, which reads a view, and the others; of one clip
-# and of several; with gradients and without, of the decoder's.
+# Forms of a compiled layer: of encoder and decoder; of the first layer, which reads a view, and of the others; for
+# one clip and for several; of the decoder, with and without gradients.
 COMPILED_FORMS = 12
 
 
 class Loss(NamedTuple):
-    """What a batch says of the weights.
+    """The loss of a batch.
 
     Attributes:
         cross_entropy: **summed** over the batch's target tokens, fp32.
-        num_targets: how many those are.
-        ctc: the CTC loss of the audio tokens, **summed** over the clips, fp32; 0 where it is not asked for.
-        ctc_weight: what it is multiplied with in the objective.
+        num_targets: the number of target tokens.
+        ctc: the CTC loss of the audio tokens, **summed** over the clips, fp32; 0 if it is not asked for.
+        ctc_weight: the factor of `ctc` in the objective.
         auxiliary, expert_usage: see `Projected`.
     """
 
@@ -58,16 +58,16 @@ class Loss(NamedTuple):
 
     @property
     def objective(self) -> Tensor:
-        """What is minimized, summed over target tokens: divided by the tokens of a whole step, the step's loss.
+        """The value to minimize, summed over target tokens; the step's loss is it divided by the step's tokens.
 
-        The auxiliary loss, a mean, weighs as much as its batch has target tokens, so that accumulated batches and
+        The auxiliary loss is a mean. It is multiplied by the batch's target tokens, so that accumulated batches and
         several processes add up to a mean over the step.
         """
         return self.cross_entropy + self.ctc_weight * self.ctc + self.num_targets * self.auxiliary
 
 
 class Written(NamedTuple):
-    """A transcript; whether it was ended because it looped, and whether the limit of tokens cut it off."""
+    """A transcript, whether it was ended because it looped, and whether the limit of tokens cut it off."""
 
     text: str
     looped: bool
@@ -75,20 +75,20 @@ class Written(NamedTuple):
 
 
 class SpeechLLM(nn.Module):
-    """Speech recognizer: encoder frames, projected, read by the decoder in the place of the audio.
+    """Speech recognizer: the decoder reads projected encoder frames in the place of the audio.
 
-    The encoder is always frozen; what else trains is chosen by `build_speech_llm`.
+    The encoder is always frozen; `build_speech_llm` chooses what else trains.
 
     Args:
         encoder, projector, decoder: the parts.
         audio_token_dropout: share of the audio tokens that are hidden from the decoder in training.
-        frame_masking, channel_masking: shares of the encoder's frames, and of its channels, that are hidden from the
+        frame_masking, channel_masking: shares of the encoder frames, and of their channels, that are hidden from the
             projector in training: see `mask_frames`.
 
     Attributes:
-        ctc: scores of audio tokens against word pieces; None where the projector was never taught by CTC.
-        ctc_weight: of the CTC loss in training, beside the decoder's.
-        search: how decoder and CTC head write together; with one beam the decoder writes greedily, alone.
+        ctc: scores of audio tokens against word pieces; None if the projector was never trained by CTC.
+        ctc_weight: weight of the CTC loss in training, which is added to the decoder's loss.
+        search: how decoder and CTC head search together; with one beam the decoder writes greedily, alone.
     """
 
     def __init__(
@@ -114,14 +114,14 @@ class SpeechLLM(nn.Module):
         self._lexicon: Lexicon | None = None
 
     def add_ctc(self, vocabulary: Tensor, frequencies: Tensor) -> None:
-        """Give it a CTC head, as yet untaught, over these pieces (V,) with these log-probabilities (V,)."""
+        """Add an untrained CTC head over these word pieces (V,) with these log-probabilities (V,)."""
         self.ctc = CTCHead(vocabulary, frequencies, self.decoder.decoder_dim).to(self.device)
         log_probs = dict(zip(vocabulary.tolist(), frequencies.tolist(), strict=True))
         self._split = WordPieces(self.decoder.prompt.tokenizer, log_probs)
         self._lexicon = None
 
     def pieces(self, transcripts: Sequence[str]) -> list[Tensor]:
-        """Return the word pieces (U_i,) int64 of each transcript, as CTC is taught them."""
+        """Return the word pieces (U_i,) int64 of each transcript, the targets of CTC."""
         assert self._split is not None
         return [torch.tensor(self._split(text), dtype=torch.int64) for text in transcripts]
 
@@ -148,7 +148,7 @@ class SpeechLLM(nn.Module):
     def embed(
         self, frames: Tensor, lengths: list[int], targets: Sequence[Tensor], contexts: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Sequences, Projected]:
-        """Return the decoder's input (N, W), its layout (see `Sequences.lay_out`), and what the projector made."""
+        """Return the decoder's input (N, W), its layout (see `Sequences.lay_out`), and the projector's result."""
         projected, counts = self.audio_tokens(frames, lengths)
         sequences = Sequences.lay_out(self.decoder.prompt, counts, targets, frames.device, contexts)
         embeddings = self.decoder.embed(sequences.token_ids)
@@ -158,22 +158,22 @@ class SpeechLLM(nn.Module):
     def forward(self, batch: Batch) -> Loss:
         """Compute the loss of a batch.
 
-        It comes as one object since wrappers for several GPUs move bare tensors to theirs, and lengths and targets
-        are wanted on the CPU. Without clips the loss is a zero that every weight has a (zero) gradient from, so that
-        this process takes part in the step of the others.
+        The batch is one object, since wrappers for several GPUs move bare tensors to their GPU, and lengths and targets
+        must stay on the CPU. Without clips the loss is a zero that gives every weight a zero gradient, so that this
+        process takes part in the step of the others.
         """
         return self._loss_of(batch, *self._read(batch))
 
     @torch.no_grad()
     def assess(self, batch: Batch, max_new_tokens: int) -> tuple[Tensor, list[Written]]:
-        """Return the cross-entropy of a batch, summed, and what is written down of each clip: see `write`."""
+        """Return the summed cross-entropy of a batch, and the transcript of each clip: see `write`."""
         frames, lengths, targets = self._read(batch)
         loss = self._loss_of(batch, frames, lengths, targets)
         written = self.write(frames, lengths, max_new_tokens, contexts=batch.context_ids)
         return loss.cross_entropy, written[: len(batch)]
 
     def _read(self, batch: Batch) -> tuple[Tensor, list[int], Sequence[Tensor]]:
-        """Return frames, lengths and targets; without clips, of one of nothing: all processes read the same layers."""
+        """Return frames, lengths and targets; without clips, of an empty one, so that all processes run all layers."""
         if len(batch):
             return *self.encode(batch), batch.target_ids
         frames = torch.zeros(128, self.encoder.encoder_dim, device=self.device)
@@ -204,9 +204,9 @@ class SpeechLLM(nn.Module):
             frames: (N, D) encoder frames, the clips one after another.
             lengths: frames of each clip.
             targets: B tensors (K_i,) int64 on the CPU: transcript tokens and the end of the turn.
-            pieces: B tensors (U_i,) int64 on the CPU, see `pieces`, for the CTC loss; None: there is none.
+            pieces: B tensors (U_i,) int64 on the CPU, see `pieces`, for the CTC loss; None: no CTC loss.
             ctc_weight: of the CTC loss.
-            contexts: B tensors (C_i,) int64 on the CPU, see `Prompt.context_ids`; none at all: no clip has one.
+            contexts: B tensors (C_i,) int64 on the CPU, see `Prompt.context_ids`; empty: no clip has a context.
         """
         embeddings, sequences, projected = self.embed(frames, lengths, targets, contexts)
         if self.training and self.audio_token_dropout:
@@ -226,7 +226,7 @@ class SpeechLLM(nn.Module):
 
     @torch.no_grad()
     def assess_ctc(self, batch: Batch) -> tuple[Tensor, list[Written]]:
-        """Return the CTC loss of a batch, summed, and what its audio tokens say by themselves, read off greedily."""
+        """Return the summed CTC loss of a batch, and the transcripts that CTC reads greedily from its audio tokens."""
         assert self.ctc is not None
         if not len(batch):
             return torch.zeros(()), []
@@ -262,12 +262,12 @@ class SpeechLLM(nn.Module):
 
     @torch.no_grad()
     def align(self, frames: Tensor, lengths: list[int], transcripts: Sequence[str]) -> list[list[AlignedWord] | None]:
-        """Find the words of each of B transcripts in its clip, and how surely they were said: see `align_words`.
+        """Find the words of each of B transcripts in its clip, and their probabilities: see `align_words`.
 
         Args:
             frames: (N, D) encoder frames, the clips one after another.
             lengths: frames of each clip.
-            transcripts: B lines.
+            transcripts: B transcripts.
 
         Raises:
             UserError: there is no CTC head.
@@ -299,15 +299,15 @@ class SpeechLLM(nn.Module):
         guarded: bool = False,
         contexts: Sequence[Tensor] = (),
     ) -> list[Written]:
-        """Write down what is said in each of B clips: greedily, or as `search` says.
+        """Write a transcript of each of B clips: greedily, or as `search` says.
 
-        A clip gets at most `transcript_limit` tokens; the limit is the clip's own, never its neighbors'.
+        A clip gets at most `transcript_limit` tokens. The limit depends on the clip alone, not on its neighbors.
 
         Args:
             frames: (N, D) encoder frames, the clips one after another.
             lengths: frames of each clip.
             max_new_tokens: upper limit for any clip.
-            guarded: end a transcript that loops; see `LoopGuard`. A search needs no guard: CTC hears no loop.
+            guarded: end a transcript that loops; see `LoopGuard`. A search needs no guard, as CTC scores loops low.
             contexts: see `loss`.
 
         Returns:
@@ -326,7 +326,7 @@ class SpeechLLM(nn.Module):
                 clips = embeddings[is_text].split(sizes)
             return self._search(clips, projected.tokens.split(counts), limits)
         kept: dict[int, int] = {}
-        # A token at a time there is nothing to gain, and each length of the cache would be compiled anew.
+        # Compiling gains nothing for one token at a time, and each length of the cache would be compiled anew.
         eager = torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
         with eager:
             rows = self.decoder.generate(embeddings.split(sequences.lengths), limits, kept if guarded else None)
@@ -337,12 +337,12 @@ class SpeechLLM(nn.Module):
         return written
 
     def _search(self, clips: Sequence[Tensor], heard: Sequence[Tensor], limits: list[int]) -> list[Written]:
-        """Write with decoder and CTC head together, after so many clips at once as there is room.
+        """Search with decoder and CTC head together, for as many clips at once as there is memory.
 
         Args:
             clips: B embeddings (N_i, W), which the decoder reads.
             heard: B audio tokens (t_i, W), for the CTC head.
-            limits: most tokens of each clip.
+            limits: upper limit of tokens for each clip.
         """
         self.check_search()
         assert self.ctc is not None
@@ -364,12 +364,12 @@ class SpeechLLM(nn.Module):
     def compile_layers(self) -> None:
         """Have the layers of encoder and decoder compiled when they first run, once for batches of any size.
 
-        The layers of a model are alike, so what is compiled of one serves for all. There are `COMPILED_FORMS` forms of
-        it at most; beyond torch's limit of 8 further ones would run as they are, in silence. The projector is 1 % of
-        the work.
+        The layers of a model are alike, so all use what is compiled for one, in at most `COMPILED_FORMS` forms.
+        Beyond torch's limit of 8 forms, further ones would run uncompiled, without a warning. The projector stays
+        uncompiled, as it is 1 % of the work.
         """
         self._compiled = True
-        _ = self.decoder.reading  # found out by passes of other forms, which are not to be compiled
+        _ = self.decoder.reading  # found by passes of other forms, which must not be compiled
         dynamo = torch._dynamo.config
         dynamo.recompile_limit = max(dynamo.recompile_limit, COMPILED_FORMS)
         for layer in (*self.encoder.layers, *self.decoder.layers):
@@ -379,7 +379,7 @@ class SpeechLLM(nn.Module):
 def transcript_limit(num_audio_tokens: int, max_new_tokens: int) -> int:
     """Return the most tokens that are written for a clip.
 
-    At most two for each audio token (25 a second) besides 16, so that a decoder that does not stop costs little.
+    It is 16 and two for each audio token (25 a second), so that a decoder that does not stop costs little.
     """
     return min(max_new_tokens, 16 + 2 * num_audio_tokens)
 
@@ -389,10 +389,10 @@ def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
 
     Args:
         config: also says what trains: the projector, LoRA on the decoder, or the whole decoder.
-        dtype: precision of what is frozen; what trains is fp32.
+        dtype: precision of the frozen weights; weights that train are fp32.
 
     Raises:
-        UserError: a model cannot be loaded, or does not fit.
+        UserError: a model cannot be loaded, or does not match the settings.
     """
     encoder = load_encoder(config.encoder, config.encoder_revision, dtype, config.encoder_window)
     decoder_dtype = dtype if config.freeze_decoder else torch.float32

@@ -1,1 +1,1 @@
-"""The life of a run: composition, steps, checkpoints, resuming, figures."""
+"""A training run: its parts, steps, checkpoints, resuming, figures."""

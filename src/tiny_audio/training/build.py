@@ -1,4 +1,4 @@
-"""The parts of a run, each made from the configuration: accelerator, models, data, batches, optimizer, evaluation."""
+"""Build each part of a run from the configuration: accelerator, models, data, batches, optimizer, evaluation."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ from .state import seed_step
 
 logger = logging.getLogger(__name__)
 
-READ_THE_FLAG = ("cpu", "cuda")  # devices whose fused AdamW does nothing where `found_inf` is 1
+READ_THE_FLAG = ("cpu", "cuda")  # devices where a fused AdamW skips the step if `found_inf` is 1
 
-# What a launcher's environment says, and the setting of ours that stands.
+# Environment variables of a launcher that are ignored, and our setting that applies instead.
 LAUNCHER = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "training.gradient_accumulation_steps",
     "ACCELERATE_GRADIENT_CLIPPING": "training.gradient_clip_norm",
     "ACCELERATE_DYNAMO_BACKEND": "hardware.compile",
 }
-REFUSED = {  # and what it would put in the place of the run's own step
+REFUSED = {  # variables for options that would replace the run's own step, and the options
     "ACCELERATE_USE_FSDP": "--use_fsdp",
     "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed",
     "ACCELERATE_USE_MEGATRON_LM": "--use_megatron_lm",
@@ -58,7 +58,7 @@ REFUSED = {  # and what it would put in the place of the run's own step
 
 
 def start_accelerator(config: Config) -> Accelerator:
-    """Choose device and precision, and say so; other processes than the first then stay silent."""
+    """Choose and log device and precision; then only the first process logs more than errors."""
     hardware = config.hardware
     for name, option in REFUSED.items():
         if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
@@ -93,7 +93,7 @@ def start_accelerator(config: Config) -> Accelerator:
 
 
 def ignore_launcher() -> None:
-    """Say which settings of `accelerate launch` and of its configuration file have no effect: the run has its own."""
+    """Warn of settings of `accelerate launch` and of its configuration file that have no effect."""
     neutral = ("", "1", "no", "none", "false", "default")
     for name, setting in LAUNCHER.items():
         if os.environ.get(name, "").lower() not in neutral:
@@ -101,10 +101,10 @@ def ignore_launcher() -> None:
 
 
 def share_out_batch(config: Config, num_processes: int) -> None:
-    """Say how many clips a step has; where `training.total_batch_size` says it, set the accumulation that makes it so.
+    """Log how many clips a step has. If `training.total_batch_size` is given, set the accumulation to match it.
 
     Raises:
-        UserError: processes of `batch_size` clips cannot make up that number.
+        UserError: that number is not a multiple of `batch_size` times the number of processes.
     """
     training = config.training
     at_once, total = training.batch_size * num_processes, training.total_batch_size
@@ -132,7 +132,7 @@ def share_out_batch(config: Config, num_processes: int) -> None:
 
 
 def load_models(config: Config, accelerator: Accelerator, processes: Processes) -> SpeechLLM:
-    """Load the frozen models and make the projector, the same on all processes, on their device and ready to run."""
+    """Load the frozen models and make the projector, the same on all processes, on their device, ready to run."""
     seed_step(config.training.seed, -1, 0)
     with processes.first_ahead():
         model = build_speech_llm(config.model, FROZEN_DTYPES[accelerator.mixed_precision])
@@ -142,7 +142,7 @@ def load_models(config: Config, accelerator: Accelerator, processes: Processes) 
     logger.info("Frozen parameters: %s", format_count(frozen))
     hardware = config.hardware
     model.to(accelerator.device)
-    with accelerator.autocast():  # as in training: kernels do not know every precision
+    with accelerator.autocast():  # as in training: a kernel does not support every precision
         attention = choose_attention(model, hardware.attention)
     logger.info("Attention: %s%s", attention, ", compiled" * hardware.compile)
     if hardware.compile:
@@ -184,7 +184,7 @@ def load_data(config: Config, processes: Processes) -> tuple[list[Source], list[
 
 
 def describe(config: Config, model: SpeechLLM, sources: Sequence[Source], accelerator: Accelerator) -> dict[str, Any]:
-    """Return what a checkpoint says of its run: settings, models, machine, and of each corpus its origin and size."""
+    """Return what a checkpoint records of its run: settings, models, machine, origin and size of each corpus."""
     corpora = {
         source.name: {
             "origin": source.origin,
@@ -207,7 +207,7 @@ def describe(config: Config, model: SpeechLLM, sources: Sequence[Source], accele
 
 
 def contexts_read(config: Config, sources: Sequence[Source]) -> int | None:
-    """Return how many clips have a context that is read; None where that is not known before they are drawn."""
+    """Return how many clips have a context that is read; None if this is not known before they are drawn."""
     counts = [source.num_contexts for source in sources]
     if config.data.context_dropout == 1:
         return 0
@@ -215,9 +215,9 @@ def contexts_read(config: Config, sources: Sequence[Source]) -> int | None:
 
 
 def clip_seconds(sources: Sequence[Source], temperature: float) -> dict[str, float] | None:
-    """Return how long the clips with speech that are drawn are: `median`, `p95` (95 of 100 are no longer) and `max`.
+    """Return the lengths in seconds of the drawn clips with speech: `median`, `p95` (95 of 100 are no longer), `max`.
 
-    In seconds; None where that is not known of all corpora before their clips are drawn.
+    None if the lengths in some corpus are not known before its clips are drawn.
     """
     spoken = [source for source in sources if source.has_speech]
     if any(source.estimated or not isinstance(source.durations, np.ndarray) for source in spoken):
@@ -234,7 +234,7 @@ def clip_seconds(sources: Sequence[Source], temperature: float) -> dict[str, flo
 
 
 def build_plan(config: Config, sources: Sequence[Source]) -> SamplingPlan:
-    """Return what the run draws from its training sources."""
+    """Return the plan of the clips that the run draws from its training sources."""
     return SamplingPlan(
         [source.durations for source in sources],
         [source.weight for source in sources],
@@ -246,10 +246,10 @@ def build_plan(config: Config, sources: Sequence[Source]) -> SamplingPlan:
 
 
 def agree_on_plan(config: Config, sources: Sequence[Source], processes: Processes) -> SamplingPlan:
-    """Return `build_plan`'s, and say what it mixes.
+    """Return the plan of `build_plan`, and log what it mixes.
 
     Raises:
-        UserError: not all processes have the same one.
+        UserError: the processes have different plans.
     """
     plan = build_plan(config, sources)
     if len(sources) > 1:
@@ -281,16 +281,16 @@ def open_batches(
 
 
 def usable_workers(num_workers: int) -> int:
-    """Return `data.num_workers`, but no more than there are cores: they would only take turns."""
+    """Return `data.num_workers`, at most one for each core: more would only take turns."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(num_workers, cores)
 
 
 def left_to_the_host(optimizer: torch.optim.Optimizer, nonfinite: torch.Tensor) -> bool:
-    """Have the next step left out where the gradient is not finite; return whether the caller has to do that itself.
+    """Make the optimizer skip the next step if the gradient is not finite; return whether the caller must skip it.
 
-    The host does not know: a fused optimizer reads the flag on the device, as it does a loss scaler's. Apple's kernel
-    does not read it: there the host does.
+    A fused optimizer reads the flag on the device, as it reads the flag of a loss scaler, so the host need not wait
+    for it. Apple's kernel does not read the flag, so the host does.
 
     Args:
         optimizer: AdamW as `build_optimizer` makes it.
@@ -303,9 +303,9 @@ def left_to_the_host(optimizer: torch.optim.Optimizer, nonfinite: torch.Tensor) 
 
 
 def build_optimizer(config: Config, model: SpeechLLM) -> torch.optim.Optimizer:
-    """AdamW (arXiv 1711.05101) over the weights that train; biases and norms do not decay.
+    """AdamW (arXiv 1711.05101) over the weights that train, without weight decay on biases and norms.
 
-    Fused: one kernel for all weights, which leaves a step out where a flag on the device says so.
+    It is fused: one kernel updates all weights, and skips the step if a flag on the device is set.
     """
     training = config.training
     scale = (training.decoder_learning_rate or training.learning_rate) / training.learning_rate
@@ -327,7 +327,7 @@ def build_optimizer(config: Config, model: SpeechLLM) -> torch.optim.Optimizer:
 
 
 def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator) -> tuple[nn.Module, Any]:
-    """Copy or shard the model over the processes, and make the optimizer of what is here then."""
+    """Copy or shard the model over the processes, and make the optimizer for this process's weights."""
     several = accelerator.num_processes > 1
     if config.hardware.fsdp and several:
         shard(model)
@@ -341,7 +341,7 @@ def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator) -> tu
 def build_evaluation(
     config: Config, model: SpeechLLM, sources: list[Source], accelerator: Accelerator, skips: SkipLog
 ) -> Callable[..., Evaluation] | None:
-    """Return what evaluates the model as it stands, or None where there is nothing to evaluate on."""
+    """Return a function that evaluates the current model, or None if there is no evaluation set."""
     if not sources:
         logger.warning("data.eval_datasets is empty: there will be no WER, and the last checkpoint counts as the best.")
         return None
@@ -382,7 +382,7 @@ def build_evaluation(
 
 @contextmanager
 def explaining_out_of_memory() -> Iterator[None]:
-    """Turn a device that is too small into one line that says what to make smaller."""
+    """Turn an out-of-memory error into one line that says what to make smaller."""
     try:
         yield
     except Exception as error:

@@ -1,7 +1,7 @@
 """Checkpoints: one file each, written so that an interruption at any moment leaves the last one whole.
 
-`checkpoint-step-N.pt` holds all that a run needs to go on exactly; `final.pt` has the last one's weights, for use.
-They are read with `weights_only=True`: a file from a stranger can hold numbers, but run no code.
+`checkpoint-step-N.pt` holds all that a run needs to resume exactly; `final.pt` has only the weights of the last one.
+They are read with `weights_only=True`, so a file from an unknown source cannot run code.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ VERSION = 2
 STATE_FILE = "training_state.json"
 CONFIG_FILE = "config.yaml"
 FINAL_FILE = "final.pt"
-OF_THE_RUN = ("optimizer", "scheduler", "scaler", "rng")  # what a run goes on with, and nobody else wants
-# The feature conventions of older versions, and the window that each of them is.
+OF_THE_RUN = ("optimizer", "scheduler", "scaler", "rng")  # used only to resume a run
+# The feature conventions of older versions, and the encoder window that each stands for.
 BEFORE = {
     "zero-padded to 1280 samples, attention within the clip": "clip",
     "silence to 30 s, attention over the whole window": "30s",
@@ -43,21 +43,21 @@ _NAME = re.compile(r"checkpoint-step-(\d+)\.pt")
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint; raises `OSError` and changes nothing where that is impossible."""
+    """Write a checkpoint; if that is impossible, raise `OSError` and change nothing."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
     write_whole(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: str | Path, verify: bool = True) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU: its tensors are mapped, and read from the disk where and when they are used.
+    """Read a checkpoint onto the CPU: its tensors are mapped, and read from the disk when they are used.
 
     Args:
         path: the file.
-        verify: read all of it once, to compare it with the checksums that it was written with.
+        verify: read all of it once, to compare it with the checksums in the file.
 
     Raises:
-        UserError: there is none at `path`, it is damaged, or it is not one of ours.
+        UserError: there is no file at `path`, it is damaged, or it is not a checkpoint of this package.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,12 +65,12 @@ def load_checkpoint(path: str | Path, verify: bool = True) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} {kind}.{_suggest(path)}")
     try:
         if verify:
-            with ZipFile(path) as archive:  # each tensor is a member of it, with a CRC-32
+            with ZipFile(path) as archive:  # each tensor is a member of the archive, with a CRC-32
                 damaged = archive.testzip()
             if damaged is not None:
                 raise BadZipFile(damaged)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever a damaged or foreign file makes the reader say
+    except Exception as error:  # any error that a damaged or foreign file causes
         raise UserError(f"checkpoint {path} is damaged or not a checkpoint.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or type(content.get("version")) is not int:
         raise UserError(f"{path} is not a checkpoint of this toolkit.")
@@ -86,9 +86,10 @@ def load_checkpoint(path: str | Path, verify: bool = True) -> dict[str, Any]:
 
 
 def _complete(saved: dict[str, Any]) -> None:
-    """Add what checkpoints of older versions do not say: `model.encoder_window`.
+    """Add `model.encoder_window`, which checkpoints of older versions lack.
 
-    They counted frames to the next 80 ms. The stack that is no longer counted holds silence, or the clip's last 60 ms.
+    Older versions counted frames up to the next 80 ms. The stack that is no longer counted holds silence, or the
+    clip's last 60 ms.
     """
     settings, models = saved["config"]["model"], saved["models"]
     if "encoder_window" not in settings:
@@ -98,10 +99,10 @@ def _complete(saved: dict[str, Any]) -> None:
 
 
 def kind(saved: dict[str, Any]) -> dict[str, Any]:
-    """Return what two checkpoints agree on where the weights of one fit between the models of the other.
+    """Return what must be equal in two checkpoints so that the weights of one fit the models of the other.
 
-    Models are told by their weights, so they may have moved; where a run started and what it froze do not matter. What
-    is None, a checkpoint of an older version does not say.
+    Models are identified by their weights, so their folders may differ. Where a run started and what it froze do not
+    matter. A value is None if a checkpoint of an older version does not have it.
     """
     models, settings = saved["models"], asdict(build_config({"model": saved["config"]["model"]}).model)
     settings["projector_config"] = models.get("projector_config") or settings["projector_config"]
@@ -112,10 +113,10 @@ def kind(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_checkpoints(path: str | Path) -> CheckpointFolder:
-    """Return the folder of checkpoints that is meant by a run's folder, or by that folder itself.
+    """Return the folder of checkpoints, given a run's folder or the folder of checkpoints itself.
 
     Raises:
-        UserError: it is not there, or holds no checkpoint.
+        UserError: the folder does not exist, or holds no checkpoint.
     """
     path = Path(path)
     if not path.is_dir():
@@ -153,13 +154,13 @@ class CheckpointFolder:
         return sorted(int(match[1]) for match in names if match)
 
     def files(self) -> list[Path]:
-        """All checkpoints: those of steps in their order, then others; `final.pt` only where it is not one of them."""
+        """All checkpoints: those of steps in order, then others; `final.pt` unless it is a copy of one of them."""
         steps = [self.file(step) for step in self.steps()]
         others = sorted(set(self.path.glob("*.pt")) - set(steps)) if self.path.is_dir() else []
         return steps + [file for file in others if file.name != FINAL_FILE or not self._is_copy(file)]
 
     def _is_copy(self, final: Path) -> bool:
-        """Whether `final.pt` has the weights of the checkpoint of its step; what cannot be read has not."""
+        """Whether `final.pt` has the weights of the checkpoint of its step; False if a file cannot be read."""
         try:
             saved = load_checkpoint(final)
             step = self.file(saved["state"]["step"])
@@ -173,10 +174,10 @@ class CheckpointFolder:
         )
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Return the newest checkpoint that can be read; what cannot is named and passed over.
+        """Return the newest checkpoint that can be read; warn of newer ones that cannot.
 
         Raises:
-            UserError: there are checkpoints, but none can be read: starting afresh would write over them.
+            UserError: there are checkpoints, but none can be read; starting afresh would overwrite them.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -189,19 +190,19 @@ class CheckpointFolder:
         return None
 
     def prune(self, keep: int | None, newest: int, best: int | None) -> None:
-        """Delete the oldest beyond `keep`; never the step that was saved last, never the best."""
+        """Keep the last `keep` checkpoints and delete the others, except the `newest` step and the `best`."""
         steps = self.steps()
         for step in steps[:-keep] if keep else []:
             if step not in (best, newest):
                 self.file(step).unlink(missing_ok=True)
 
     def write(self, step: int, content: dict[str, Any], best: Callable[[], int | None]) -> None:
-        """Write the checkpoint of a step; on a full disk older ones make room, but never the newest nor the best.
+        """Write the checkpoint of a step; if the disk is full, delete older ones, but never the newest nor the best.
 
         Args:
             step: of the checkpoint.
             content: what it holds.
-            best: returns the step of the best checkpoint that is there.
+            best: returns the step of the best checkpoint that exists.
 
         Raises:
             OSError: it cannot be written.
@@ -217,7 +218,7 @@ class CheckpointFolder:
                 logger.warning("The disk is full: %s was deleted to make room.", deleted)
 
     def make_room(self, best: int | None) -> Path | None:
-        """Delete the oldest that is neither the newest nor the best, and return it; None where there is none."""
+        """Delete the oldest checkpoint except the newest and the best, and return it; None if there is none."""
         for step in self.steps()[:-1]:
             if step != best:
                 self.file(step).unlink()
@@ -225,7 +226,7 @@ class CheckpointFolder:
         return None
 
     def set_aside(self, after: int) -> None:
-        """Move checkpoints of later steps into a folder of their own: the run goes another way from here."""
+        """Move checkpoints of later steps into their own folder: the run continues differently from step `after`."""
         later = [step for step in self.steps() if step > after]
         aside = self.path / "set-aside"
         for step in later:
@@ -235,11 +236,11 @@ class CheckpointFolder:
             logger.warning("%d later checkpoints were moved to %s.", len(later), aside)
 
     def sweep_temporaries(self) -> None:
-        """Delete what a killed process left half-written."""
+        """Delete the partly written files of a killed process."""
         sweep_temporaries(self.path)
 
     def finish(self, step: int) -> Path:
-        """Write the checkpoint of the last step under its fixed name, without what only the run itself goes on with.
+        """Write the checkpoint of the last step as `final.pt`, without what is only used to resume a run.
 
         Raises:
             OSError: such as a full disk.
@@ -249,16 +250,16 @@ class CheckpointFolder:
         return final
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Write `training_state.json`, the human's index of the folder."""
+        """Write `training_state.json`, a readable index of the folder."""
         write_whole(self.path / STATE_FILE, (json.dumps(state, indent=2) + "\n").encode())
 
     def write_config(self, settings: dict[str, Any]) -> None:
-        """Write `config.yaml`; a disk too full for it need not end a run, since every checkpoint holds the same."""
+        """Write `config.yaml`; a full disk does not end the run, since every checkpoint holds the same settings."""
         try:
             write_whole(self.path / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
         except OSError as error:
             logger.error("%s cannot be written (%s).", self.path / CONFIG_FILE, error.strerror or error)
 
     def drop_final(self) -> None:
-        """Take away the `final.pt` of an earlier, shorter run, once there is something newer."""
+        """Delete the `final.pt` of an earlier, shorter run, once there is a newer checkpoint."""
         (self.path / FINAL_FILE).unlink(missing_ok=True)

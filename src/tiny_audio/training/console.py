@@ -1,7 +1,7 @@
-"""What a run prints: lines that read well in a terminal, in a log file and in CI.
+"""What a run prints: lines that are easy to read in a terminal, in a log file and in CI.
 
 In a terminal one live bar stays below the lines. Anywhere else there are only whole lines, no carriage returns.
-Everything goes to stderr; stdout is left for data. `train.log` keeps the same lines with the time.
+Everything is printed to stderr; stdout is for data. `train.log` keeps the same lines with the time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def format_rate(value: float) -> str:
-    """Write a learning rate shortly: 5e-4, 1.25e-4."""
+    """Format a learning rate briefly: 5e-4, 1.25e-4."""
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -29,7 +29,7 @@ def format_rate(value: float) -> str:
 
 
 def format_count(value: float) -> str:
-    """Write a count shortly: 12.6M, 1.2B."""
+    """Format a count briefly: 12.6M, 1.2B."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if value >= size:
             return f"{value / size:.1f}{unit}"
@@ -37,13 +37,13 @@ def format_count(value: float) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Write a size shortly: 1.5 MB, 151 MB, 14.2 GB."""
+    """Format a size briefly: 1.5 MB, 151 MB, 14.2 GB."""
     number, unit = (count / 1e9, "GB") if count >= 1e9 else (count / 1e6, "MB")
     return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
 
 
 def format_metric(name: str, value: float) -> str:
-    """Write a metric's value: error rates as percentages."""
+    """Format a metric's value: error rates as percentages."""
     return f"{value:.1%}" if name in ("wer", "cer") else f"{value:.3f}"
 
 
@@ -52,15 +52,15 @@ class Console:
 
     Args:
         max_steps: steps of the whole run.
-        epochs: passes over the data that those steps amount to.
-        step: the step that it starts from.
-        quiet: print nothing (other processes than the first).
-        title: what a step is called.
+        epochs: passes over the data in those steps.
+        step: the step that the run starts from.
+        quiet: print nothing (in all processes but the first).
+        title: name of a step.
     """
 
     def __init__(self, max_steps: int, epochs: float, step: int, quiet: bool, title: str = "Step") -> None:
         self.max_steps, self.epochs, self.quiet, self.title = max_steps, math.ceil(epochs), quiet, title
-        self._recent: deque[tuple[float, int]] = deque(maxlen=50)  # speed of late, not the mean since the start
+        self._recent: deque[tuple[float, int]] = deque(maxlen=50)  # recent speed, not the mean since the start
         self._bar = LiveBar("", max_steps, step) if not quiet and is_terminal() else None
 
     def line(self, text: str) -> None:
@@ -77,7 +77,7 @@ class Console:
             self._bar.update(completed=step, description=title, info=self.speed())
 
     def speed(self) -> str:
-        """Steps a second of late and the time that is left, or nothing before the second step."""
+        """Recent steps a second and the time that is left, or nothing before the second step."""
         if len(self._recent) < 2:
             return ""
         (start, first), (now, last) = self._recent[0], self._recent[-1]
@@ -86,7 +86,7 @@ class Console:
         return f"{per_step}, {format_time((self.max_steps - last) / max(rate, 1e-9))} left"
 
     def step(self, step: int, values: dict[str, str]) -> None:
-        """Print the line of a step, such as `Step 5/10: loss=0.128, lr=5e-4`; without a bar also how fast it goes."""
+        """Print the line of a step, such as `Step 5/10: loss=0.128, lr=5e-4`; without a bar also the speed."""
         if self._bar is None and self.speed():
             values = {**values, "speed": self.speed()}
         self.line(
@@ -94,26 +94,26 @@ class Console:
         )
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
 class _LogFile(logging.FileHandler):
-    """A full disk costs lines of the log, never the run: what is lost is on the terminal."""
+    """A log file that loses lines if the disk is full, but does not end the run; the terminal shows the lines."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
 
     def close(self) -> None:
-        """See `logging.Handler`; what could not be written is tried once more, and may fail again."""
+        """See `logging.Handler`; lines that could not be written are tried once more, and may fail again."""
         with suppress(OSError):
             super().close()
 
 
 @contextmanager
 def run_log(path: Path, write: bool) -> Iterator[None]:
-    """Within this context what this package says is appended to a file, too, if `write`.
+    """Within this context, also append the log of this package to a file, if `write`.
 
     Raises:
         OSError: the file cannot be opened.

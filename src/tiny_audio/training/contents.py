@@ -1,4 +1,4 @@
-"""What a checkpoint holds, checked once when it is read: it may be damaged, or made by somebody who means harm."""
+"""Check the content of a checkpoint once, when it is read: it may be damaged, or made to do harm."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..config import TEXT_CASES
 from ..prompt import CONTEXT_IDS
 from .state import RunState
 
-MAX_TEXT = 1_000_000  # characters of a setting or a name: more than anybody types
+MAX_TEXT = 1_000_000  # characters of a setting or a name; real ones are shorter
 MAX_DEPTH = 20
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")  # but for white space
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")  # except white space
 TEXTS = ("encoder_fingerprint", "decoder_fingerprint", "feature_convention", "prompt")  # of `models`
 NAMES = ("encoder", "decoder", "projector_type")
 POSITION = ("step", "batches", "draws")  # of `state`
@@ -25,7 +25,7 @@ OPTIONAL = ("encoder_revision", "decoder_revision")
 
 
 def fault(content: Mapping[str, Any]) -> str | None:
-    """Return what no run would have written, in a few words; None where all is as it should be.
+    """Return in a few words what no run would have written; None if there is no such fault.
 
     Args:
         content: of a checkpoint, or of an exported folder, which has no `state`.
@@ -64,7 +64,7 @@ def _faults(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _plain(key: str, value: Any, depth: int = 0) -> Iterator[str]:
-    """Settings are numbers, texts without escape sequences, and lists and tables of these."""
+    """Yield faults of a setting: it may be a number, a text without escape sequences, or a list or table of these."""
     if isinstance(value, dict | list | tuple) and depth < MAX_DEPTH:
         items = value.items() if isinstance(value, dict) else ((f"{number}", one) for number, one in enumerate(value))
         for name, inner in items:
@@ -91,14 +91,14 @@ def _of_models(models: dict[str, Any]) -> Iterator[str]:
             yield f"models.{name} is not a text"
     yield from _plain("models", models)
     prompt = models.get("prompt_ids")
-    if prompt is None:  # of an older version
+    if prompt is None:  # from an older version
         return
     if not isinstance(prompt, dict) or not isinstance(prompt.get("vocabulary"), str):
         yield "models.prompt_ids is not a prompt"
     size = prompt.get("vocabulary_size", 0)
     if type(size) is not int:
         yield "models.prompt_ids.vocabulary_size is not a number"
-    known = [name for name in CONTEXT_IDS if prompt.get(name) is not None]  # not of an older version
+    known = [name for name in CONTEXT_IDS if prompt.get(name) is not None]  # older versions have none
     for name in ("prefix_ids", "suffix_ids", "end_ids", *(CONTEXT_IDS if known else ())):
         ids = prompt.get(name)
         if not isinstance(ids, list) or not all(type(one) is int and 0 <= one < size for one in ids):
@@ -118,7 +118,7 @@ def _of_weights(weights: dict[str, Any]) -> Iterator[str]:
         for name, tensor in tensors.items():
             if not isinstance(tensor, Tensor):
                 yield f"weights.{part}.{name} is a {type(tensor).__name__}"
-            elif tensor.nbytes > tensor.untyped_storage().nbytes():  # one number, said to be a billion
+            elif tensor.nbytes > tensor.untyped_storage().nbytes():  # one stored number that claims to be a billion
                 yield f"weights.{part}.{name} is larger than what is stored of it"
     if "ctc" in weights:
         pieces, frequencies = weights["ctc"].get("vocabulary"), weights["ctc"].get("frequencies")

@@ -1,9 +1,9 @@
-"""What happens to a new projector before the first step: it is scaled to the decoder, and warmed up by CTC.
+"""Prepare a new projector before the first step: scale it to the decoder, and warm it up by CTC.
 
-In the CTC warm-up the projector learns by CTC alone where each word piece is said.
+In the CTC warm-up the projector learns, by CTC alone, where each word piece is said.
 
-The decoder is not run, only its token embeddings are read: see `model.ctc`. The steps of the warm-up are counted apart
-from those of the run, whose draws start at the first one either way; in the logs they have numbers below 0.
+The decoder is not run; only its token embeddings are read: see `model.ctc`. The steps of the warm-up are counted
+separately, and have numbers below 0 in the logs. With or without it, the run starts at the first draw.
 """
 
 from __future__ import annotations
@@ -37,35 +37,34 @@ from .tracking import Trackers
 
 logger = logging.getLogger(__name__)
 
-CLIPS = 16  # that scale a projector: some thousands of audio tokens; as many as the encoder reads in a step anyway
+CLIPS = 16  # for scaling a projector: some thousands of audio tokens, about as many as in a step
 
-VOCABULARY_CLIPS = 50_000  # whose transcripts are looked through for word pieces: some seconds
-LOOKS = 4  # at the evaluation set, the last of them at the end
-TOO_SHORT_SHARE = 0.5  # of the clips, from which on CTC has too little to learn from
+VOCABULARY_CLIPS = 50_000  # whose transcripts are searched for word pieces, which takes some seconds
+LOOKS = 4  # evaluations; the last one is at the end
+TOO_SHORT_SHARE = 0.5  # of the clips; above it, CTC has too little to learn from
 
 
 def calibration_draws(plan: SamplingPlan) -> list[Draw]:
-    """Return the draws that `calibrate` goes by: the first ones, whatever the batch size."""
+    """Return the draws that `calibrate` uses: the first ones, independent of the batch size."""
     return plan.draws(0, CLIPS)
 
 
 def calibrate(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) -> None:
-    """Scale a new projector so that it comes out at the size of the decoder's own embeddings.
+    """Scale a new projector so that its output has the size of the decoder's own embeddings.
 
-    It goes by the first clips of the run in the order in which they are drawn, and reads them one by one: the same
-    projector whatever the batch size, the accumulation and the number of processes. Where none of them can be read, it
-    is left as it is.
+    It reads the first clips of the run, in the order of the draws, one by one. The projector is thus the same for any
+    batch size, accumulation and number of processes. If none of the clips can be read, it is not changed.
 
     Args:
         model: on its device.
         plan: of the run.
-        dataset: what its draws count.
+        dataset: the clips that the plan draws from.
     """
     model.projector.calibrate(_frames_of_each(model, plan, dataset), model.decoder.embedding_rms)
 
 
 def _frames_of_each(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) -> Iterator[tuple[Tensor, list[int]]]:
-    """Yield the encoder frames (n, D) of each clip, and how many they are."""
+    """Yield the encoder frames (n, D) of each clip, and their number."""
     for draw in calibration_draws(plan):
         batch = dataset.__getitems__([draw])
         if len(batch):
@@ -74,14 +73,14 @@ def _frames_of_each(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) 
 
 
 def learn_pieces(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset, min_count: int) -> tuple[Tensor, Tensor]:
-    """Find the pieces that the transcripts of the plan's first clips are made of: see `WordPieces.learn`.
+    """Find the word pieces in the transcripts of the plan's first clips: see `WordPieces.learn`.
 
     Returns:
-        (V,) int64 token ids in order, and (V,) fp32 the log-probability of each.
+        (V,) int64 token ids in order, and (V,) fp32 log-probabilities.
     """
     originals = [source for source in dataset.sources if not source.repeats]
     wanted = min(sum(map(len, originals)), VOCABULARY_CLIPS)
-    draws = 4 * wanted * len(dataset.sources) // len(originals)  # a small corpus beside a large one comes round early
+    draws = 4 * wanted * len(dataset.sources) // len(originals)  # a small corpus beside a large one repeats early
     seen: set[tuple[int, int]] = set()
     transcripts: list[str] = []
     for number in range(-(-draws // plan.batch_size)):
@@ -96,7 +95,7 @@ def learn_pieces(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset, min
 
 
 def warmup_rate(step: int, config: TrainingConfig) -> float:
-    """Return the learning rate of a step of the warm-up, counted from 0: a tenth of them up, then a cosine to 0."""
+    """Return the learning rate of a warm-up step, counted from 0: it rises for a tenth of them, then a cosine to 0."""
     total = config.num_ctc_steps
     rise = max(1, min(50, total // 10))
     return config.ctc_learning_rate * min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / total))
@@ -109,25 +108,25 @@ def warmup_batches(config: Config, done: int, processes: Processes) -> range:
 
 
 def warmup_position(config: Config, state: RunState) -> int:
-    """Return the number that the warm-up's last step has in the logs: below 0, where the run itself starts."""
+    """Return the number of the warm-up's last step in the logs; it is below 0, since the run itself starts at 0."""
     return state.ctc_step - config.training.num_ctc_steps - 1
 
 
 class CTCWarmup:
-    """Runs the steps of the warm-up from where a checkpoint stands to the last one.
+    """Runs the steps of the warm-up, from the first or from a checkpoint's, to the last one.
 
     Args:
         config: the run's settings.
-        accelerator: its device.
+        accelerator: device and mixed precision.
         processes: of the run.
-        model: not wrapped, the same on all processes; its projector and `model.ctc` learn, all else stays.
-        plan, dataset: what is drawn, and reads it.
-        evaluate: see `build_evaluation`; None where there is no evaluation set.
-        folder: where checkpoints go.
-        description: what a checkpoint says of the models and the configuration.
-        skips, trackers: where skipped clips and figures go.
-        state: of the run; its `ctc_step` says how far the warm-up is.
-        saved: what the checkpoint that it goes on from says of the warm-up, or None.
+        model: not wrapped, the same on all processes; only its projector and `model.ctc` train.
+        plan, dataset: which clips are drawn, and what reads them.
+        evaluate: see `build_evaluation`; None if there is no evaluation set.
+        folder: where checkpoints are written.
+        description: what a checkpoint records of the models and the configuration.
+        skips, trackers: where skipped clips and figures are recorded.
+        state: of the run; `ctc_step` is the number of warm-up steps done.
+        saved: what the checkpoint to resume from holds of the warm-up, or None.
     """
 
     def __init__(
@@ -167,13 +166,13 @@ class CTCWarmup:
         epochs = plan.epoch(self.steps * self.clips_a_step)
         self.console = Console(self.steps, epochs, state.ctc_step, quiet=not processes.is_main, title="CTC warm-up")
         self.looked = saved["looked"] if saved is not None else 0  # the last step that was evaluated
-        # Since the last line: loss, word pieces, clips, clips too short for their transcripts, steps left out.
+        # Since the last logged step: loss, word pieces, clips, clips too short for their transcripts, steps left out.
         self.sums = torch.zeros(5, device=accelerator.device)
         if saved is not None and processes.is_main:
             self.sums += torch.tensor(saved["sums"], device=accelerator.device)
 
     def run(self) -> bool:
-        """Make the steps that are left; return False where a signal stopped them, their state saved."""
+        """Run the steps that are left; return True. If a signal stops them, save their state and return False."""
         state = self.state
         logger.info(
             "CTC warm-up: steps %d to %d, on %s word pieces...",
@@ -186,7 +185,7 @@ class CTCWarmup:
         batches = open_batches(self.config, self.plan, self.dataset, numbers, self.accelerator)
         try:
             with self.stop:
-                if self._look_due():  # a stopped run did not come to it
+                if self._look_due():  # missed by a run that was stopped
                     self.finish_step({})
                 while state.ctc_step < self.steps:
                     loaded = [next(batches) for _ in range(self.training.gradient_accumulation_steps)]
@@ -216,7 +215,7 @@ class CTCWarmup:
         return step >= self.steps or step % each == 0 or self._look_due()
 
     def step(self, given: StepInput) -> Tensor:
-        """Make one step; return the gradient norm before clipping, on the device."""
+        """Run one step; return the gradient norm before clipping, on the device."""
         seed_step(self.training.seed, -2 - self.state.ctc_step, self.accelerator.process_index)
         for group in self.optimizer.param_groups:
             group["lr"] = warmup_rate(self.state.ctc_step, self.training)
@@ -244,7 +243,7 @@ class CTCWarmup:
         return norm
 
     def finish_step(self, shown: dict[str, str]) -> None:
-        """Evaluate and save what is due after a step, and print its line: `shown` and what was evaluated."""
+        """Evaluate and save if it is due after a step, and print its line: `shown` and the evaluation's figures."""
         step = self.state.ctc_step
         self.console.progress(step, self.plan.epoch(step * self.clips_a_step))
         if self._look_due():
@@ -253,7 +252,7 @@ class CTCWarmup:
         if shown:
             self.console.step(step, shown)
         if step >= self.steps:
-            calibrate(self.model, self.plan, self.dataset)  # cosines have left the size of the audio tokens open
+            calibrate(self.model, self.plan, self.dataset)  # CTC reads cosines: they do not fix the tokens' size
         if step >= self.steps or step % self.training.save_steps == 0:
             self.save()
 
@@ -277,7 +276,7 @@ class CTCWarmup:
         return {"loss": f"{loss:.3f}", "lr": format_rate(lr)}
 
     def evaluate_now(self) -> dict[str, str]:
-        """Read the evaluation set off the audio tokens greedily; log the error rates, return those to show."""
+        """Read the evaluation set greedily from the audio tokens; log the error rates, and return those to show."""
         assert self.evaluate is not None
         should_stop = self.stop if self.processes.count == 1 else lambda: False
         found = self.evaluate(should_stop, self.model.assess_ctc).metrics
@@ -289,7 +288,7 @@ class CTCWarmup:
         self.trackers.log(named, warmup_position(self.config, self.state))
 
     def save(self) -> None:
-        """Write the checkpoint of step 0; a full disk costs it, and not the run."""
+        """Write the checkpoint of step 0; if the disk is full, there is none, and the run goes on."""
         sums = self.sums.clone()
         if self.processes.count > 1:
             dist.all_reduce(sums)

@@ -1,7 +1,7 @@
-"""Computing what the encoder-output cache lacks, before training starts.
+"""Compute what the encoder-output cache lacks, before training starts.
 
-Features may depend on nothing but the recording: a setting that changes waveforms from draw to draw cannot be combined
-with the cache, and is refused where settings are checked (`DataConfig`).
+Features may depend only on the recording. A setting that changes waveforms from draw to draw cannot be combined with
+the cache; `DataConfig` refuses it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from .interrupt import StopRequest
 
 logger = logging.getLogger(__name__)
 
-SHARD_BYTES = 256 * 2**20  # half an hour of audio from GLM-ASR: few files, and held in memory without a thought
-SHARD_SECONDS = 120.0  # a kill costs no more work than this
-STALE_SECONDS = 3600.0  # a shard is written in seconds
+SHARD_BYTES = 256 * 2**20  # half an hour of audio from GLM-ASR: few files, and each fits easily into memory
+SHARD_SECONDS = 120.0  # a process that is killed loses at most this much work
+STALE_SECONDS = 3600.0  # much longer than writing a shard, which takes seconds
 
 
 @dataclass(frozen=True)
 class _Missing:
-    """A recording that is to be encoded."""
+    """A recording to encode."""
 
     key: bytes
     source: int
@@ -54,10 +54,10 @@ class _Missing:
 
 @dataclass
 class _Decoded:
-    """A batch of recordings: waveforms (B, S) and lengths (B,) for the encoder, of those that it can encode.
+    """A batch of recordings: waveforms (B, S) and lengths (B,) of those that the encoder can encode.
 
     Attributes:
-        clips: what is known of each before it is encoded.
+        clips: what is known of each recording before it is encoded.
         encodable: B indices into `clips`.
     """
 
@@ -86,14 +86,14 @@ class _Recordings(Dataset[_Decoded]):
             try:
                 silent = self.sources[one.source].has_speech and is_silent(waveform)
                 check_clip(len(waveform), silent, 1 / SAMPLE_RATE, MAX_CLIP_SECONDS)
-            except AudioError:  # found out again when it is drawn, by the settings of the run
+            except AudioError:  # reported when the clip is drawn, by the settings of the run
                 continue
             waveforms[i] = waveform[:MAX_CLIP_SAMPLES]
         return _Decoded(clips, list(waveforms), *pad_waveforms(list(waveforms.values())))
 
 
 class _ShardWriter:
-    """Gathers encoded clips and writes a shard whenever there is enough of them, or work enough in them."""
+    """Gathers encoded clips, and writes a shard when they are large enough or took long enough."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -123,15 +123,15 @@ def cache_features(
     accelerator: Accelerator,
     num_workers: int,
 ) -> None:
-    """Give every source its encoder outputs, `Source.features`, after encoding what was never encoded before.
+    """Set the encoder outputs of every source, `Source.features`; encode first what was never encoded before.
 
-    Of several processes each encodes its share. What is encoded when a run is stopped or killed is not lost.
+    If there are several processes, each encodes its share. If the run is stopped or killed, finished shards are kept.
 
     Args:
         config: `paths.cache_dir`; `training.batch_size`, the clips that are encoded at once; `data.prefetch_factor`.
         encoder: on its device.
         sources: all that the run will read.
-        wanted: of each clip that it will read its source, counted in `sources`, and its row, in the order of encoding.
+        wanted: source (index into `sources`) and row of each clip that the run will read, in the order of encoding.
         accelerator: for device and processes.
         num_workers: processes that decode audio for this process.
 
@@ -143,7 +143,7 @@ def cache_features(
     keys = wanted_keys(sources, wanted)
     cache = FeatureCache(folder)
     missing: list[_Missing] = []
-    if accelerator.is_main_process:  # decides for all: another run may be writing to the folder at this very moment
+    if accelerator.is_main_process:  # it decides for all: another run may be writing to the folder at the same time
         missing = find_missing(wanted, keys, cache)
         if missing:
             make_room(folder, sources, missing, encoder)
@@ -168,13 +168,15 @@ def cache_features(
 def clips_to_read(
     plan: SamplingPlan, batches: range, eval_sources: Sequence[Source], first: Sequence[Draw] = ()
 ) -> list[tuple[int, int]]:
-    """Return source and row of each clip that a run will read, each once: evaluation clips, longest first, then what
-    it draws, in that order, so that a run that is stopped while it encodes leaves what a shorter one needs.
+    """Return source and row of each clip that a run will read, each once.
+
+    Evaluation clips come first, longest first, then the training clips in the order of the draws. If the run is
+    stopped while it encodes, the cache then holds what a shorter run needs.
 
     Args:
         plan: of the training sources.
         batches: global batches of the plan that are left to train on.
-        eval_sources: read whole; counted after the training sources.
+        eval_sources: read whole; numbered after the training sources.
         first: draws that are read before the batches.
     """
     training = len(plan.sizes)
@@ -189,7 +191,7 @@ def clips_to_read(
 
 
 def wanted_keys(sources: Sequence[Source], wanted: Sequence[tuple[int, int]]) -> list[dict[int, bytes]]:
-    """Return, for each source, the keys of those of its rows that are wanted."""
+    """Return, for each source, the keys of its wanted rows."""
     rows: list[list[int]] = [[] for _ in sources]
     for number, row in wanted:
         rows[number].append(row)
@@ -202,7 +204,7 @@ def wanted_keys(sources: Sequence[Source], wanted: Sequence[tuple[int, int]]) ->
 def find_missing(
     wanted: Sequence[tuple[int, int]], keys: Sequence[dict[int, bytes]], cache: FeatureCache
 ) -> list[_Missing]:
-    """Return the recordings that the cache lacks, each once, in the order in which they are wanted."""
+    """Return the recordings that the cache lacks, each once, in the order of `wanted`."""
     found: dict[bytes, _Missing] = {}
     for number, row in wanted:
         if (key := keys[number][row]) not in cache:
@@ -211,17 +213,17 @@ def find_missing(
 
 
 def hardest_first(missing: Sequence[_Missing], size: int, sources: Sequence[Source]) -> list[list[_Missing]]:
-    """Cut into batches, and begin with the one with the longest clip: what does not fit fails at once."""
+    """Cut into batches, and begin with that of the longest clip, so that a batch that does not fit fails at once."""
     batches = [list(missing[i : i + size]) for i in range(0, len(missing), size)]
     longest = [max(float(sources[one.source].durations[one.row]) for one in batch) for batch in batches]
     return [batches.pop(longest.index(max(longest))), *batches]
 
 
 def make_room(folder: Path, sources: Sequence[Source], missing: Sequence[_Missing], encoder: SpeechEncoder) -> None:
-    """Make the folder, and say what will come into it.
+    """Make the folder, and log how much will be written there.
 
     Raises:
-        UserError: it cannot be written, or the disk is too small.
+        UserError: the folder cannot be written, or the disk has too little room.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -231,7 +233,7 @@ def make_room(folder: Path, sources: Sequence[Source], missing: Sequence[_Missin
     except OSError as error:
         raise UserError(f"paths.cache_dir: {folder} cannot be made or written ({error.strerror}).") from None
     for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-        with suppress(FileNotFoundError):  # another run has just finished it
+        with suppress(FileNotFoundError):  # another run has just deleted or renamed it
             if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
                 leftover.unlink()
     seconds = np.array([sources[one.source].durations[one.row] for one in missing])
@@ -249,7 +251,7 @@ def make_room(folder: Path, sources: Sequence[Source], missing: Sequence[_Missin
 def encode(
     encoder: SpeechEncoder, batches: Iterable[_Decoded], folder: Path, progress: Progress, device: torch.device
 ) -> None:
-    """Encode batches and write them down; a first signal ends it after the batch, with all that was encoded kept."""
+    """Encode batches and write them to `folder`; a first signal ends it after the batch, and keeps what is encoded."""
     writer = _ShardWriter(folder)
     with StopRequest("batch") as stop:
         for batch in batches:
@@ -278,7 +280,7 @@ def to_stored(frames: Tensor, encoder: SpeechEncoder) -> Tensor:
     """Return frames (N, D) as they are stored, on the CPU.
 
     Raises:
-        UserError: some are beyond the range of what is stored, or not finite.
+        UserError: some numbers are beyond the range of the stored precision, or not finite.
     """
     stored = frames.to(DTYPE).cpu()
     if not stored.isfinite().all():

@@ -8,20 +8,20 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-# Ctrl+C and Ctrl+\; a terminal or a connection that is closed; and what schedulers send before they take a machine
-# away (Slurm: --signal=USR1@120; submitit: USR2).
+# Ctrl+C and Ctrl+\; a terminal or a connection that is closed; and the signals that schedulers send before they stop
+# a job (Slurm: --signal=USR1@120; submitit: USR2).
 NAMES = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 class StopRequest:
-    """Catches the signals that ask a run to stop; a second one leaves at once, without saving.
+    """Catches the signals that ask a run to stop; a second one ends it at once, without saving.
 
-    What comes within a second of the first is the same request: a scheduler signals every process, and torchrun passes
-    on to its processes what they have got already.
+    A signal within a second of the first counts as the same request: a scheduler signals every process, and torchrun
+    passes on to its processes the signals that they have already received.
 
     Args:
-        unit: what is finished first, as the message says it.
+        unit: what the run finishes first, for the message.
 
     Attributes:
         signal: the signal that came, or None.
@@ -34,12 +34,12 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
-        """Whether the run is to stop."""
+        """Whether the run shall stop."""
         return self.signal is not None
 
     def __enter__(self) -> StopRequest:
         for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has SIGHUP ignored
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
                 self._previous[number] = signal.signal(number, self._receive)
         return self
 
@@ -58,7 +58,7 @@ class StopRequest:
         warning = f"\n[WARN] Stopping after this {self.unit}; again to leave without saving.\n"
         try:
             os.write(2, warning.encode())  # logging is not reentrant
-        except OSError:  # the terminal is gone; what is printed from here on must not end the run before it has saved
+        except OSError:  # the terminal is closed; printing must not end the run before it has saved
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 1)
             os.dup2(nowhere, 2)
@@ -66,8 +66,8 @@ class StopRequest:
     def leave(self) -> NoReturn:
         """End the program as the signal would have: status 130 for Ctrl+C, 128 and its number for others.
 
-        Where somebody waited for the signal before the run did, it is theirs now that all is saved: submitit puts its
-        job back into the queue. Where only another process of the run got one, this one ends as after SIGTERM.
+        If another handler was set before the run's, it is called now that everything is saved: submitit's handler puts
+        the job back into the queue. If only another process of the run got a signal, this one ends as after SIGTERM.
         """
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt

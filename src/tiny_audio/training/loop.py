@@ -46,14 +46,14 @@ from .tracking import Trackers
 
 logger = logging.getLogger(__name__)
 
-GIVE_UP_STEPS = 100  # that are left out one after another
+GIVE_UP_STEPS = 100  # steps in a row that are left out
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """Return the learning rate of a step, counted from 0: linear warmup, then `lr_schedule` down to its floor.
 
-    The first step already learns (1 / warmup_steps of the peak), and the last of max_steps is just above the floor.
-    A warmup as long as the run (a quick test of an experiment) is cut to a tenth of it.
+    The first step has 1 / warmup_steps of the peak; the last of max_steps is just above the floor.
+    If the warmup would be as long as the run (a quick test of an experiment), it is cut to a tenth of the run.
     """
     peak, warmup = config.learning_rate, config.warmup_steps
     if warmup >= config.max_steps:
@@ -78,12 +78,12 @@ class Trainer:
         model: as `accelerator.prepare` returned it; its forward is `SpeechLLM.forward`.
         optimizer: likewise, over the weights that train.
         batches: this process's batches from `state.batches` on.
-        plan: what they are drawn from.
-        evaluate: decodes the evaluation set, given a function that says whether to stop; None where there is no set.
-        folder: where checkpoints go.
-        description: what a checkpoint says of the models and the configuration.
+        plan: the plan that they are drawn from.
+        evaluate: decodes the evaluation set; takes a function that says whether to stop. None if there is no set.
+        folder: where checkpoints are written.
+        description: what a checkpoint records of the models and the configuration.
         skips: clips that could not be used.
-        trackers, console: where figures go.
+        trackers, console: where figures are shown.
         state: where the run stands; changed in place.
         processes: of the run.
     """
@@ -122,22 +122,22 @@ class Trainer:
         self.profiler = StepProfiler(traced, folder.path.parent)
         self._clock = time.monotonic()
         self._logged = (self._clock, state.draws, state.audio_seconds)
-        # Added up on the device: reading a number at every step would make the host wait for the GPU. Summed
+        # Added up on the device, since reading a number at every step would make the host wait for the GPU: summed
         # cross-entropy, auxiliary loss times target tokens, each expert's tokens, and summed CTC loss.
         self.sums = torch.zeros(3 + self.speech_llm.projector.num_experts, device=accelerator.device)
         if state.sums and accelerator.is_main_process:
             self.sums[: len(state.sums)] += torch.tensor(state.sums, device=accelerator.device)
-        self._nonfinite = torch.zeros((), device=accelerator.device)  # steps left out, not yet told
+        self._nonfinite = torch.zeros((), device=accelerator.device)  # steps left out, not reported yet
         self._learned_at, self._left_out_before = state.step, state.nonfinite_steps
         self.custom = CustomMetrics(state.custom)
-        psutil.cpu_percent()  # the first call returns 0; later ones, the load since the call before
+        psutil.cpu_percent()  # the first call returns 0; later calls return the load since the call before
 
     def run(self) -> bool:
-        """Train to the end; return False where a signal stopped the run before it, its state saved."""
+        """Train to the end; return True. If a signal stops the run before, save its state and return False."""
         self.model.train()
         with self.stop:
             try:
-                if self._evaluation_due():  # before the first step, or where a stopped run did not come to it
+                if self._evaluation_due():  # before the first step, or missed by a run that was stopped
                     self.finish_step({})
                 while not self._last and not (step_input := self.next_input()).stop:
                     self.profiler.before(self.state.step + 1)
@@ -156,15 +156,15 @@ class Trainer:
             return finished
 
     def next_input(self) -> StepInput:
-        """Return the next step's batches, of this process, and what all processes know of them."""
-        if self.stop() and self.processes.count == 1:  # no need to wait for the data then
+        """Return this process's batches of the next step, and what all processes know about the step."""
+        if self.stop() and self.processes.count == 1:  # then it need not wait for the data
             return self.processes.share([], stop=True)
         with self.meter.waiting():
             batches = [next(self.batches) for _ in range(self.training.gradient_accumulation_steps)]
         return self.processes.share(batches, self.stop(), self.meter.work(batches))
 
     def train_step(self, given: StepInput) -> torch.Tensor:
-        """Make one optimizer step; return the gradient norm before clipping, on the device."""
+        """Run one optimizer step; return the gradient norm before clipping, on the device."""
         state, accelerator = self.state, self.accelerator
         seed_step(self.training.seed, state.step, accelerator.process_index)
         for group in self.optimizer.param_groups:
@@ -175,14 +175,14 @@ class Trainer:
             with nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
                     loss: Loss = self.model(batch)  # encode, project, splice, decode: `SpeechLLM.forward`
-                # Every target token of the step weighs the same, whatever batch and process it came in.
+                # Every target token of the step has the same weight, in whatever batch and process it is.
                 accelerator.backward(loss.objective * (accelerator.num_processes / max(given.num_tokens, 1)))
             self._add_up(loss)
 
         grad_norm = accelerator.clip_grad_norm_(self.weights, self.training.gradient_clip_norm or math.inf)
         if is_sharded(grad_norm):
             grad_norm = grad_norm.full_tensor()
-        if given.num_tokens:  # else there is nothing to learn from, but momentum and weight decay would go on
+        if given.num_tokens:  # without targets, momentum and weight decay would still change weights
             self._update(grad_norm)
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -202,9 +202,9 @@ class Trainer:
         self.sums += torch.cat((two, loss.expert_usage, loss.ctc[None])).detach()
 
     def _update(self, grad_norm: torch.Tensor) -> None:
-        """Take the step, unless the gradient is not finite: then it is left out, and counted.
+        """Take the step; if the gradient is not finite, leave it out and count it.
 
-        Under fp16 there is a loss scaler, which leaves steps out itself, and adapts.
+        In fp16 the loss scaler leaves such steps out itself, and lowers its scale.
         """
         nonfinite = (~torch.isfinite(grad_norm)).float()
         self._nonfinite += nonfinite
@@ -225,7 +225,7 @@ class Trainer:
         return self._last or self.state.step % self.log_steps == 0 or self._evaluation_due()
 
     def finish_step(self, shown: dict[str, str]) -> None:
-        """Evaluate and save what is due after a step, and print its line: `shown` and what was evaluated."""
+        """Evaluate and save if it is due after a step, and print its line: `shown` and the evaluation's figures."""
         self.console.progress(self.state.step, self.plan.epoch(self.state.draws))
         improved = False
         if self._evaluation_due():
@@ -283,7 +283,7 @@ class Trainer:
         """End a run that does not learn.
 
         Raises:
-            UserError: the last `GIVE_UP_STEPS` and more were left out, or the run has ended and all of its steps were.
+            UserError: at least the last `GIVE_UP_STEPS` steps were left out, or the run has ended and all steps were.
         """
         step, left_out = self.state.step, self.state.nonfinite_steps
         if left_out - self._left_out_before < step - self._learned_at:  # a step was taken since then
@@ -297,7 +297,7 @@ class Trainer:
             )
 
     def read_sums(self) -> list[float]:
-        """Read what was added up on the device since the last log, over all processes; tell of steps left out."""
+        """Return the sums of all processes since the last log, read from the device; warn of steps left out."""
         if found := int(self._nonfinite):
             self.state.nonfinite_steps += found
             self._nonfinite.zero_()
@@ -316,7 +316,7 @@ class Trainer:
         assert self.evaluate is not None
         state = self.state
         started = time.monotonic()
-        # Several processes have to leave together or not at all: they do not leave an evaluation.
+        # Several processes must stop together or not at all, so they do not stop within an evaluation.
         evaluation = self.evaluate(self.stop if self.processes.count == 1 else lambda: False)
         found = evaluation.metrics
         state.evaluated_step = state.step
@@ -326,20 +326,20 @@ class Trainer:
         ranked = rank(state.history, self.training)
         improved = bool(ranked) and ranked[0] is state.history[-1]
         self._logged = (self._logged[0] + time.monotonic() - started, *self._logged[1:])  # not training time
-        if evaluation.transcripts:  # another one each time
+        if evaluation.transcripts:  # a different clip each time
             _, reference, hypothesis = evaluation.transcripts[7 * len(state.history) % len(evaluation.transcripts)]
             self.console.line(f"    said:  {reference}\n    wrote: {' '.join(hypothesis.split())}")
         names = {"loss": "eval_loss"}
         return {names.get(key, key): format_metric(key, value) for key, value in found.items()}, improved
 
     def save(self, leaving: bool = False) -> None:
-        """Write a checkpoint of this step; a full disk costs this checkpoint, not the run and not the earlier ones.
+        """Write a checkpoint of this step. If the disk is full, the run goes on and the earlier checkpoints stay.
 
         Args:
             leaving: no step follows.
 
         Raises:
-            UserError: on all processes, where it could not be written and no step follows.
+            UserError: it could not be written and no step follows; raised on all processes.
         """
         state = self.state
         now = time.monotonic()
@@ -370,7 +370,7 @@ class Trainer:
         return int(ranked[0]["step"]) if ranked else None
 
     def checkpoint(self) -> dict[str, Any]:
-        """Return what a checkpoint holds; of a sharded model all processes must ask, and only the first gets it all."""
+        """Return what a checkpoint holds. For a sharded model all processes must call; only the first gets it all."""
         state, scaler, optimizer = self.state, self.accelerator.scaler, self.optimizer.state_dict()
         moments = {i: {name: whole(value) for name, value in kept.items()} for i, kept in optimizer["state"].items()}
         return {

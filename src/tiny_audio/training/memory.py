@@ -1,4 +1,4 @@
-"""Memory: what a piece of work takes, what there is, and what it looks like when there is too little."""
+"""Memory: how much a piece of work takes, how much is free, and how to recognize an error of too little memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from types import TracebackType
 import psutil
 import torch
 
-SAMPLE_SECONDS = 0.005  # between two looks at the process's memory
-# What a RuntimeError says: MPS, the CPU's allocator on Linux and on Windows, the C++ library, cuBLAS.
+SAMPLE_SECONDS = 0.005  # between two readings of the process's memory
+# Messages of a RuntimeError from MPS, the CPU's allocator on Linux and on Windows, the C++ library, cuBLAS.
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
-# Limit, use, and the reclaimable part of it: control groups of version 2 and 1, as a container sees its own.
+# Limit, use, and the reclaimable part of the use: control groups of version 2 and 1, at their paths in a container.
 CONTROL_GROUPS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -24,9 +24,9 @@ CONTROL_GROUPS = (
 
 
 class PeakMemory:
-    """Within this context: the most memory beyond what was there at its beginning.
+    """Measures the peak memory within this context, above the memory in use at its start.
 
-    On CUDA what torch has allocated, exactly; on the CPU the resident memory of the process, looked at every 5 ms.
+    On CUDA it is exactly what torch has allocated; on the CPU the resident memory of the process, read every 5 ms.
 
     Attributes:
         bytes: set on leaving.
@@ -73,28 +73,28 @@ def _memory_reader(device: torch.device) -> Callable[[], int]:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what is no longer used, so that it is not counted as there already."""
+    """Return unused memory to the system, so that it is not counted as in use."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)  # glibc keeps what was freed
+        trim(0)  # glibc keeps freed memory
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out: only CUDA has a class for it."""
+    """Whether an error means that memory ran out; only CUDA has its own class for it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Return the bytes that this process has taken: on CUDA torch's tensors, on the CPU all that is resident."""
+    """Return the bytes that this process uses: on CUDA torch's tensors, on the CPU all resident memory."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else _memory_reader(device)()
 
 
 def memory_limit(device: torch.device) -> int:
-    """Return the bytes that this process may take: what it has, and what nobody else has."""
+    """Return the bytes that this process may use: what it uses already, and what is free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if device.type == "mps":
@@ -103,11 +103,11 @@ def memory_limit(device: torch.device) -> int:
 
 
 def _group_free(group: tuple[str, str, str, str]) -> int:
-    """Return what a container's limit leaves, beyond which the kernel kills; a huge number where there is none."""
+    """Return the bytes up to a container's limit, above which the kernel kills processes; huge if there is none."""
     folder, *names, reclaimable = group
     try:
         limit, used = (int(Path(folder, name).read_text()) for name in names)
         stat = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
         return max(0, limit - used + int(stat[reclaimable]))
-    except (OSError, ValueError, KeyError):  # not there, or "max"
+    except (OSError, ValueError, KeyError):  # the file does not exist, or says "max"
         return sys.maxsize

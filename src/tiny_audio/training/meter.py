@@ -1,4 +1,4 @@
-"""How well a run uses its machine: work done, time waited for data, memory; and traces of a few steps."""
+"""Measure how well a run uses its machine: work done, time waited for data, memory; and trace a few steps."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from . import metrics
 
 
 class Meter:
-    """Adds up between two lines of the log.
+    """Adds up work and waiting time between two logged steps.
 
     Args:
         model: of the run.
-        device: it runs on.
-        peak_flops: operations a second that one device cannot exceed; None where that is not known.
-        num_processes: devices.
+        device: that it runs on.
+        peak_flops: peak operations a second of one device; None if it is not known.
+        num_processes: number of devices.
     """
 
     def __init__(self, model: SpeechLLM, device: torch.device, peak_flops: float | None, num_processes: int) -> None:
@@ -39,7 +39,7 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time within this context as waited for data."""
+        """Count the time within this context as waiting for data."""
         started = time.monotonic()
         try:
             yield
@@ -57,7 +57,7 @@ class Meter:
         self._tokens, self._flops = self._tokens + tokens, self._flops + flops
 
     def read(self, seconds: float) -> dict[str, float]:
-        """Return the figures of the last `seconds`, and begin anew."""
+        """Return the figures of the last `seconds`, and reset them."""
         rate = self._flops / seconds / self.num_processes
         values = {
             metrics.TOKENS_PER_SECOND: self._tokens / seconds,
@@ -93,7 +93,7 @@ class StepProfiler:
 
     Args:
         steps: such as `10-12` or `10`; None: nothing is traced.
-        folder: where the trace goes.
+        folder: where the trace is written.
     """
 
     def __init__(self, steps: str | None, folder: Path) -> None:
@@ -103,25 +103,25 @@ class StepProfiler:
         self._profile: Any = None
 
     def before(self, step: int) -> None:
-        """Begin where `step`, counted from 1, is the first of those that are traced."""
+        """Start if `step`, counted from 1, is the first step to trace."""
         if self.first <= step <= self.last and self._profile is None:
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
             self._profile = profile(activities=activities, record_shapes=True, profile_memory=True)
             self._profile.start()
 
     def after(self, step: int) -> None:
-        """End after the last of them, and write."""
+        """If `step` is the last step to trace, stop and write the trace."""
         if self._profile is not None and step >= self.last:
             self.close()
 
     def close(self) -> None:
-        """Write what was traced, also of a run that ends before the last of those steps."""
+        """Write what was traced, even if the run ends before the last of those steps."""
         if self._profile is None:
             return
         self._profile.stop()
         try:
             with written_whole(self.path) as part:
-                named = part.with_name(part.name + ".json.gz")  # the suffix chooses the form
+                named = part.with_name(part.name + ".json.gz")  # the suffix chooses the format
                 self._profile.export_chrome_trace(str(named))
                 named.replace(part)
             logger.info("Profile: %s (open it at https://ui.perfetto.dev)", self.path)

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other, and how long they wait."""
+"""What the processes of a run send each other, and how long they wait for each other."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StepInput:
-    """A step's batches, and what all processes know of them before they make it.
+    """The batches of a step, and what all processes know about the step before they run it.
 
     Attributes:
-        batches: of this process, one an accumulation.
+        batches: of this process, one for each accumulation.
         num_tokens: target tokens of the whole step.
         positions, flops: see `Meter.work`, of the whole step.
         seconds, skipped, sources: of all its batches, see `Batch`.
@@ -42,13 +42,13 @@ class StepInput:
 
 
 class Processes:
-    """The processes of a run: what they tell each other, and how long they wait for each other.
+    """The processes of a run: what they send each other, and how long they wait for each other.
 
-    Plain values go over the CPU (gloo), even where gradients go over the GPUs: a collective there would make every host
-    wait for its GPU, which could no longer be given work ahead.
+    Plain values are sent over the CPU (gloo), even if gradients are sent over the GPUs. A collective on the GPU would
+    make every host wait for its GPU, and the host could no longer queue work ahead.
 
-    Until `start_training` they wait for hours (`hardware.setup_timeout_minutes`, see `start_accelerator`): one of them
-    may be downloading.
+    Until `start_training` they wait for hours (`hardware.setup_timeout_minutes`, see `start_accelerator`), since one
+    of them may be downloading.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -58,7 +58,7 @@ class Processes:
             self._groups.append(dist.new_group(backend="gloo", timeout=accelerator.init_handler.timeout))
 
     def start_training(self, timeout_minutes: float) -> None:
-        """Wait for all; from here on nobody waits longer than this for another process."""
+        """Wait for all processes; from then on, none waits longer than `timeout_minutes` for another."""
         self.gather(None)
         for group in self._groups:
             _set_pg_timeout(timedelta(minutes=timeout_minutes), group)
@@ -78,10 +78,10 @@ class Processes:
 
     @contextmanager
     def first_ahead(self) -> Iterator[None]:
-        """Within this context the first process goes ahead: it fetches and moves, the others then see what is there.
+        """Let the first process run the body before the others: it downloads and moves files, the others find them.
 
         Raises:
-            SystemExit: on the others, where the first one failed; it says why itself.
+            SystemExit: on the others, if the first one failed; the first one reports the reason.
         """
         if not self.is_main:
             if self.from_first(False):
@@ -96,16 +96,16 @@ class Processes:
             self.from_first(failed)
 
     def require_same(self, value: Any, what: str, hint: str) -> None:
-        """Refuse to go on where the processes disagree: they would train different runs, or wait for ever.
+        """Refuse to go on if the processes have different values: they would train different runs, or wait for ever.
 
         Raises:
-            UserError: on all of them, naming `what` they disagree on.
+            UserError: the values differ; raised on all processes, and names `what` differs.
         """
         if any(other != value for other in self.gather(value)):
             raise UserError(f"the processes of this run do not see the same {what}: {hint}")
 
     def share(self, batches: list[Batch], stop: bool, work: tuple[int, float] = (0, 0.0)) -> StepInput:
-        """Tell the others of this process's batches, of its share of the work, and whether it was asked to stop."""
+        """Send the others this process's counts, share of the work and request to stop; return all of the step."""
         tokens = sum(len(target) for batch in batches for target in batch.target_ids)
         told = self.gather([(tokens, stop, *work), *((b.seconds, b.skipped, b.sources) for b in batches)])
         heads, seen = [one[0] for one in told], [batch for one in told for batch in one[1:]]

@@ -1,4 +1,4 @@
-"""What a run was made with: a person who finds its checkpoint years later can tell."""
+"""Record what a run was made with, so that its checkpoint can be understood years later."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def describe_run(device: torch.device, precision: str, num_processes: int) -> di
 
 
 def source_commit() -> str | None:
-    """Return the commit of the package's source, with `+` where files were changed; None of an installed wheel."""
+    """Return the commit of the package's source, with `+` if files were changed; None for an installed wheel."""
     folder = Path(__file__).resolve().parents[3]
     if not (folder / ".git").exists():
         return None
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + "+" * bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):  # no git here, or not one of its folders
+    except (OSError, subprocess.SubprocessError):  # git is not installed, or the folder is not a repository
         return None
 
 

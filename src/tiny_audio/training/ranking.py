@@ -1,8 +1,7 @@
-"""The checkpoints of a run, ranked by its evaluations, and what follows from that.
+"""Rank the checkpoints of a run by its evaluations, and use the ranking.
 
-The history of evaluations is the one source: what is best is worked out from it wherever it is asked, by the metric
-that the run goes by now. From the ranking follow `training_state.json`, which checkpoints can be deleted, and the mean
-of the best.
+The history of evaluations is the only source: the best is always computed from it, by the metric that the run uses
+now. `training_state.json`, the choice of checkpoints to delete, and the mean of the best all use this ranking.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ Row = dict[str, Any]  # of a history: step, loss, wer, cer
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a run knows of its checkpoints.
+    """The ranked checkpoints of a run.
 
     Attributes:
         metric: by which they are ranked.
-        values: step -> the metric, best first; only checkpoints that are there and were evaluated.
+        values: step -> the metric, best first; only checkpoints that exist and were evaluated.
         newest: the step of the newest checkpoint that can be read.
     """
 
@@ -48,7 +47,7 @@ def rank(history: Sequence[Row], training: TrainingConfig) -> list[Row]:
 
 
 def rank_saved(history: Sequence[Row], training: TrainingConfig, folder: CheckpointFolder) -> list[Row]:
-    """Return those that have a checkpoint, best first: a full disk may have cost the very best its own."""
+    """Return the evaluations that have a checkpoint, best first; a full disk may have prevented the very best one."""
     return [row for row in rank(history, training) if folder.file(int(row["step"])).is_file()]
 
 
@@ -56,7 +55,7 @@ def rank_checkpoints(folder: CheckpointFolder) -> Ranking:
     """Rank the checkpoints of a folder by the history of its run.
 
     Raises:
-        UserError: none of the checkpoints of steps can be read.
+        UserError: no checkpoint of a step can be read.
     """
     found = folder.newest()
     if found is None:
@@ -72,16 +71,16 @@ def rank_checkpoints(folder: CheckpointFolder) -> Ranking:
 
 
 def goes_by(folder: CheckpointFolder) -> Mapping[str, Any] | None:
-    """Return `metric_for_best` and `greater_is_better` of a folder's run as it was last started, if that is known.
+    """Return `metric_for_best` and `greater_is_better` of the last start of a folder's run, if they are known.
 
-    The newest checkpoint may be older than that.
+    The newest checkpoint may be older than that start.
     """
     state = read_state(folder)
     return state if state and "metric_for_best" in state else None
 
 
 def read_state(folder: CheckpointFolder) -> dict[str, Any] | None:
-    """Return what `training_state.json` says; None where there is none.
+    """Return the content of `training_state.json`; None if there is none.
 
     Raises:
         UserError: it cannot be read.
@@ -100,11 +99,11 @@ def read_state(folder: CheckpointFolder) -> dict[str, Any] | None:
 def summarize(
     config: Config, state: RunState, folder: CheckpointFolder, description: dict[str, Any], skipped_clips: int
 ) -> dict[str, Any]:
-    """Return what `training_state.json` says.
+    """Return the content of `training_state.json`.
 
     Args:
         config: the run's settings.
-        state: where it stands.
+        state: where the run stands.
         folder: its checkpoints.
         description: see `describe`.
         skipped_clips: so far.
@@ -142,12 +141,12 @@ def summarize(
 
 @dataclass(frozen=True)
 class CleaningPlan:
-    """Which checkpoints of a folder go.
+    """Which checkpoints of a folder to delete.
 
     Attributes:
         kept: step -> why.
         deleted: steps.
-        freed_bytes: what that frees; a file that has another name too (`final.pt`) frees nothing.
+        freed_bytes: what deleting them frees; a file that also has another name (`final.pt`) frees nothing.
     """
 
     ranking: Ranking
@@ -157,7 +156,7 @@ class CleaningPlan:
 
 
 def plan_cleaning(folder: CheckpointFolder, keep_best: int, keep_last: int) -> CleaningPlan:
-    """Choose what to delete: all but the best and the newest; never the best one, never the newest that can be read.
+    """Choose what to delete: all but the best and the last ones; never the best, nor the newest that can be read.
 
     Raises:
         UserError: none of the checkpoints can be read.
@@ -178,10 +177,10 @@ def plan_cleaning(folder: CheckpointFolder, keep_best: int, keep_last: int) -> C
 
 
 def clean(folder: CheckpointFolder, plan: CleaningPlan) -> None:
-    """Delete what a plan says, and take it off the list in `training_state.json`.
+    """Delete what a plan says, and remove it from the list in `training_state.json`.
 
     Raises:
-        UserError: a file cannot be deleted; those before it are.
+        UserError: a file cannot be deleted; the files before it are deleted.
     """
     try:
         for step in plan.deleted:
@@ -194,7 +193,7 @@ def clean(folder: CheckpointFolder, plan: CleaningPlan) -> None:
 
 @contextmanager
 def hold(folder: CheckpointFolder) -> Iterator[None]:
-    """Keep runs out of a folder, with the lock that they hold themselves.
+    """Lock a folder against runs, with the same lock that a run holds.
 
     Raises:
         UserError: a run is writing there, or the lock cannot be opened.
@@ -213,10 +212,10 @@ def hold(folder: CheckpointFolder) -> Iterator[None]:
 
 
 def average(folder: CheckpointFolder, count: int, output: Path | None = None) -> tuple[Path, list[int]]:
-    """Write the mean of the weights of the best `count` checkpoints, computed in fp32, as a checkpoint of its own.
+    """Write the mean of the weights of the best `count` checkpoints, computed in fp32, as a new checkpoint.
 
-    As in Vaswani et al., arXiv 1706.03762, section 6.1, who average the last ones. It holds no optimizer state, and no
-    run can go on from it.
+    As in Vaswani et al., arXiv 1706.03762, section 6.1, who average the last ones. It holds no optimizer state, so no
+    run can resume from it.
 
     Args:
         folder: of one run.
@@ -227,7 +226,7 @@ def average(folder: CheckpointFolder, count: int, output: Path | None = None) ->
         The file, and the steps of the checkpoints, best first.
 
     Raises:
-        UserError: there are not as many, they do not belong to the same models, or the file cannot be written.
+        UserError: there are fewer, they do not belong to the same models, or the file cannot be written.
     """
     output = output or folder.path / f"averaged-best-{count}.pt"
     if output.suffix != ".pt" or output.name == FINAL_FILE or output.name.startswith("checkpoint-step-"):

@@ -1,4 +1,4 @@
-"""What a run goes on from: nothing, its own newest checkpoint, a named one; and putting it back exactly."""
+"""Choose what a run resumes from (nothing, its own newest checkpoint, a named one), and restore it exactly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .state import RunState, set_rng_state
 
 logger = logging.getLogger(__name__)
 
-QUICK_TEST_SHARE = 0.1  # of the new run's steps: what may have been trained on a few clips before it starts afresh
+QUICK_TEST_SHARE = 0.1  # of the new run's steps: a quick test with more steps is resumed
 # Settings that the plan of the draws depends on, besides the corpora.
 PLANNED_BY = {
     "training": ("batch_size", "seed"),
@@ -30,12 +30,12 @@ PLANNED_BY = {
 
 
 def find_start(config: Config, folder: CheckpointFolder, processes: Processes) -> tuple[str, dict[str, Any] | None]:
-    """Return the checkpoint that the run goes on from, its path and content; None where it starts afresh.
+    """Return path and content of the checkpoint that the run resumes from; "" and None if it starts afresh.
 
-    The first process chooses, and reads all of it to check it; the others map the same file.
+    The first process chooses the file, and reads all of it to check it. The others map the same file.
 
     Raises:
-        UserError: it cannot be read, or not by all processes.
+        UserError: some process cannot read it.
     """
     path, saved = "", None
     marks: dict[str, Any] = {}
@@ -59,10 +59,10 @@ def find_start(config: Config, folder: CheckpointFolder, processes: Processes) -
 
 
 def _choose(config: Config, folder: CheckpointFolder) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
-    """Return path and content of the checkpoint to go on from, and what to write over in its state.
+    """Return path and content of the checkpoint to resume from, and the values to replace in its state.
 
-    Where `training.resume_from_checkpoint` names one, the first start takes it, and the same command later goes on
-    from what has come of it since.
+    If `training.resume_from_checkpoint` names one, the first start takes it. If the same command is run again later,
+    it resumes from the newest checkpoint of its own.
     """
     named, newest = config.training.resume_from_checkpoint, folder.newest()
     if newest is not None and named in (None, newest[1]["state"]["resumed_from"]):
@@ -82,7 +82,7 @@ def _choose(config: Config, folder: CheckpointFolder) -> tuple[str, dict[str, An
             f"weights: model.checkpoint={named}"
         )
     marks: dict[str, Any] = {"resumed_from": named}
-    if Path(named).resolve().parent != folder.path.resolve():  # another run's: its figures stay there
+    if Path(named).resolve().parent != folder.path.resolve():  # of another run: its figures stay there
         marks |= {"history": [], "wandb_run_id": None}
     folder.set_aside(after=saved["state"]["step"])
     return named, saved, marks
@@ -91,13 +91,14 @@ def _choose(config: Config, folder: CheckpointFolder) -> tuple[str, dict[str, An
 def starts_afresh(
     config: Config, saved: dict[str, Any], path: str, plan: SamplingPlan, sources: Sequence[Source]
 ) -> bool:
-    """Whether what was found is a quick test, which a run does not go on from.
+    """Whether the checkpoint is of a quick test, which a run does not resume from.
 
-    It had `data.max_samples`, which this run has not or has higher, and at most a tenth of this run's steps.
+    A quick test had a `data.max_samples` that this run does not have, or has higher, and at most a tenth of this
+    run's steps.
 
     Raises:
-        UserError: it is of a finished run on other data, and going on from it was not asked for: neither is its work
-            thrown away, nor is a run on these data taken for done.
+        UserError: the checkpoint is of a finished run on other data, and resuming from it was not asked for. Its
+            weights must not be lost, and a run on these data must not count as done.
     """
     training, state, before = config.training, saved["state"], saved["config"]
     if training.resume_from_checkpoint is not None or state["plan_fingerprint"] == plan.fingerprint:
@@ -131,7 +132,7 @@ def set_aside(saved: dict[str, Any], path: str, folder: CheckpointFolder, proces
 
 
 def _differences(config: Config, before: dict[str, Any], same_corpora: bool) -> str:
-    """Name what the data of two runs differ in, such as `training.seed (42 there, 43 here)`."""
+    """Name the settings that differ in the data of two runs, such as `training.seed (42 there, 43 here)`."""
     now = config.to_dict()
     named = [
         f"{group}.{key} ({before[group][key]} there, {now[group][key]} here)"
@@ -143,7 +144,7 @@ def _differences(config: Config, before: dict[str, Any], same_corpora: bool) -> 
 
 
 def pin_revisions(config: Config, saved: dict[str, Any]) -> None:
-    """Go on with the very commits of the models that the checkpoint was trained with, where none is asked for."""
+    """Use the same commits of the models as the checkpoint, unless the configuration names a revision."""
     for part in ("encoder", "decoder"):
         if getattr(config.model, part) == saved["config"]["model"][part]:
             chosen = getattr(config.model, f"{part}_revision") or saved["models"][f"{part}_revision"]
@@ -151,12 +152,12 @@ def pin_revisions(config: Config, saved: dict[str, Any]) -> None:
 
 
 def batches_left(training: TrainingConfig, saved: dict[str, Any] | None, plan: SamplingPlan, processes: int) -> range:
-    """Return the global batches that a run trains on, from the checkpoint that it goes on from, or from the start."""
+    """Return the global batches that a run still trains on, after the checkpoint or from the start."""
     step = first = 0
     if saved is not None:
         state = saved["state"]
         step, first = state["step"], state["batches"]
-        if state["plan_fingerprint"] != plan.fingerprint:  # at the next window after as many draws
+        if state["plan_fingerprint"] != plan.fingerprint:  # continue at the next window after as many draws
             first = -(-state["draws"] // plan.window) * plan.window_batches
     left = max(0, training.max_steps - step)
     return range(first, first + left * training.gradient_accumulation_steps * processes)
@@ -165,18 +166,18 @@ def batches_left(training: TrainingConfig, saved: dict[str, Any] | None, plan: S
 def restore(
     saved: dict[str, Any], state: RunState, accelerator: Accelerator, optimizer: Any, plan: SamplingPlan, first: int
 ) -> None:
-    """Put back all that is not weights. Nothing refers to `saved` any more afterwards.
+    """Restore everything but the weights. Afterwards nothing refers to `saved` any more.
 
-    What the configuration says of the optimizer (weight decay, betas) stands, even where the checkpoint has other
-    values; the learning rate is set at every step anyway.
+    The configuration's settings of the optimizer (weight decay, betas) apply, even if the checkpoint has other
+    values. The learning rate is set at every step anyway.
 
     Args:
         saved: the checkpoint; its weights are loaded already.
-        state: of the run, loaded from it; its position becomes `first`.
+        state: of the run, loaded from `saved`; its position becomes `first`.
         accelerator: for the gradient scaler.
         optimizer: as prepared; receives its moments.
-        plan: where it is not the one that the checkpoint's position counts in, it is said.
-        first: of `batches_left`, where training goes on.
+        plan: of this run; a warning says if it is not the plan of the checkpoint.
+        first: the first of `batches_left`.
     """
     try:
         _restore(saved, accelerator, optimizer)
@@ -221,5 +222,5 @@ def _restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any) ->
 
 
 def _own(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return a copy where the optimizer would keep the checkpoint's own tensor, and with it the mapped file."""
+    """Return a copy if the optimizer would keep the checkpoint's own tensor, and so the mapped file."""
     return value.clone() if weight.device.type == "cpu" else value

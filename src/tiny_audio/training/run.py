@@ -1,4 +1,4 @@
-"""A whole run, composed in order: device, models, data, optimizer, what it goes on from; then the loop."""
+"""A whole run, in order: device, models, data, optimizer, the checkpoint to resume from; then the loop."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: Config) -> float | None:
-    """Train as `config` says, from the newest checkpoint where there is one.
+    """Train as `config` says, from the newest checkpoint if there is one.
 
     Returns:
         The best value of `training.metric_for_best`, for sweeps; None without an evaluation set.
 
     Raises:
-        UserError: something that the user can mend; the message says what.
+        UserError: the user can correct something; the message says what.
         KeyboardInterrupt, SystemExit: a signal stopped the run; its state is saved.
     """
     check_installed(config.logging.trackers)
@@ -79,7 +79,7 @@ def train(config: Config) -> float | None:
     except (UserError, KeyboardInterrupt, SystemExit) as error:
         if accelerator.num_processes == 1:
             raise
-        # Without its frames: the model that they hold waits for ever if it goes after the group that it belongs to.
+        # Without its frames: they hold the model, and to free it after its process group would block for ever.
         failure = error.with_traceback(None)
         failure.__context__ = None
     leave_group(accelerator, together=failure is None)
@@ -89,7 +89,7 @@ def train(config: Config) -> float | None:
 
 
 def leave_group(accelerator: Accelerator, together: bool) -> None:
-    """Take the process group apart: its threads, left to the interpreter, may abort a process at its exit."""
+    """Destroy the process group: if its threads are left to the interpreter, they may abort a process at its exit."""
     if torch.distributed.is_initialized():
         if together:
             accelerator.wait_for_everyone()
@@ -99,18 +99,18 @@ def leave_group(accelerator: Accelerator, together: bool) -> None:
 
 @dataclass
 class Parts:
-    """What a run is made of before its first step.
+    """The parts of a run before its first step.
 
     Attributes:
         config, accelerator, processes, folder, output: of the run.
-        model: on its device, its weights those that the run begins or goes on with; not wrapped yet.
-        plan, dataset: what is drawn, and reads it.
-        batches: global batches of the plan that are left.
+        model: on its device, with the weights that the run starts or resumes with; not wrapped yet.
+        plan, dataset: which clips are drawn, and what reads them.
+        batches: the global batches of the plan that are left.
         evaluate: see `build_evaluation`.
         description: see `describe`.
         skips: clips that could not be used.
         state: where the run stands.
-        saved: the checkpoint that it goes on from, until all is restored.
+        saved: the checkpoint that the run resumes from, until everything is restored.
         warming: whether steps of the CTC warm-up are left.
     """
 
@@ -134,7 +134,7 @@ class Parts:
 def train_in(
     folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator, processes: Processes
 ) -> float | None:
-    """Train with the output folder in hand: see `train`."""
+    """Train in an output folder that this run has claimed: see `train`."""
     parts = open_parts(folder, output, config, accelerator, processes)
     state, position = parts.state, None
     if parts.saved is not None:
@@ -153,7 +153,7 @@ def train_in(
 def open_parts(
     folder: CheckpointFolder, output: Path, config: Config, accelerator: Accelerator, processes: Processes
 ) -> Parts:
-    """Load and check all that the run needs, and say what it goes on from."""
+    """Load and check everything that the run needs, and say what it resumes from."""
     training = config.training
     start, saved = find_start(config, folder, processes)
     if saved is None:
@@ -204,7 +204,7 @@ def open_parts(
 
 
 def warm_up(parts: Parts, trackers: Trackers) -> None:
-    """Make the steps of the CTC warm-up that are left.
+    """Run the steps of the CTC warm-up that are left.
 
     Raises:
         KeyboardInterrupt, SystemExit: a signal stopped it; its state is saved.
@@ -221,7 +221,7 @@ def warm_up(parts: Parts, trackers: Trackers) -> None:
 
 
 def train_steps(parts: Parts, trackers: Trackers) -> None:
-    """Make the steps that are left, and say that it is done.
+    """Run the steps that are left, and say that training is done.
 
     Raises:
         KeyboardInterrupt, SystemExit: a signal stopped the run; its state is saved.
@@ -234,10 +234,10 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
     prepared, optimizer = distribute(config, model, accelerator)
     if parts.saved is not None and parts.saved["optimizer"] is not None:
         restore(parts.saved, state, accelerator, optimizer, plan, parts.batches.start)
-    parts.saved = None  # lets go of the file
+    parts.saved = None  # releases the file
     if state.step >= training.max_steps and (parts.evaluate is None or state.evaluated_step == state.step):
         logger.info("Step %d: nothing is left to train; raise training.max_steps to continue.", state.step)
-        if processes.is_main:  # it may go by another metric now
+        if processes.is_main:  # the metric may have changed
             skipped = parts.skips.counts.total()
             parts.folder.write_state(summarize(config, state, parts.folder, parts.description, skipped))
         return
@@ -274,12 +274,12 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
 
 
 def agree_on_settings(config: Config, accelerator: Accelerator, processes: Processes) -> None:
-    """Refuse to train with processes that were started with different settings, or that chose different precisions.
+    """Refuse to train if the processes were started with different settings, or chose different precisions.
 
     Paths, corpora and devices may differ: machines are not all alike.
 
     Raises:
-        UserError: they do, on all of them.
+        UserError: they differ; raised on all processes.
     """
     precision = f"hardware.mixed_precision={accelerator.mixed_precision} training={asdict(config.training)}"
     hint = "start all of them with the same training.* and hardware.mixed_precision, the latter not auto."
@@ -287,7 +287,7 @@ def agree_on_settings(config: Config, accelerator: Accelerator, processes: Proce
 
 
 def check_named_checkpoints(config: Config) -> None:
-    """Refuse a checkpoint to start from that is not there, before anything slow is loaded."""
+    """Refuse a checkpoint to start from that does not exist, before anything slow is loaded."""
     for key in ("checkpoint", "projector_checkpoint"):
         path = getattr(config.model, key)
         if path is not None and not Path(path).is_file():
@@ -296,10 +296,10 @@ def check_named_checkpoints(config: Config) -> None:
 
 @contextmanager
 def claim_folder(output: Path, processes: Processes) -> Iterator[CheckpointFolder]:
-    """Make the output folder and hold it for this run, before anything slow is loaded.
+    """Make the output folder and lock it for this run, before anything slow is loaded.
 
     Raises:
-        UserError: it cannot be made or written, another run is writing to it, or not all processes see the same one.
+        UserError: it cannot be made or written, another run is writing to it, or the processes see different folders.
     """
     folder = CheckpointFolder(output / "checkpoints")
     mark = folder.path / f".seen-{uuid4().hex}.tmp"
@@ -318,7 +318,7 @@ def claim_folder(output: Path, processes: Processes) -> Iterator[CheckpointFolde
         except OSError as error:
             raise UserError(f"paths.output_dir: {folder.path} cannot be made or written ({error.strerror}).") from None
         finally:
-            with suppress(OSError):  # there may be no folder
+            with suppress(OSError):  # the folder may not exist
                 mark.unlink()
         yield folder
 
@@ -331,9 +331,9 @@ def initialize_weights(
     dataset: ClipDataset,
     plan: SamplingPlan,
 ) -> None:
-    """Give what trains its weights: those of the run that goes on, of a named checkpoint, or new ones.
+    """Load the weights that train: from the resumed run, from a named checkpoint, or new ones.
 
-    A new projector is scaled to the decoder's own embeddings (see `calibrate`); new adapters have no effect yet.
+    A new projector is scaled to the decoder's own embeddings (see `calibrate`). New adapters have no effect yet.
     """
     given = config.model.checkpoint or config.model.projector_checkpoint
     if saved is not None:
@@ -354,7 +354,7 @@ def initialize_weights(
 
 
 def warmup_due(config: Config, saved: dict[str, Any] | None) -> bool:
-    """Whether steps of the CTC warm-up are left: a projector that comes from a checkpoint has learned already."""
+    """Whether steps of the CTC warm-up are left; a projector from a checkpoint needs none, as it is trained already."""
     if saved is not None:
         return saved.get("ctc_warmup") is not None
     given = config.model.checkpoint or config.model.projector_checkpoint
@@ -364,13 +364,13 @@ def warmup_due(config: Config, saved: dict[str, Any] | None) -> bool:
 def finish(
     config: Config, folder: CheckpointFolder, state: RunState, skips: SkipLog, accelerator: Accelerator
 ) -> float | None:
-    """Write `final.pt`, say what came out, and return the best value.
+    """Write `final.pt`, print the results, and return the best value.
 
     Raises:
         UserError: there is no room for `final.pt`.
     """
     last = folder.file(state.step)
-    if accelerator.is_main_process and last.is_file():  # it may have been named from elsewhere
+    if accelerator.is_main_process and last.is_file():  # the run may have started from a checkpoint elsewhere
         try:
             folder.finish(state.step)
         except OSError as error:

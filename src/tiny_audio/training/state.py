@@ -1,4 +1,4 @@
-"""The state of a run in one typed object. What is neither here nor in the weights and the optimizer is not state."""
+"""The state of a run in one typed object; the weights and the optimizer hold the only other state."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ class RunState:
 
     Attributes:
         step: optimizer steps done.
-        ctc_step: steps of the CTC warm-up done, before the first of those.
-        batches: global batches of the sampling plan that were consumed, by all processes together.
-        plan_fingerprint: of the plan that `batches` counts in.
+        ctc_step: steps of the CTC warm-up done; they come before step 1.
+        batches: global batches of the sampling plan that all processes together have used.
+        plan_fingerprint: of the plan whose batches are counted.
         evaluated_step: the last step that was evaluated; -1 before the first.
-        evaluation_set: which clips `history` is of: see `evaluation.evaluation_set.evaluation_fingerprint`.
-        sums: what was added up since the last logged step, so that a resumed run logs the same means: see
-            `Trainer.sums`.
+        evaluation_set: the clips of `history`: see `evaluation.evaluation_set.evaluation_fingerprint`.
+        sums: the sums since the last logged step, so that a resumed run logs the same means: see `Trainer.sums`.
         loss_tokens: target tokens since then.
         custom: sum and count of each of the user's own metrics since then.
-        draws, audio_seconds: seen so far, skipped clips excluded from the seconds.
-        corpora: clips and seconds seen of each corpus, by its name.
+        draws, audio_seconds: used so far; the seconds exclude skipped clips.
+        corpora: clips and seconds used of each corpus, by its name.
         nonfinite_steps: steps that were left out because their gradient was not finite.
         train_seconds: wall time spent, evaluation included, over all parts of the run.
         history: `{"step", "loss", "wer", "cer"}` of each evaluation.
-        resumed_from: the checkpoint that was named to start from, in this run or before; None where none was.
-        wandb_run_id: so that a resumed run goes on in the same W&B run.
+        resumed_from: the checkpoint that was named to resume from, in this run or before; None if none was named.
+        wandb_run_id: so that a resumed run logs to the same W&B run.
     """
 
     step: int = 0
@@ -57,13 +56,13 @@ class RunState:
 
     @classmethod
     def load(cls, saved: dict[str, Any]) -> RunState:
-        """Return the state that a checkpoint holds; what only an older version knew of is left out."""
+        """Return the state that a checkpoint holds, without fields that only an older version had."""
         known = {one.name for one in fields(cls)}
         return cls(**{name: value for name, value in saved.items() if name in known})
 
     def evaluate_on(self, evaluation_set: str) -> None:
-        """Begin a new history where the evaluation set is not the one so far: no history spans two sets."""
-        if not evaluation_set:  # nothing will be added to it
+        """Start a new history if the evaluation set has changed: a history is of one set."""
+        if not evaluation_set:  # nothing will be added to the history
             return
         if self.history and self.evaluation_set != evaluation_set:
             logger.warning(
@@ -98,17 +97,16 @@ class RunState:
 
 
 def seed_step(seed: int, step: int, process_index: int) -> None:
-    """Seed all generators of this process as a function of the step.
+    """Seed all random generators of this process as a function of the step.
 
-    Dropout and the like then need nothing that could be lost: a resumed run draws the same numbers, and whatever an
-    evaluation drew in between is forgotten.
+    A resumed run then draws the same numbers for dropout and the like, whatever an evaluation drew in between.
     """
     digest = hashlib.sha256(f"{seed} {step} {process_index}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def rng_state() -> dict[str, Any]:
-    """Return the state of the generators, as tensors and plain values."""
+    """Return the state of the random generators, as tensors and plain values."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
@@ -120,7 +118,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put the generators back; CUDA's only where there are as many devices as there were."""
+    """Restore the random generators; those of CUDA only if there are as many devices as before."""
     torch.set_rng_state(state["torch"])
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))

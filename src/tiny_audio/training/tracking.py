@@ -1,10 +1,10 @@
-"""Where figures go: `metrics.jsonl` and `transcripts.jsonl` always, and the trackers that `logging.report_to` names.
+"""Log figures: always to `metrics.jsonl` and `transcripts.jsonl`, and to the trackers in `logging.report_to`.
 
-Imports neither torch nor any of the trackers before one is used.
+This module imports neither torch nor any of the trackers before one is used.
 
-The trackers are called directly. Accelerate's wrappers pass `log` and `finish` on to the same three clients, and leave
-to the caller what this module is for: a run that is kept offline, a run that goes on with every step once, an axis of
-steps, tables of transcripts in all three, and a tracker that fails without ending the run.
+The trackers are called directly. Accelerate's wrappers pass `log` and `finish` on to the same three clients, and do
+not do what this module does: keep a run offline, log each step once in a resumed run, use an axis of steps, log tables
+of transcripts to all three, and go on if a tracker fails.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ TRANSCRIPT_COLUMNS = ("name", "reference", "hypothesis")
 
 
 class Tracker(Protocol):
-    """A place that figures go to."""
+    """A place that figures are logged to."""
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Log the metrics of a step."""
 
     def log_transcripts(self, rows: Sequence[Transcript], step: int) -> None:
-        """Log what was said and what was written at an evaluation."""
+        """Log references and hypotheses of an evaluation."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is not written yet, and close."""
 
 
 def check_installed(names: Iterable[str]) -> None:
     """Refuse trackers that are not installed.
 
     Raises:
-        UserError: naming the first of them, and the package.
+        UserError: one is not installed; names the first of them, and its package.
     """
     for name in names:
         if find_spec(name) is None:
@@ -57,7 +57,7 @@ def check_installed(names: Iterable[str]) -> None:
 
 
 class WandbRun:
-    """A Weights & Biases run; offline where there is no login or no network, which is said once."""
+    """A Weights & Biases run; without login or network it is offline, with one warning."""
 
     def __init__(self, config: Config, folder: Path, run_id: str | None) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
@@ -80,11 +80,11 @@ class WandbRun:
                 arguments["mode"] = "offline"
                 logger.warning("WandB: not logged in (`wandb login`); the run is kept offline in %s.", folder / "wandb")
             self._run = wandb.init(**arguments)
-        except (wandb.Error, OSError, TimeoutError) as error:  # a login is asked of the server, too
+        except (wandb.Error, OSError, TimeoutError) as error:  # the server is also asked to check a login
             reason = str(error).partition("\n")[0]
             logger.warning("WandB cannot be reached (%s); the run is kept offline in %s.", reason, folder / "wandb")
             self._run = wandb.init(**arguments | {"mode": "offline"})
-        # W&B drops steps lower than its last, which a resumed run logs again: the step is a metric like any other.
+        # W&B drops steps below its last one, which a resumed run logs again; so the step is logged as a metric.
         self._run.define_metric(GLOBAL_STEP)
         self._run.define_metric("*", step_metric=GLOBAL_STEP)
         self.run_id: str = self._run.id
@@ -112,7 +112,7 @@ class TensorBoard:
     def __init__(self, config: Config, folder: Path, step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What a killed run wrote beyond its last checkpoint is not shown.
+        # Steps that a killed run logged after its last checkpoint are not shown.
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=None if step is None else step + 1)
         logger.info("TensorBoard: tensorboard --logdir %s", folder / "tensorboard")
 
@@ -138,7 +138,7 @@ class Trackio:
     def __init__(self, config: Config, folder: Path, step: int | None) -> None:
         import trackio
 
-        # A run is known by its name: that of the folder, so that going on finds it and others do not.
+        # A run is found by its name: that of the folder, so that only this run finds it again when it is resumed.
         name = config.logging.run_name or str(folder)
         with redirect_stdout(sys.stderr):
             self._run = trackio.init(
@@ -174,14 +174,14 @@ class JsonLines:
 
     Args:
         path: the file.
-        step: the step that the run goes on from; lines of later steps, which a killed run had written, are dropped,
-            so that every step stands in the file once. None: it starts afresh, and so does the file.
+        step: the step that the run resumes from. Lines of later steps, which a killed run wrote, are deleted, so that
+            every step is in the file once. None: the run starts afresh, and so does the file.
     """
 
     def __init__(self, path: Path, step: int | None) -> None:
         self.path = path
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        lines = text.split("\n")  # not splitlines: a transcript may hold other separators of lines
+        lines = text.split("\n")  # not splitlines: a transcript may contain other line separators
         kept = "".join(
             f"{line}\n" for line in lines if (at := _step_of(line)) is not None and step is not None and at <= step
         )
@@ -191,7 +191,7 @@ class JsonLines:
         self._lost = False
 
     def write(self, rows: Iterable[Mapping[str, Any]], step: int) -> None:
-        """Append lines of a step. A full disk costs lines, which is said once."""
+        """Append lines of a step. If the disk is full, lines are lost, with one warning."""
         try:
             for row in rows:
                 self._file.write(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n")
@@ -202,14 +202,14 @@ class JsonLines:
 
     def close(self) -> None:
         """Close the file."""
-        with suppress(OSError):  # said already
+        with suppress(OSError):  # reported already
             self._file.close()
 
 
 def _step_of(line: str) -> int | None:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # the line that was being written when the process was killed
+    except (ValueError, KeyError, TypeError):  # the process was killed while it wrote this line
         return None
 
 
@@ -221,12 +221,12 @@ class LocalFiles:
         self._transcripts = JsonLines(folder / "transcripts.jsonl", step)
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """See `Tracker`; what is not finite is null."""
+        """See `Tracker`; values that are not finite become null."""
         plain = {key: value if math.isfinite(value) else None for key, value in values.items()}
         self._metrics.write([{"time": round(time.time(), 3), **plain}], step)
 
     def log_transcripts(self, rows: Sequence[Transcript], step: int) -> None:
-        """See `Tracker`; a line each."""
+        """See `Tracker`; one line for each transcript."""
         self._transcripts.write((dict(zip(TRANSCRIPT_COLUMNS, row, strict=True)) for row in rows), step)
 
     def close(self) -> None:
@@ -236,13 +236,13 @@ class LocalFiles:
 
 
 class Trackers:
-    """All places that figures go to; on other processes than the first, none.
+    """All places that figures are logged to; only the first process logs.
 
     Args:
         config: the run's settings.
         folder: its output folder.
-        step: the step that it goes on from, those of the warm-up below 0; None where it starts afresh.
-        run_id: the W&B run that it goes on in.
+        step: the step that the run resumes from, below 0 in the warm-up; None if it starts afresh.
+        run_id: the W&B run to resume.
         is_main: whether this is the first process.
     """
 
@@ -265,13 +265,13 @@ class Trackers:
             self._trackers.append(Trackio(config, folder, step))
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Log metrics by their names: those of `metrics.py`, and the user's own."""
+        """Log metrics by name: those of `metrics.py`, and the user's own."""
         self._all(lambda tracker: tracker.log(values, step))
 
     def log_transcripts(self, transcripts: Sequence[Transcript], step: int) -> None:
         """Log `logging.log_transcripts` of an evaluation's transcripts, of the same clips every time.
 
-        They come in order of length, and are taken evenly from all of it.
+        The transcripts are in order of length, and are picked evenly from all lengths.
         """
         count = min(self._num_transcripts, len(transcripts))
         rows = [transcripts[i * len(transcripts) // count] for i in range(count)]
@@ -283,7 +283,7 @@ class Trackers:
         self._all(lambda tracker: tracker.close())
 
     def _all(self, act: Callable[[Tracker], None]) -> None:
-        """Do something with each. One that fails is left out from then on: a server's fault must not cost the run."""
+        """Call `act` with each tracker. One that fails is no longer used: its error must not end the run."""
         for tracker in list(self._trackers):
             try:
                 act(tracker)

@@ -1,6 +1,6 @@
-"""Projectors: what trains. Encoder frames in, audio tokens of the decoder's width out.
+"""Projectors, the part that trains: encoder frames in, audio tokens of the decoder's width out.
 
-A new projector is a file with a `Projector` here, and a line in `config.PROJECTORS`.
+A new projector needs a file with a `Projector` here, and a line in `config.PROJECTORS`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .base import Projected, Projector
 
 
 def projector_class(kind: str) -> type[Projector]:
-    """Return the class behind `model.projector_type=kind`."""
+    """Return the class of `model.projector_type=kind`."""
     module, name = PROJECTORS[kind].split(".")
     found: type[Projector] = getattr(import_module(f"{__name__}.{module}"), name)
     return found
@@ -27,7 +27,7 @@ def build_projector(kind: str, config: ProjectorConfig, encoder_dim: int, decode
     """Build the projector `model.projector_type=kind` between two models.
 
     Raises:
-        ConfigError: a width that was set by hand is not that of the models, or the projector does not fit into memory.
+        ConfigError: a width that was set differs from that of the models, or the projector does not fit into memory.
     """
     for key, given, actual, part in (
         ("input_dim", config.input_dim, encoder_dim, "encoder"),
@@ -39,7 +39,7 @@ def build_projector(kind: str, config: ProjectorConfig, encoder_dim: int, decode
             )
     build = partial(projector_class(kind), config, encoder_dim, decoder_dim)
     needed, room = 4 * count_weights(build), psutil.virtual_memory().total
-    if needed > room:  # a slip of the hand, or a stranger's checkpoint
+    if needed > room:  # a mistyped width, or a checkpoint of unknown origin
         raise ConfigError(
             f"model.projector_config: this projector needs {needed / 1e9:,.0f} GB, and this machine has "
             f"{room / 1e9:,.0f} GB of memory."

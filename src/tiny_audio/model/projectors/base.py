@@ -1,4 +1,4 @@
-"""What every projector is.
+"""The base class of all projectors.
 
 Dimensions: N encoder frames of all clips together, T audio tokens of all clips together, D encoder width,
 W decoder width, E experts.
@@ -24,8 +24,9 @@ class Projected:
 
     Attributes:
         tokens: (T, W), the clips one after another.
-        auxiliary: a scalar that is added to the mean loss of a target token; 0 where there is nothing to add.
-        expert_usage: (E,) fp32, how many of the T tokens' shares each expert took, for the log; (0,) without experts.
+        auxiliary: a scalar that is added to the mean loss of a target token; 0 if there is nothing to add.
+        expert_usage: (E,) fp32, the tokens that each expert read, counted by their shares, for the log; (0,) without
+            experts.
     """
 
     tokens: Tensor
@@ -34,7 +35,7 @@ class Projected:
 
     @classmethod
     def without_experts(cls, tokens: Tensor) -> Projected:
-        """Return bare tokens."""
+        """Return tokens of a projector without experts."""
         return cls(tokens, tokens.new_zeros((), dtype=torch.float32), tokens.new_zeros(0, dtype=torch.float32))
 
 
@@ -42,16 +43,16 @@ class Projector(nn.Module, ABC):
     """Maps packed encoder frames to packed audio tokens; padding never enters it.
 
     Args:
-        config: what a person chooses.
+        config: the settings.
         encoder_dim: D.
         decoder_dim: W.
 
     Attributes:
-        title: what people call it.
-        num_experts: E; 0 where there are none.
-        config: as chosen, with the `hidden_dim` that it comes to.
-        hidden_dim: where none is chosen, twice the decoder's width, as in GLM-ASR's own projector: what a native
-            checkpoint can hold.
+        title: its common name.
+        num_experts: E; 0 if there are none.
+        config: the settings, with the `hidden_dim` that is used.
+        hidden_dim: if none is set, twice the decoder's width, as in GLM-ASR's own projector; a native checkpoint can
+            hold no wider one.
     """
 
     title: str
@@ -66,11 +67,11 @@ class Projector(nn.Module, ABC):
 
     @abstractmethod
     def num_tokens(self, num_frames: int) -> int:
-        """Return how many audio tokens a clip of `num_frames` encoder frames becomes."""
+        """Return how many audio tokens a clip of `num_frames` encoder frames has."""
 
     @abstractmethod
     def forward(self, frames: Tensor, lengths: list[int]) -> Projected:
-        """Project.
+        """Project the encoder frames of clips to audio tokens.
 
         Args:
             frames: (N, D), the clips one after another.
@@ -83,14 +84,14 @@ class Projector(nn.Module, ABC):
 
     @torch.no_grad()
     def calibrate(self, clips: Iterable[tuple[Tensor, list[int]]], target_rms: float) -> None:
-        """Bring the output for these clips to the root mean square of the decoder's embeddings.
+        """Scale the output for these clips to the root mean square of the decoder's embeddings.
 
-        A frozen decoder reads what looks like its own embeddings; folding the gain into the weights needs no norm
-        layer, which the native GLM-ASR projector does not have.
+        A frozen decoder needs inputs of the scale of its own embeddings. The gain is folded into the weights, which
+        needs no norm layer; the native GLM-ASR projector has none.
 
         Args:
-            clips: frames (N, D) and lengths, as `forward` takes them; without any, nothing is changed.
-            target_rms: of the output's numbers.
+            clips: frames (N, D) and lengths, as `forward` takes them; without clips, nothing is changed.
+            target_rms: root mean square that the output shall have.
         """
         training = self.training
         self.eval()
@@ -104,12 +105,12 @@ class Projector(nn.Module, ABC):
 
 
 def stack_frames(frames: Tensor, lengths: list[int], factor: int) -> Tensor:
-    """Concatenate each `factor` consecutive frames of a clip, dropping an incomplete stack at its end.
+    """Concatenate each `factor` consecutive frames of a clip; an incomplete stack at its end is dropped.
 
     Args:
         frames: (N, D), the clips one after another.
         lengths: frames of each clip.
-        factor: frames a stack.
+        factor: frames of a stack.
 
     Returns:
         (sum of lengths[i] // factor, factor * D).

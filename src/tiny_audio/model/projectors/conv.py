@@ -1,4 +1,4 @@
-"""A projector that looks around: stacked frames, convolutions over time, two linear layers."""
+"""A projector that mixes neighboring tokens: stacked frames, convolutions over time, two linear layers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .base import Projected, Projector, stack_frames
 class ConvProjector(Projector):
     """Convolution blocks between the stacked frames and the two layers of an `mlp` projector.
 
-    A word piece is seldom said within one audio token, and the other projectors but the Q-Former make each token of
-    its own frames alone. Here each block mixes `kernel_size` tokens: the convolution module of the Conformer
-    (arXiv 2005.08100, with a layer norm in the place of batch norm) and a feed-forward layer of twice the width.
+    A word piece rarely fits within one audio token. The other projectors, except the Q-Former, make each token from
+    its own frames only. Here each block mixes `kernel_size` tokens: it is the convolution module of the Conformer
+    (arXiv 2005.08100, with a layer norm instead of batch norm) and a feed-forward layer of twice the width.
 
     At 1280 -> 1024 with frame_stack 4, conv_dim 384, num_layers 2, hidden_dim 2048: 6,944,640 parameters. At 512 -> 576
     as in `experiment=laptop`, with frame_stack 2, num_layers 3, hidden_dim 1152: 4,625,216.
@@ -60,7 +60,7 @@ class ConvProjector(Projector):
 
 
 class Apart:
-    """Clips in one row with zeros between them, so that a convolution over the row never mixes two clips.
+    """A layout of clips in one row with zeros between them, so that a convolution over the row never mixes two clips.
 
     Args:
         counts: tokens of each clip, adding up to T.
@@ -87,7 +87,7 @@ class ConvBlock(nn.Module):
     Args:
         width: C.
         kernel_size: tokens that are mixed; odd.
-        dropout: after the two parts, and within the second.
+        dropout: applied after both parts, and within the second.
     """
 
     def __init__(self, width: int, kernel_size: int, dropout: float) -> None:

@@ -1,4 +1,4 @@
-"""A dense mixture of simple adapters: every expert reads every token, a softmax gate weighs them."""
+"""A dense mixture of simple adapters: every expert reads every token, and a softmax gate weighs the experts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class MOSAProjector(Projector):
     """Mixture of simple adapters (MOSA, arXiv 2508.18998) on `frame_stack` stacked frames.
 
     Token x becomes the sum over experts e of g_e * (down_e(gelu(up_e(x)))), with gates g = softmax(gate(x)). As
-    down_e is linear, its gate may stand before it: all experts together are then two plain matrix products, with the
-    hidden units of all experts side by side.
+    down_e is linear, the gate can be applied before it. All experts together are then two plain matrix products, with
+    the hidden units of all experts side by side.
 
     At 1280 -> 1024 with 4 experts of width 512 and frame_stack 4: 5120 -> 4 x 512 -> 1024 and a gate 5120 -> 4,
     12,609,540 parameters, all active. Dropout acts on the hidden units.
 
-    Dimensions: see `base`; H units an expert. Frames (N, D) become tokens (T, W) with T = sum of n_i // frame_stack.
+    Dimensions: see `base`; H units of an expert. Frames (N, D) become tokens (T, W) with T = sum of n_i // frame_stack.
     """
 
     title = "MOSA"
@@ -34,7 +34,7 @@ class MOSAProjector(Projector):
         self.up = nn.Linear(width, self.num_experts * config.expert_dim)
         self.down = nn.Linear(self.num_experts * config.expert_dim, decoder_dim, bias=False)
         self.down_bias = nn.Parameter(torch.zeros(self.num_experts, decoder_dim))
-        with torch.no_grad():  # each expert starts as a layer of its own would, not as a part of a wider one
+        with torch.no_grad():  # each expert is initialized as its own layer, not as a part of a wider one
             self.down.weight.mul_(self.num_experts**0.5)
 
     def num_tokens(self, num_frames: int) -> int:

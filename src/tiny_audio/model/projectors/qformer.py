@@ -15,23 +15,23 @@ ROPE_BASE = 10_000.0
 
 
 class QFormerProjector(Projector):
-    """Queries that attend to the encoder's frames window by window (BLIP-2's Q-Former, arXiv 2301.12597, made to grow
-    with the audio as in SALMONN, arXiv 2310.13289).
+    """Queries that attend to the encoder frames window by window (BLIP-2's Q-Former, arXiv 2301.12597; the number of
+    tokens grows with the audio as in SALMONN, arXiv 2310.13289).
 
-    Each window of `window_frames` frames of a clip is read by the same `num_queries` learned queries, through layers of
-    self-attention, cross-attention and a feed-forward part, pre-norm. Query i stands evenly in its window, at frame
-    (i + 1/2) * window_frames / num_queries - 1/2, and frames at their own places; both attentions see these places by
-    rotary embedding (arXiv 2104.09864), since nothing else tells a query where in the window a frame lies. In a
-    clip's last window, which is mostly shorter, the queries that stand beyond its end are left out, so a clip of n
-    frames becomes n * num_queries // window_frames tokens.
+    The same `num_queries` learned queries read each window of `window_frames` frames of a clip, through pre-norm layers
+    of self-attention, cross-attention and a feed-forward part. The queries are spread evenly over the window: query i
+    is at frame (i + 1/2) * window_frames / num_queries - 1/2. Both attentions use these positions, and those of the
+    frames, by rotary embedding (arXiv 2104.09864); a query has no other way to know a frame's position in the window.
+    A clip's last window is mostly shorter. Queries beyond its end are left out, so a clip of n frames becomes
+    n * num_queries // window_frames tokens.
 
     The layers are as wide as the decoder; `hidden_dim` is the width of their feed-forward part. At 1280 -> 1024 with 2
-    layers, 8 heads and hidden_dim 2048: 27,333,632 parameters. Dropout acts on what each part adds.
+    layers, 8 heads and hidden_dim 2048: 27,333,632 parameters. Dropout acts on the output of each part.
 
     Dimensions: see `base`; V windows, Q queries and F frames of a window.
 
     Raises:
-        ConfigError: `num_heads` does not divide the decoder's width into an even number each.
+        ConfigError: `num_heads` does not divide the decoder's width into heads of an even width.
     """
 
     title = "Q-Former"
@@ -61,10 +61,10 @@ class QFormerProjector(Projector):
         sizes = torch.tensor([min(window, n - start) for n in lengths for start in range(0, n, window)])  # (V,)
         place = torch.arange(window)
         starts = (sizes.cumsum(0) - sizes)[:, None]
-        rows = starts + place.clamp(max=sizes[:, None] - 1)  # (V, F); past a clip's end its last frame, unseen
+        rows = starts + place.clamp(max=sizes[:, None] - 1)  # (V, F); past a clip's end its last frame, masked
         real_queries = torch.arange(num_queries) < sizes[:, None] * num_queries // window  # (V, Q)
         read_frames = upload((place < sizes[:, None])[:, None, None], device)  # (V, 1, 1, F)
-        read_queries = upload((real_queries | (torch.arange(num_queries) == 0))[:, None, None], device)  # never none
+        read_queries = upload((real_queries | (torch.arange(num_queries) == 0))[:, None, None], device)  # at least one
         kept = upload(real_queries.flatten().nonzero()[:, 0], device)
 
         windows = frames.index_select(0, upload(rows.flatten(), device)).unflatten(0, rows.shape)  # (V, F, D)
@@ -85,7 +85,7 @@ class QFormerProjector(Projector):
 
 
 class QFormerLayer(nn.Module):
-    """Self-attention among a window's queries, attention to its frames, feed-forward; each adds to what it read."""
+    """Self-attention among a window's queries, attention to its frames, feed-forward; each part is residual."""
 
     def __init__(self, config: ProjectorConfig, encoder_dim: int, width: int, hidden_dim: int) -> None:
         super().__init__()
@@ -107,13 +107,13 @@ class QFormerLayer(nn.Module):
         read_queries: Tensor,
         read_frames: Tensor,
     ) -> Tensor:
-        """Read.
+        """Apply the layer.
 
         Args:
             hidden: (V, Q, W).
             windows: (V, F, D).
             query_angles, frame_angles: (Q, head width / 2) and (F, head width / 2).
-            read_queries, read_frames: (V, 1, 1, Q) and (V, 1, 1, F) bool, False where there is nothing to read.
+            read_queries, read_frames: (V, 1, 1, Q) and (V, 1, 1, F) bool, False at padding.
 
         Returns:
             (V, Q, W).
@@ -129,7 +129,7 @@ class QFormerLayer(nn.Module):
 
 
 class RotaryAttention(nn.Module):
-    """Multi-head attention with rotary places (arXiv 2104.09864) for queries and keys."""
+    """Multi-head attention with rotary positions (arXiv 2104.09864) for queries and keys."""
 
     def __init__(self, width: int, key_width: int, num_heads: int) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class RotaryAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, hidden: Tensor, read: Tensor, hidden_angles: Tensor, read_angles: Tensor, mask: Tensor) -> Tensor:
-        """Let (V, Q, W) attend to (V, K, key width), where `mask` (V, 1, 1, K) is true; return (V, Q, W)."""
+        """Attend from (V, Q, W) to (V, K, key width), where `mask` (V, 1, 1, K) is true; return (V, Q, W)."""
         query = self._heads(self.query(hidden))
         key, value = map(self._heads, self.key_value(read).chunk(2, -1))
         query, key = rotate(query, hidden_angles), rotate(key, read_angles)
@@ -150,7 +150,7 @@ class RotaryAttention(nn.Module):
 
 
 def rotary_angles(places: Tensor, head_dim: int) -> Tensor:
-    """Return the angles (places, head_dim / 2) by which each pair of a head's units is turned at each place."""
+    """Return the angles (places, head_dim / 2) that turn each pair of a head's units at each place."""
     frequencies = ROPE_BASE ** (-torch.arange(0, head_dim, 2, device=places.device) / head_dim)
     return places[:, None] * frequencies
 

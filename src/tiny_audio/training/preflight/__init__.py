@@ -1,8 +1,8 @@
-"""What would end or spoil a run hours after its start, found out before its first step.
+"""Find problems before the first step that would otherwise end or spoil a run hours later.
 
-Disk and data are looked at in every run; memory and speed, which cost some passes through the model, only where a run
-is long enough for that not to matter. Nothing of it leaves a trace: weights, gradients, generators and the order of the
-data are as they were, so that the run is the one without.
+Disk and data are checked in every run. Memory and speed need some passes through the model, so they are checked only if
+the run is long enough. The checks change nothing: weights, gradients, random generators and the order of the data stay
+as they were, so the run is the same without them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .speed import check_speed, local_processes, measure_throughput
 
 logger = logging.getLogger(__name__)
 
-MIN_STEPS = 100  # left to train; a shorter run meets its longest batch soon enough
+MIN_STEPS = 100  # left to train; a shorter run reaches its longest batch soon enough
 
 T = TypeVar("T")
 
@@ -45,29 +45,29 @@ def preflight(
     step: int,
     accelerator: Accelerator,
 ) -> None:
-    """Find out whether memory, disk and data will do, and say so in a line or two.
+    """Check whether memory, disk and data are sufficient, and log it in a line or two.
 
-    All processes do the same, and learn of each other's findings. The model is not wrapped for them yet, so that
-    nothing in it waits for another process: one that runs out of memory leaves no other hanging.
+    All processes do the same, and share their findings. The model is not wrapped for several processes yet, so nothing
+    in it waits for another process: if one runs out of memory, no other one hangs.
 
     Args:
         config: the run's settings.
         model: on its device, before `accelerator.prepare`.
         plan: of the training data.
         dataset: the training clips.
-        eval_sources: the evaluation clips; none, where there is no evaluation.
-        folder: where checkpoints will go.
-        step: that the run goes on from.
+        eval_sources: the evaluation clips; none if there is no evaluation.
+        folder: where checkpoints will be written.
+        step: the step that the run resumes from.
         accelerator: for mixed precision and processes.
 
     Raises:
-        UserError: the run cannot come to its end like this; the message says what will do.
+        UserError: the run cannot finish with these settings; the message says what to change.
     """
     left = config.training.max_steps - step
     if not config.training.preflight or left <= 0:
         return
     findings = Findings()
-    if accelerator.is_main_process:  # it alone writes
+    if accelerator.is_main_process:  # only it writes
         size = checkpoint_bytes(model)
         findings += check_disk(folder, config.training, step, bool(eval_sources), size)
     seed = config.training.seed
@@ -76,11 +76,11 @@ def preflight(
     eval_samples = read_samples(eval_dataset, seed)
     findings += check_readable(samples, eval_samples, plan.shares.tolist(), config.data.max_skipped_share)
     _tell(_agree(findings))
-    # A model that is to be sharded is still whole here; what it will take is not what a trial would.
+    # A model that will be sharded is still whole here, so a trial would not measure the memory that it will take.
     if left < MIN_STEPS or (config.hardware.fsdp and accelerator.num_processes > 1):
         return
     _tell(_try_out(config, model, dataset, eval_dataset, accelerator))
-    if accelerator.device.type != "cpu":  # there, step and workers share the cores: neither's speed is its own
+    if accelerator.device.type != "cpu":  # on a CPU, step and workers share the cores and slow each other down
         rate = audio_per_second(samples, plan.shares.tolist())
         with leaving_no_trace(model):
             throughput = measure_throughput(model, plan, accelerator)
@@ -95,7 +95,7 @@ def _try_out(
     eval_dataset: ClipDataset,
     accelerator: Accelerator,
 ) -> Findings:
-    """Pass the longest batches of the run through the model: training, then evaluation."""
+    """Run the model on the longest batches of the run: training, then evaluation."""
     trials = [training_trial(config.training, model, dataset, accelerator)]
     if eval_dataset.sources:
         trials.append(evaluation_trial(config.training, model, eval_dataset, accelerator))
@@ -109,14 +109,14 @@ def _try_out(
 
 
 def _agree(findings: Findings) -> Findings:
-    """Return what any of the processes found, in an order that all of them share; notes are the first one's."""
+    """Return the findings of all processes, in the same order on each; notes are only those of the first."""
     shared: list[Findings] = gather_object([findings])
     errors, warnings = ([line for one in shared for line in getattr(one, name)] for name in ("errors", "warnings"))
     return Findings(list(dict.fromkeys(errors)), list(dict.fromkeys(warnings)), shared[0].notes)
 
 
 def _tell(findings: Findings) -> None:
-    """Raise what ends the run, log what does not."""
+    """Raise errors, and log warnings and notes."""
     if findings.errors:
         raise UserError(" ".join(findings.errors))
     for line in findings.warnings:

@@ -14,24 +14,24 @@ from .memory import MOMENTS
 
 
 def checkpoint_bytes(model: SpeechLLM) -> int:
-    """Return about the size of a checkpoint: what it stores of the weights, and the moments of those that train."""
+    """Return the approximate size of a checkpoint: the weights that it stores, and the moments of those that train."""
     trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
     return trained_bytes(model) + MOMENTS * trained
 
 
 def check_disk(folder: CheckpointFolder, training: TrainingConfig, step: int, evaluates: bool, size: int) -> Findings:
-    """Compare the free space with the checkpoints of `size` bytes that are still to come.
+    """Compare the free space with the checkpoints of `size` bytes that the run will still write.
 
-    A new one is written before an old one is deleted, so two are the least that a run can do with.
+    A new one is written before an old one is deleted, so a run needs room for at least two.
     """
     free = shutil.disk_usage(folder.path).free
     there = len(folder.steps())
     saves = count_saves(training, step, evaluates)
     fewest = min(saves, 2 - min(there, 1))
     keep = 1 if training.save_best_only else training.save_total_limit
-    # Beyond those that are kept: the best, and the one that is being written.
+    # Besides those that are kept: the best, and the one that is being written.
     most = saves if keep is None else max(1, min(saves, keep + evaluates + 1 - there))
-    final = size / (1 + MOMENTS)  # final.pt, in which there are the weights alone
+    final = size / (1 + MOMENTS)  # final.pt, which holds only the weights
     where = f"{folder.path} has {format_bytes(free)} free"
     if free < fewest * size + final:
         error = (
@@ -52,9 +52,9 @@ def check_disk(folder: CheckpointFolder, training: TrainingConfig, step: int, ev
 
 
 def count_saves(training: TrainingConfig, step: int, evaluates: bool) -> int:
-    """Return how many checkpoints a run writes at most from `step` on: as if every evaluation were the best yet.
+    """Return how many checkpoints a run writes at most after `step`: as if every evaluation were the best so far.
 
-    Where none is ever deleted, that would be far too many; the best one alone is then counted besides the regular ones.
+    If none is ever deleted, that number would be far too high; then only one best is counted besides the regular ones.
     """
     unlimited = training.save_total_limit is None and not training.save_best_only
     every = [training.save_steps] + [training.eval_steps] * (evaluates and not unlimited)

@@ -1,4 +1,4 @@
-"""What a check has to say."""
+"""The findings of a check."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Findings:
-    """Lines of a check.
+    """The messages of a check.
 
     Attributes:
-        errors: sentences; the run cannot come to its end.
+        errors: sentences; the run cannot finish.
         warnings: sentences.
-        notes: clauses, for the line that says that all is well.
+        notes: clauses, for the line that says that everything is fine.
     """
 
     errors: list[str] = field(default_factory=list)

@@ -1,13 +1,13 @@
-"""Whether the longest batches of a run fit into memory: they are tried, as noise of their lengths.
+"""Check whether the longest batches of a run fit into memory, by trying batches of noise of the same lengths.
 
-A trial is the real thing: the model's own forward and backward pass, beside AdamW's moments and, where gradients
-accumulate, those of the batch before. On a GPU, too large a batch raises an error, and the largest that fits is found
+A trial runs the model's own forward and backward pass, beside AdamW's moments and, if gradients accumulate, the
+gradients of the batch before. On a GPU a batch that is too large raises an error, and the largest that fits is found
 by bisection.
 
-On a CPU the kernel lets a process take more than there is, and kills it for using it. So one clip is tried first, and
-what it took, times the clips, is compared with what is free. The whole batch follows only where by that estimate it
-fits and takes no more than `CPU_SECONDS`; where it does not fit, there is a warning and no error, since an estimate may
-be wrong. A process whose memory is limited (`ulimit -v`) does get an error, and is treated as a GPU is.
+On a CPU the system lets a process allocate more memory than there is, and kills it when it uses it. So one clip is
+tried first, and its memory, times the number of clips, is compared with the free memory. The whole batch is tried only
+if by that estimate it fits and takes no more than `CPU_SECONDS`. If it does not fit, there is a warning and no error,
+since an estimate may be wrong. A process whose memory is limited (`ulimit -v`) does get an error, as on a GPU.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from .findings import Findings
 
 CPU_SECONDS = 2.0  # that a whole batch may take on a CPU
 WRITTEN_TOKENS = 4  # that a trial of the evaluation writes; the others are read
-SAFE_SHARE = 0.9  # of what just fits, to suggest: over a run memory falls to pieces
-MOMENTS = 2  # of AdamW, as large as the weights that train
+SAFE_SHARE = 0.9  # of what just fits, to suggest: memory becomes fragmented over a run
+MOMENTS = 2  # of AdamW, each as large as the weights that train
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Trial:
     """The longest batch of some kind.
 
     Attributes:
-        key: the setting that says how many clips it has.
+        key: the setting for the number of its clips.
         title: such as `the longest batch`.
         seconds: of its clips, the longest first.
-        batch: makes a batch of the first so many of them.
-        run: passes a batch through the model.
-        fixed_bytes: of what it takes, the part that does not grow with the clips.
+        batch: makes a batch of the first n clips.
+        run: runs the model on a batch.
+        fixed_bytes: the part of its memory that does not grow with the clips.
     """
 
     key: str
@@ -65,13 +65,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a trial.
+    """The result of a trial.
 
     Attributes:
         fits: how many clips fit.
-        bytes: what the process took with the whole batch; of a batch that does not fit and is no estimate, 0.
-        limit: what it can take.
-        measured: with the whole batch; else estimated from one clip.
+        bytes: memory of the process with the whole batch; 0 if the batch was tried and does not fit.
+        limit: the memory that the process can use.
+        measured: True if the whole batch was tried, False if estimated from one clip.
         device: its name in a message.
     """
 
@@ -82,7 +82,7 @@ class Verdict:
     device: str
 
     def findings(self, trial: Trial, training: TrainingConfig) -> Findings:
-        """Say it: an error where the batch was seen not to fit, a warning where it is likely not to."""
+        """Return the messages: an error if the batch did not fit, a warning if it probably does not."""
         size, clips = len(trial.seconds), describe_clips(trial.seconds)
         if self.fits == size:
             taken = f"{format_bytes(self.bytes)} of {format_bytes(self.limit)}"
@@ -99,7 +99,7 @@ class Verdict:
 
 
 class Taken(NamedTuple):
-    """What a pass took beyond what was there."""
+    """Additional memory and time of a pass."""
 
     bytes: int
     seconds: float
@@ -108,7 +108,7 @@ class Taken(NamedTuple):
 def training_trial(training: TrainingConfig, model: SpeechLLM, dataset: ClipDataset, accelerator: Accelerator) -> Trial:
     """Make the trial of a training batch, with the longest clips and the longest transcripts of all sources.
 
-    A batch that is made smaller is accumulated: it then lies beside gradients.
+    A smaller batch is accumulated, so its trial also holds the gradients of the batch before.
     """
     size = training.batch_size
     slowest = min(SPEEDS) / 100 if dataset.augmenter is not None else 1.0
@@ -143,9 +143,9 @@ def training_trial(training: TrainingConfig, model: SpeechLLM, dataset: ClipData
 def evaluation_trial(
     training: TrainingConfig, model: SpeechLLM, dataset: ClipDataset, accelerator: Accelerator
 ) -> Trial:
-    """Make the trial of an evaluation batch: loss, then transcripts with all but a few of their tokens read at once.
+    """Make the trial of an evaluation batch: loss, then transcripts of which all but the last few tokens are read.
 
-    The key-value cache is then as large as at the end of the longest transcript, after a few tokens' time.
+    The key-value cache is then as large as at the end of the longest transcript, but only a few tokens are written.
     """
     sources = dataset.sources
     size = min(training.eval_batch_size, sum(map(len, sources)))
@@ -185,8 +185,9 @@ def longest_clips(
 ) -> tuple[list[float], list[list[int]]]:
     """Return the `size` longest durations in seconds and, as tokens, the `size` longest transcripts of all sources.
 
-    They need not be of the same clips: no batch takes more. Where there are fewer clips, they come round again.
-    Clips may be slowed down to `slowest` of their speed; where durations are guesses, any may be as long as is allowed.
+    The two may be of different clips: no batch takes more memory. If there are fewer clips, they are repeated.
+    Clips may be slowed down to `slowest` of their speed. If durations are guesses, any clip may have the longest
+    length that is allowed.
     """
     durations = np.concatenate(
         [np.full(len(one), MAX_CLIP_SECONDS) if one.estimated else one.durations / slowest for one in sources]
@@ -201,7 +202,7 @@ def longest_clips(
 
 
 def longest_contexts(dataset: ClipDataset, size: int) -> list[list[int]]:
-    """Return, as tokens, the `size` longest contexts of all sources; fewer clips have none, or all."""
+    """Return, as tokens, the `size` longest contexts of all sources, repeated if there are fewer; none without any."""
     if dataset.contexts is None:
         return []
     found = [text for source in dataset.sources for text in source.longest_contexts(size)]
@@ -217,7 +218,7 @@ def noise(
     cached: bool = False,
     contexts: Sequence[Sequence[int]] = (),
 ) -> Batch:
-    """Return noise of these lengths; as encoder frames, where those are cached."""
+    """Return noise of these lengths; encoder frames if those are cached."""
     batch = synthetic_batch(seconds, targets, model.encoder.encoder_dim if cached else None)
     batch.context_ids = [torch.tensor(context, dtype=torch.int64) for context in contexts]
     return batch
@@ -225,7 +226,7 @@ def noise(
 
 @contextmanager
 def leaving_no_trace(model: SpeechLLM) -> Iterator[None]:
-    """Train within, and leave generators, mode, gradients and memory as they were."""
+    """Set training mode within this context; then restore random generators, mode, gradients and memory."""
     generators, training = rng_state(), model.training
     model.train()
     try:
@@ -243,7 +244,7 @@ def judge(trial: Trial, device: torch.device) -> Verdict:
     """Find out how many of the trial's clips fit: see the top of this file."""
     size, before, limit = len(trial.seconds), memory_in_use(device), memory_limit(device)
     named = _device(device, limit)
-    if device.type == "cpu" and attempt(trial, 1, device) is not None:  # what a first use allocates for good
+    if device.type == "cpu" and attempt(trial, 1, device) is not None:  # the first use allocates memory that stays
         one = attempt(trial, 1, device)
         each = max(0, one.bytes - trial.fixed_bytes) if one else 0
         if one is not None:
@@ -267,7 +268,7 @@ def judge(trial: Trial, device: torch.device) -> Verdict:
 
 
 def attempt(trial: Trial, size: int, device: torch.device) -> Taken | None:
-    """Pass `size` clips through the model; return what that took, or None where memory ran out."""
+    """Run the model on `size` clips; return what that took, or None if memory ran out."""
     taken = None
     try:
         batch = trial.batch(size)
@@ -299,7 +300,7 @@ def describe_clips(seconds: Sequence[float]) -> str:
 
 
 def suggest(trial: Trial, training: TrainingConfig, fits: int) -> str:
-    """Say what to set instead, where at most `fits` clips fit at once."""
+    """Return the settings to use instead, if at most `fits` clips fit at once."""
     if fits == 0:
         return "not even one clip fits: lower data.max_audio_length, or take smaller models"
     safe = max(1, int(fits * SAFE_SHARE))

@@ -1,4 +1,4 @@
-"""Whether the recordings can be read: a few of every source, spread over it, are."""
+"""Check whether the recordings can be read, by reading a few of every source, spread over it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ...data.plan import Draw
 from ...data.skips import MIN_DRAWS
 from .findings import Findings
 
-SAMPLE_CLIPS = 8  # of a source, where all of them can be read
+SAMPLE_CLIPS = 8  # of a source, if all of them can be read
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Clips of one source that were read on trial.
+    """Clips of one source that were read as a check.
 
     Attributes:
         name: of the source.
-        size: clips of the source.
-        count: how many were tried.
+        size: number of clips of the source.
+        count: number of clips that were read.
         skipped: those of them that cannot be used.
         audio_seconds: of the others.
-        wall_seconds: that reading all of them took, in one process.
+        wall_seconds: time to read all of them, in one process.
     """
 
     name: str
@@ -46,19 +46,19 @@ class Sample:
 
     @property
     def variance(self) -> float:
-        """Of that share, as an estimate of the whole source's."""
+        """Variance of `skipped_share`, as an estimate of the share in the whole source."""
         return self.skipped_share * (1 - self.skipped_share) / self.count * (1 - self.count / self.size)
 
 
 def read_samples(dataset: ClipDataset, seed: int) -> list[Sample]:
     """Read some clips of every source, as the loader would.
 
-    Where one cannot be read there are as many as `SkipLog` judges a source by, so that what it says of the share can
-    be relied on. Every process does it: a disk may be missing on one machine alone.
+    If one cannot be read, as many are read as `SkipLog` needs to judge a source, so that the share is reliable. Every
+    process does it, since a disk may be missing on one machine only.
     """
     if dataset.sources:
         row = int(dataset.sources[0].rows_at_hand(seed)[0])
-        dataset.__getitems__([Draw(0, 0, row)])  # the decoder's first use would be counted as its speed
+        dataset.__getitems__([Draw(0, 0, row)])  # the first use of the audio decoder is slow, and must not be timed
     return [_read_sample(dataset, number, seed) for number in range(len(dataset.sources))]
 
 
@@ -78,7 +78,7 @@ def _read_sample(dataset: ClipDataset, number: int, seed: int) -> Sample:
 
 
 def spread(size: int, count: int, rng: np.random.Generator) -> list[int]:
-    """Return `count` different rows of `size`, one of each of as many equal stretches; all, where there are fewer."""
+    """Return `count` different rows of `size`, one from each of as many equal parts; all if there are fewer."""
     edges = np.linspace(0, size, min(count, size) + 1).astype(np.int64)
     rows: list[int] = rng.integers(edges[:-1], edges[1:]).tolist()
     return rows
@@ -111,7 +111,7 @@ def check_readable(
                 )
     share = sum(weight * sample.skipped_share for weight, sample in zip(shares, samples, strict=True))
     deviation = math.sqrt(sum(w**2 * sample.variance for w, sample in zip(shares, samples, strict=True)))
-    if share - 2 * deviation > max_skipped_share:  # beyond what chance explains
+    if share - 2 * deviation > max_skipped_share:  # more than chance explains
         findings.warnings.append(
             f"data: about {share:.0%} of the clips drawn cannot be used, and the run stops above "
             f"data.max_skipped_share={max_skipped_share:g}."
@@ -131,7 +131,7 @@ def _unreadable(key: str, sample: Sample) -> str:
 
 
 def audio_per_second(samples: Sequence[Sample], shares: Sequence[float]) -> float:
-    """Return the seconds of audio that one process reads in a second, from sources drawn in these shares."""
+    """Return how many seconds of audio one process reads in a second, from sources drawn in these shares."""
     each = list(zip(shares, samples, strict=True))
     audio, wall = (
         sum(share * getattr(sample, name) / sample.count for share, sample in each)

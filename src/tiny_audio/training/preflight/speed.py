@@ -1,4 +1,4 @@
-"""Whether the data comes as fast as the step takes it."""
+"""Check whether the data is read as fast as the step uses it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .findings import Findings
 from .memory import noise
 
 TIMED_PASSES = 3
-BATCHES = 16  # of the plan, of which the middle one is timed
-IDLE_SHARE = 0.2  # of a step without workers: below this, waiting for the data is not worth a word
+BATCHES = 16  # of the plan; the one of median length is timed
+IDLE_SHARE = 0.2  # of a step without workers: below this, there is no warning about waiting for data
 
 
 def measure_throughput(model: SpeechLLM, plan: SamplingPlan, accelerator: Accelerator) -> float:
-    """Return the seconds of audio that a step takes in a second, of a batch of usual length.
+    """Return how many seconds of audio a step processes in a second, for a batch of usual length.
 
-    Forward and backward pass alone; the optimizer adds a few per cent.
+    Only forward and backward pass are timed; the optimizer adds a few per cent.
     """
     batches = [[float(plan.durations[draw.source][draw.row]) for draw in plan.batch(n)] for n in range(BATCHES)]
     seconds = sorted(batches, key=sum)[BATCHES // 2]
@@ -44,16 +44,16 @@ def local_processes() -> int:
 
 
 def check_speed(rate: float, throughput: float, data: DataConfig, cores: float) -> Findings:
-    """Compare what workers deliver with what a step takes, both in seconds of audio a second.
+    """Compare what workers read with what a step uses, both in seconds of audio a second.
 
-    Workers are taken to be as fast side by side as one is alone, which flatters them: where even so they are too slow,
-    they are.
+    Workers are assumed to be as fast side by side as one alone. This is optimistic: if they are too slow by this
+    estimate, they are too slow in fact.
 
     Args:
         rate: of one process that reads.
         throughput: of the step.
         data: `num_workers`, and whether features are cached.
-        cores: that workers of this process can have.
+        cores: that the workers of this process can use.
     """
     workers = min(data.num_workers, cores)
     enough = math.ceil(throughput / rate)
