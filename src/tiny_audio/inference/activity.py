@@ -1,6 +1,6 @@
-"""Where somebody speaks: Silero's voice-activity model (MIT), run by ONNX Runtime.
+"""Find speech in a recording: Silero's voice-activity model (MIT), run by ONNX Runtime.
 
-Only the file of the model is taken from the package `silero-vad`: importing it would set torch to one thread.
+Only the model's file is used from the package `silero-vad`: importing the package would set torch to one thread.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from ..errors import UserError
 
-WINDOW = 512  # samples: 32 ms are judged at once, ...
-CONTEXT = 64  # ... with these of the window before
+WINDOW = 512  # samples that get one probability: 32 ms, ...
+CONTEXT = 64  # ... read with these of the window before
 BLOCK = 512  # windows that are computed at once: 16 s, a few megabytes
 STATE = (1, 1, 128)
 MODEL = "silero_vad_16k_sequence.onnx"
@@ -33,14 +33,14 @@ def open_activity(wanted: bool | None) -> VoiceActivity | None:
 
 
 class VoiceActivity:
-    """How likely somebody speaks, every 32 ms.
+    """The probability of speech, every 32 ms.
 
     Args:
         file: the model, for sequences at 16 kHz.
     """
 
     def __init__(self, file: Path) -> None:
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # 1.32 sends what it is used for to its makers
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # version 1.32 sends usage data to its makers
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -65,7 +65,7 @@ class VoiceActivity:
 
 
 def _model_file() -> Path | None:
-    """Return where the model lies; None where it, or what runs it, is not installed."""
+    """Return the path of the model's file; None if it or ONNX Runtime is not installed."""
     package = find_spec("silero_vad")
     if package is None or find_spec("onnxruntime") is None:
         return None

@@ -1,6 +1,6 @@
 """Transcripts as the corpus has them, and the clips that an evaluation in training leaves out.
 
-Those are judged as `ta infer` would write them down, or counted by reason.
+Those clips are transcribed as `ta infer` would do it and scored, or counted by reason.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .transcribe import Recognizer, join
 
 @dataclass
 class Apart:
-    """What the corpus of one set holds besides the set as it was indexed.
+    """What the corpus of one set holds besides the indexed set.
 
     Attributes:
         table: of the corpus.
-        texts: the transcripts of the set's clips as the corpus has them: rules of scoring look at `$20` and `Mr.`.
-        rows: (row of the table, transcript) of those that are judged: too long or too short to train on, or without
-            speech, which have an empty transcript.
-        left_out: of the others, by reason.
+        texts: the transcripts of the set's clips as the corpus has them: scoring rules need `$20` and `Mr.`.
+        rows: (row of the table, transcript) of the left-out clips that are scored: too long or too short to train on,
+            or without speech, with an empty transcript.
+        left_out: number of the others, by reason.
         contexts: of each of the rows; empty: there is none.
     """
 
@@ -49,7 +49,7 @@ class Apart:
 
 
 def open_apart(sources: Sequence[Source], config: Config) -> list[Apart]:
-    """Look up what was left out of each evaluation set; of a set of which only a part is evaluated, as large a part."""
+    """Find the clips that were left out of each evaluation set; if a part of a set is evaluated, an equal share."""
     entries = config.data.eval_datasets
     by_name = dict(zip(unique_names(entries), entries, strict=True))
     return [_open(source, by_name[source.name], config) for source in sources]
@@ -70,7 +70,7 @@ def _open(source: Source, entry: DatasetConfig, config: Config) -> Apart:
             texts[wanted[row]] = prepared or ""
         if row not in reasons:
             continue
-        # A corpus's own cleaner drops rows whose transcript is not whole, and one without a transcript says nothing.
+        # A corpus's own cleaner drops rows whose transcript is incomplete, and a row may have no transcript.
         if prepared is None or (not prepared and raw):
             left_out["no_transcript"] += 1
         elif reasons[row] in ("too_long", "too_short", "empty_text"):
@@ -87,7 +87,7 @@ def _open(source: Source, entry: DatasetConfig, config: Config) -> Apart:
 
 
 def read_apart(apart: Apart, source: Source) -> Iterator[tuple[Transcript, np.ndarray | None]]:
-    """Yield the clips that were left out, and their samples (S,); None where a note says why they cannot be read."""
+    """Yield the clips that were left out, and their samples (S,); None if a note says why they cannot be read."""
     for number, text in apart.rows:
         speaker = None if apart.table.speakers is None else apart.table.speakers[number] or None
         row = Transcript(source.name, apart.table.names[number], text, None, speaker=speaker)
@@ -100,18 +100,18 @@ def read_apart(apart: Apart, source: Source) -> Iterator[tuple[Transcript, np.nd
 
 
 def judge(apart: Apart, source: Source, recognizer: Recognizer, batch_size: int) -> Iterator[Transcript]:
-    """Write down the clips that were left out."""
+    """Transcribe the clips that were left out."""
     for (row, waveform), context in zip(read_apart(apart, source), apart.contexts, strict=True):
         yield row if waveform is None else write_down(row, waveform, recognizer, batch_size, context)
 
 
 def kind_of(row: Transcript) -> str:
-    """Return the note of a clip that was left out: that nothing is said in it, or that it is read in pieces."""
+    """Return the note of a clip that was left out: it has no speech, or it is read in pieces."""
     return PIECES if clean_transcript(row.reference) else NO_SPEECH
 
 
 def judge_longer(rows: list[Transcript], source: Source, recognizer: Recognizer, batch_size: int) -> None:
-    """Write down, in place, the clips that turned out to be too long when they were read."""
+    """Transcribe, in place, the clips that proved to be too long when they were read."""
     for number, row in enumerate(rows):
         if row.hypothesis is None and "too_long" in row.notes:
             waveform = source.read(number)
@@ -124,7 +124,7 @@ def judge_longer(rows: list[Transcript], source: Source, recognizer: Recognizer,
 def write_down(
     row: Transcript, waveform: np.ndarray, recognizer: Recognizer, batch_size: int, context: str
 ) -> Transcript:
-    """Return a row with what `ta infer` writes of its recording."""
+    """Return a row with the transcript that `ta infer` writes of its recording."""
     [segments] = recognizer.transcribe_segments([waveform], batch_size, contexts=[context])
     flags = {flag for segment in segments for flag in segment.flags}
     notes = (kind_of(row), *(flag for flag in (LIMIT, LOOP) if flag in flags))

@@ -1,4 +1,4 @@
-"""Evaluating checkpoints: the same clips for each, and the frozen models loaded once."""
+"""Evaluate checkpoints on the same clips, and load the frozen models only once."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def evaluate_checkpoints(
     """Transcribe the evaluation sets with each checkpoint, and score.
 
     Args:
-        paths: checkpoints; of several, one that cannot be used is named and passed over.
-        settings: from the configuration of the last of them to that of the evaluation: data and device are read of it.
-        encoder, decoder: where the models lie now, if not where they lay in training.
+        paths: checkpoints; if there are several, one that cannot be used is named and skipped.
+        settings: maps the configuration of the last checkpoint to that of the evaluation: data and device.
+        encoder, decoder: where the models are now, if they have moved since training.
         rules: of scoring; None: those of `default_rules`.
-        beams, ctc_weight: see `config.SearchConfig`; None: as each checkpoint says.
+        beams, ctc_weight: see `config.SearchConfig`; None: as in each checkpoint.
 
     Returns:
         A result for each checkpoint, and the sets.
@@ -66,7 +66,7 @@ def evaluate_checkpoints(
     usable = list(paths)
     while (
         saved := load(usable[-1], alone=len(usable) == 1)
-    ) is None:  # what cannot be read is told here, and not again
+    ) is None:  # a checkpoint that cannot be read is reported here, and only once
         usable.pop()
     config = settings(saved["config"])
     del saved  # it may hold gigabytes of optimizer state
@@ -85,7 +85,7 @@ def evaluate_checkpoints(
 
 
 def load(path: Path, alone: bool) -> dict[str, Any] | None:
-    """Read a checkpoint; one among others that cannot be read is named, and None."""
+    """Read a checkpoint; if it cannot be read and is not the only one, name it and return None."""
     try:
         return load_checkpoint(path)
     except UserError as error:
@@ -96,14 +96,14 @@ def load(path: Path, alone: bool) -> dict[str, Any] | None:
 
 
 def title(path: Path, paths: Sequence[Path]) -> str:
-    """Return what tables call a checkpoint: `step 500`, `final`; its path, where there are several folders."""
+    """Return the name of a checkpoint in tables: `step 500`, `final`; its path if there are several folders."""
     if len({other.parent for other in paths}) > 1:
         return str(path)
     return path.stem.replace("checkpoint-step-", "step ")
 
 
 class _Evaluator:
-    """Holds models and sets from one checkpoint to the next."""
+    """Keeps models and sets from one checkpoint to the next."""
 
     def __init__(
         self,
@@ -152,11 +152,11 @@ class _Evaluator:
         return result
 
     def _load(self, saved: dict[str, Any], path: str) -> SpeechLLM:
-        """Put a checkpoint's weights between the models that are there, or load its own models."""
+        """Load a checkpoint's weights into the models that are loaded, or load its own models."""
         if self.model is not None and self._kind == kind(saved):
             load_weights(self.model, saved, build_config({"model": saved["config"]["model"]}).model, path)
             return self.model
-        self.model, self._sets = None, []  # two of them may not fit
+        self.model, self._sets = None, []  # two models may not fit into memory
         dtype = FROZEN_DTYPES[self.accelerator.mixed_precision]
         model = rebuild(saved, path, dtype, self.encoder, self.decoder).to(self.accelerator.device)
         logger.info("Attention: %s", choose_attention(model, self.config.hardware.attention))
@@ -169,7 +169,7 @@ class _Evaluator:
         return model
 
     def _open(self, source: Source, model: SpeechLLM) -> Iterable[Batch]:
-        """The batches that the run itself evaluated on."""
+        """Return the batches that the run itself evaluated on."""
         data, prompt = self.config.data, model.decoder.prompt
         return eval_loader(
             ClipDataset([source], prompt.target_ids, data, contexts=ContextReader(prompt.context_ids)),
@@ -189,16 +189,16 @@ class _Evaluator:
 
 
 class EncodedSet:
-    """The batches of a set. What the encoder makes of them is kept on the CPU in the first pass, for those after it.
+    """The batches of a set. The first pass keeps their encoder frames on the CPU, and later passes reuse them.
 
     Args:
         batches: of recordings.
-        model: whose encoder is used.
+        model: its encoder is used.
         accelerator: for mixed precision.
-        room_bytes: of memory; a set that needs more is read and encoded anew in each pass.
+        room_bytes: limit of memory; a set that needs more is read and encoded again in each pass.
 
     Attributes:
-        encoding_seconds: spent on what is kept.
+        encoding_seconds: time of encoding the frames that are kept.
     """
 
     def __init__(self, batches: Iterable[Batch], model: SpeechLLM, accelerator: Accelerator, room_bytes: int) -> None:

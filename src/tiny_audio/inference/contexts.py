@@ -1,4 +1,4 @@
-"""What is known of recordings that are to be transcribed, as it is typed."""
+"""Contexts of recordings to transcribe, as the user types them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 class TypedContexts:
-    """Reads contexts as the clips of a model's training had them.
+    """Converts contexts to the form that they had in training.
 
-    A model that never read any is told of in a line of the log, once: it may take no notice, or write worse.
+    If the model was never trained with contexts, one line is logged: it may ignore them, or write worse transcripts.
 
     Args:
         prompt: of the model.
-        saved: the checkpoint; one of an older version does not know of contexts.
+        saved: the checkpoint; one of an older version has no contexts.
     """
 
     def __init__(self, prompt: Prompt, saved: dict[str, Any]) -> None:
@@ -31,10 +31,10 @@ class TypedContexts:
         self._is_new = saved.get("contexts", 0) == 0  # None: not known
 
     def __call__(self, context: str) -> list[int]:
-        """Return the tokens of a context, brought into the form of the transcripts.
+        """Return the tokens of a context, in the same text form as the transcripts.
 
         Raises:
-            UserError: it is too long, or the model has no place for it.
+            UserError: it is too long, or the model's prompt has no place for it.
         """
         known = clean_context(context, self._text_case)
         if len(known) > self._longest:
@@ -46,10 +46,10 @@ class TypedContexts:
 
 
 def one_each(context: str | Sequence[str], count: int | None) -> list[str]:
-    """Return a context for each of `count` recordings; None: for one that is no list.
+    """Return a context for each of `count` recordings; None: for one recording that is not in a list.
 
     Raises:
-        UserError: there are not as many.
+        UserError: the number of contexts differs from that of the recordings.
     """
     if isinstance(context, str):
         return [context] * (1 if count is None else count)

@@ -1,4 +1,4 @@
-"""What Python code hands over as a recording, as samples that a model reads."""
+"""Convert a recording from Python code to the samples that a model reads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def to_waveform(audio: Recording, sampling_rate: int | None = None) -> np.ndarra
 
     Raises:
         AudioError: a file cannot be decoded.
-        TypeError, ValueError: it is no recording.
+        TypeError, ValueError: it is not a recording.
     """
     if isinstance(audio, dict):
         return _of_dict(audio, sampling_rate)

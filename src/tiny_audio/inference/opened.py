@@ -1,4 +1,4 @@
-"""Whatever holds a trained model, opened: a checkpoint, a run's folder, an exported folder, a repository of the Hub."""
+"""Open a trained model: a checkpoint, a run's folder, an exported folder, or a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..training.contents import fault
 
 logger = logging.getLogger(__name__)
 
-# In an exported folder, those of a checkpoint's weights that have no place in a native model.
+# In an exported folder, the weights of a checkpoint that a native model has no place for.
 WEIGHTS_FILE = "tiny_audio/weights.safetensors"
 RECORD_VERSION = 1
 NATIVE_PROJECTOR = "multi_modal_projector."
@@ -30,9 +30,9 @@ class Opened(NamedTuple):
     """A trained model that is not loaded yet.
 
     Attributes:
-        path: what it was read from.
+        path: the file or folder that it was read from.
         saved: as `load_checkpoint` returns it.
-        encoder, decoder: where its frozen models lie; None: where they lay in training.
+        encoder, decoder: where its frozen models are; None: where they were in training.
     """
 
     path: str
@@ -45,7 +45,7 @@ def open_model(name: str | Path) -> Opened:
     """Find and read a trained model.
 
     Args:
-        name: a checkpoint (`final.pt`), the folder of a run, whose `final.pt` is taken or else its newest checkpoint,
+        name: a checkpoint (`final.pt`), the folder of a run (its `final.pt`, or else its newest checkpoint, is used),
             an exported folder, or `user/repository` on the Hub.
 
     Raises:
@@ -65,7 +65,7 @@ def open_model(name: str | Path) -> Opened:
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name may be `user/repository` on the Hub: no file of that name, and none that a file would have."""
+    """Whether a name may be `user/repository` on the Hub: no such file exists, and it does not look like a file."""
     user, slash, repository = name.partition("/")
     return (
         bool(user and slash and repository)
@@ -106,7 +106,7 @@ def _open_exported(folder: Path) -> Opened:
 
 
 def _read_weights(folder: Path, native: bool) -> dict[str, dict[str, Any]]:
-    """Return weights by part and name, as a checkpoint has them."""
+    """Return weights by part and name, as in a checkpoint."""
     weights: dict[str, dict[str, Any]] = {}
     stored = folder / WEIGHTS_FILE
     if stored.is_file():
@@ -117,8 +117,8 @@ def _read_weights(folder: Path, native: bool) -> dict[str, dict[str, Any]]:
         projector = weights.setdefault("projector", {})
         for file in folder.glob("*.safetensors"):
             with safe_open(file, "pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118  # it cannot be iterated over
+                for name in tensors.keys():  # noqa: SIM118  # `tensors` cannot be iterated over
                     before, found, own = name.partition(NATIVE_PROJECTOR)
-                    if found and before in ("", "model."):  # as files and as modules name it
+                    if found and before in ("", "model."):  # its name in files and in modules
                         projector[own] = tensors.get_tensor(name).float()
     return weights

@@ -1,4 +1,4 @@
-"""The sets that recognizers are judged on: the same clips for each."""
+"""The evaluation sets of recognizers: the same clips for each recognizer."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Sets:
     """Evaluation sets, opened.
 
     Attributes:
-        config: what they were opened by.
+        config: the settings that they were opened with.
         sources: clips that the model reads whole.
-        apart: of each source, what else its corpus holds.
+        apart: for each source, the other clips of its corpus.
         rules: of scoring.
     """
 
@@ -35,7 +35,7 @@ class Sets:
 
     @property
     def num_clips(self) -> int:
-        """Clips that are judged."""
+        """Number of clips that are scored."""
         return sum(map(len, self.sources)) + sum(len(apart.rows) for apart in self.apart)
 
     def read(self, number: int) -> np.ndarray:
@@ -58,11 +58,11 @@ def open_sets(config: Config, rules: Sequence[Rule] | None = None) -> Sets:
     """Open the evaluation sets of a configuration.
 
     Args:
-        config: its data and paths are read.
+        config: its data and paths are used.
         rules: of scoring; None: those of `default_rules`.
 
     Raises:
-        UserError: there is none, one cannot be opened, or none has a clip that can be judged.
+        UserError: there is no set, one cannot be opened, or no set has a clip that can be scored.
     """
     data = config.data
     if not data.eval_datasets:

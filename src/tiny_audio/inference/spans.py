@@ -1,7 +1,7 @@
-"""Recordings of any length to pieces that a model can read at once: silences left out, cuts in pauses.
+"""Cut recordings of any length into pieces that a model can read at once: silences are left out, cuts are in pauses.
 
-A span is (start, stop), in samples of a recording (S,). A pause is where it is quiet, or, by a voice-activity model,
-where nobody speaks.
+A span is (start, stop), in samples of a recording (S,). A pause is a quiet place or, with a voice-activity model, a
+place without speech.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from .activity import WINDOW
 
 Activity = Callable[[np.ndarray], np.ndarray]
 
-FRAME = SAMPLE_RATE // 10  # 0.1 s: how finely a quiet place is looked for
-LOUD_FRAMES = 10  # a second of the loudest tells how loud a recording is; a click does not
-SILENT_SHARE = 0.01  # of that level, -40 dB: what is below for seconds is silence, whatever hums in it, ...
-SILENT_LEVEL = 0.003  # ... unless it is above this one, -50 dBFS: somebody may speak low beside loud music
-MARGIN_FRAMES = 3  # of the silence stay beside what is said: a word may begin and end softly
-EDGE = SAMPLE_RATE // 100  # 10 ms: how finely the silence at the edges of a piece is measured, ...
-EDGE_MARGIN = SAMPLE_RATE // 20  # ... of which 50 ms stay: models know clips, which begin and end with what is said
-SPOKEN = 0.5  # from this probability on somebody speaks
-PAUSE = 0.1  # below this one it is a pause
-BEYOND = 0.1  # what the longest piece costs more than one of the usual length; a cut in speech costs up to 1
+FRAME = SAMPLE_RATE // 10  # 0.1 s: resolution of the search for quiet places
+LOUD_FRAMES = 10  # the loudest second gives the level of a recording; a click is too short to change it
+SILENT_SHARE = 0.01  # of that level, -40 dB: seconds below it are silence, even with a hum, ...
+SILENT_LEVEL = 0.003  # ... unless they are above this one, -50 dBFS: quiet speech beside loud music
+MARGIN_FRAMES = 3  # of the silence are kept beside speech: a word may begin and end softly
+EDGE = SAMPLE_RATE // 100  # 10 ms: resolution of the silence at the edges of a piece, ...
+EDGE_MARGIN = SAMPLE_RATE // 20  # ... of which 50 ms are kept: clips in training begin and end with speech
+SPOKEN = 0.5  # above this probability there is speech
+PAUSE = 0.1  # below this one there is a pause
+BEYOND = 0.1  # additional cost of the longest piece over one of usual length; a cut in speech costs up to 1
 
 
 def levels(waveform: np.ndarray, size: int = FRAME) -> np.ndarray:
-    """Return the root mean square of each whole frame of so many samples."""
+    """Return the root mean square of each whole frame of `size` samples."""
     frames = waveform[: len(waveform) // size * size].reshape(-1, size)
     return np.sqrt(np.einsum("ij,ij->i", frames, frames, dtype=np.float64) / size)
 
 
 def quiet_level(level: np.ndarray) -> float:
-    """Return what is no louder than silence, beside frames of these levels (N,)."""
+    """Return the level up to which a frame is silent, in a recording with these frame levels (N,)."""
     return min(SILENT_SHARE * loudest(level), SILENT_LEVEL) if len(level) else 0.0
 
 
 def likeliest(speech: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Return the probability that somebody speaks somewhere in each whole frame of a span."""
+    """Return the probability of speech anywhere in each whole frame of a span."""
     edges = start + np.arange((stop - start) // FRAME) * FRAME
     windows = np.arange(-(-FRAME // WINDOW) + 1) + edges[:, None] // WINDOW
-    windows = np.minimum(windows, (edges[:, None] + FRAME - 1) // WINDOW)  # those that the frame ends in
+    windows = np.minimum(windows, (edges[:, None] + FRAME - 1) // WINDOW)  # none after the frame's last
     return speech[windows].max(axis=1)
 
 
@@ -55,19 +55,19 @@ def find_spans(
     longest_seconds: float | None = None,
     activity: Activity | None = None,
 ) -> list[tuple[int, int]]:
-    """Find what is to be transcribed of a recording.
+    """Find the spans of a recording to transcribe.
 
     Args:
         waveform: (S,) float samples.
-        silence_seconds: silences of at least this length are left out, and at the edges of the pieces of what is cut
-            shorter ones; 0: none but digital silence.
+        silence_seconds: silences of at least this length are left out, and shorter ones at the edges of pieces that
+            were cut; 0: only digital silence.
         limit_seconds: the longest span, ...
-        longest_seconds: ... but where no pause is in one up to this length.
-        activity: finds the pauses, see `VoiceActivity`; None: they are where it is quiet. It is asked only where there
-            is something to cut.
+        longest_seconds: ... unless there is no pause to cut in; then up to this length.
+        activity: finds the pauses, see `VoiceActivity`; None: pauses are quiet places. It is used only if there is
+            something to cut.
 
     Returns:
-        Spans in order; none of them is silent throughout.
+        Spans in order; none of them is all silence.
     """
     found = leave_out_silence(waveform, silence_seconds) if silence_seconds else [(0, len(waveform))]
     limit = int(limit_seconds * SAMPLE_RATE)
@@ -83,7 +83,7 @@ def find_spans(
 
 
 def leave_out_silence(waveform: np.ndarray, silence_seconds: float) -> list[tuple[int, int]]:
-    """Return the spans between silences of at least `silence_seconds`, with a little of these at their edges."""
+    """Return the spans between silences of at least `silence_seconds`, with a little silence at their edges."""
     level = levels(waveform)
     if not len(level):
         return [(0, len(waveform))]
@@ -106,13 +106,13 @@ def leave_out_silence(waveform: np.ndarray, silence_seconds: float) -> list[tupl
 
 
 def trim(waveform: np.ndarray, pieces: list[tuple[int, int]], speech: np.ndarray | None) -> list[tuple[int, int]]:
-    """Leave out the silence at the edges of pieces, but for a little of it, and pieces that hold nothing else.
+    """Remove most of the silence at the edges of pieces, and pieces that are all silence.
 
     Args:
         waveform: (S,).
         pieces: spans of it.
-        speech: what `VoiceActivity` returns for it: what it does not hear as speech is left out, too, but from pieces
-            in which it hears nobody.
+        speech: what `VoiceActivity` returns for it. Edges without speech are removed too, except from a piece in which
+            it finds no speech at all.
     """
     quiet = quiet_level(levels(waveform))
     trimmed = []
@@ -127,7 +127,7 @@ def trim(waveform: np.ndarray, pieces: list[tuple[int, int]], speech: np.ndarray
 
 
 def _between(start: int, stop: int, origin: int, heard: np.ndarray, size: int) -> tuple[int, int] | None:
-    """Return the span from the first frame that is heard to the last, with margins; None where there is none."""
+    """Return the span from the first frame in `heard` to the last, with margins; None if there is none."""
     if not len(heard):
         return None
     first, last = origin + int(heard[0]) * size, origin + int(heard[-1] + 1) * size
@@ -142,12 +142,12 @@ def cut(
     longest_seconds: float | None = None,
     speech: np.ndarray | None = None,
 ) -> list[tuple[int, int]]:
-    """Cut a span into spans of at most `limit_seconds`, and at least a third of it but at the ends, in pauses.
+    """Cut a span in pauses into spans of at most `limit_seconds`, and at least a third of it except at the ends.
 
-    All cuts are chosen together, by dynamic programming: a cut costs as much as its frame is loud, see `cut_costs`, in
-    a pause less than nothing, and the cheapest set of cuts is taken. Chosen one by one, they often leave the next one
-    no quiet place. A span beyond the limit, up to `longest_seconds`, costs up to `BEYOND`: it
-    stays whole where it could only be cut in the middle of what is said.
+    Dynamic programming chooses all cuts together: the cost of a cut is the level of its frame, and negative in a pause,
+    see `cut_costs`; the set of cuts with the lowest cost is used. If cuts were chosen one by one, there would often be
+    no quiet place for the next one. A span beyond the limit, up to `longest_seconds`, costs up to `BEYOND`, so that it
+    stays whole if it could only be cut within speech.
     """
     limit = int(limit_seconds * SAMPLE_RATE)
     longest = max(int((longest_seconds or 0) * SAMPLE_RATE), limit)
@@ -181,10 +181,10 @@ def cut(
 
 
 def cut_costs(waveform: np.ndarray, start: int, stop: int, speech: np.ndarray | None) -> np.ndarray:
-    """Return what a cut costs in each whole frame of a span: its level, and less where nobody is heard in it.
+    """Return the cost of a cut in each whole frame of a span: its level, and less if there is no speech in it.
 
-    The model hears pauses in noise, which are not quiet; but it goes on hearing somebody for some tenths of a second,
-    and misses short pauses. Where it hears nobody in all of the span, the level alone decides.
+    The voice-activity model finds pauses in noise, which are not quiet. But its probability falls some tenths of a
+    second late, so it misses short pauses. If it finds no speech in the whole span, only the level decides.
     """
     level = levels(waveform[start:stop])
     costs = level / max(loudest(level), 1e-9) - SILENT_SHARE
@@ -194,7 +194,7 @@ def cut_costs(waveform: np.ndarray, start: int, stop: int, speech: np.ndarray | 
 
 
 def loudest(level: np.ndarray) -> float:
-    """Return the level of the loudest second of frames (N,): the lowest in it, so that a click does not count."""
+    """Return the lowest level among the loudest second of frames (N,), so that a click does not count."""
     count = min(LOUD_FRAMES, len(level))
     return float(np.partition(level, -count)[-count])
 

@@ -1,4 +1,4 @@
-"""How fast a model transcribes, measured while it is judged."""
+"""Measure how fast a model transcribes, during an evaluation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from ..model.speech_llm import SpeechLLM, Written
 
 
 class TimedAssessment:
-    """What `SpeechLLM.assess` returns, with the time of encoding and decoding taken: not that of the loss, nor of
-    reading recordings.
+    """Computes what `SpeechLLM.assess` returns, and times encoding and decoding, but not the loss or the reading.
 
     Args:
-        model: to judge.
+        model: to evaluate.
         max_new_tokens: of a transcript.
 
     Attributes:
@@ -29,12 +28,12 @@ class TimedAssessment:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> tuple[Tensor, list[Written]]:
-        """Return the cross-entropy of a batch, summed, and what is written down of each clip."""
+        """Return the summed cross-entropy of a batch, and the transcript of each clip."""
         if not len(batch):
             return torch.zeros(()), []
         start = perf_counter()
         frames, lengths = self.model.encode(batch)
-        # What is written is text: when it is here, the device has done all that it was asked for.
+        # `write` returns text, so the device has finished all work when it returns.
         written = self.model.write(frames, lengths, self.max_new_tokens, contexts=batch.context_ids)
         self.decoding_seconds += perf_counter() - start
         self.audio_seconds += batch.audio_seconds

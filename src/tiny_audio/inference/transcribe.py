@@ -1,4 +1,4 @@
-"""Recordings to text with a trained checkpoint."""
+"""Transcribe recordings with a trained checkpoint."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ LOOP, LIMIT, RETRIED, UNPLACED = "loop", "limit", "retried", "unplaced"
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a recording is written down.
+    """How a recording is transcribed.
 
     Attributes:
-        piece_seconds: the longest piece that the model reads at once; None: as the checkpoint says, and where there is
-            no pause longer ones, see `piece_seconds_of`.
+        piece_seconds: the longest piece that the model reads at once; None: as in the checkpoint, and longer if there
+            is no pause, see `piece_seconds_of`.
         max_new_tokens: of each piece.
-        loop_guard: end a piece that repeats itself, or runs into its limit of tokens, and try it again in halves.
-        silence_seconds: silences of at least this length are left out, and at the edges of pieces shorter ones; 0: none
-            but digital silence.
+        loop_guard: end a transcript that loops; try its piece again in halves, as one that the limit of tokens cut off.
+        silence_seconds: silences of at least this length are left out, and shorter ones at the edges of pieces; 0: only
+            digital silence.
         word_timestamps: find where each word was said; the checkpoint must have a CTC head.
-        beams, ctc_weight: see `config.SearchConfig`; None: as the checkpoint says. With 2 beams or more it must have a
+        beams, ctc_weight: see `config.SearchConfig`; None: as in the checkpoint. With 2 beams or more it must have a
             CTC head.
-        vad: cut in pauses that a voice-activity model finds; False: where it is quiet; None: by the model where the
-            extra `vad` is installed.
+        vad: cut in pauses that a voice-activity model finds; False: in quiet places; None: with the model if the extra
+            `vad` is installed.
     """
 
     piece_seconds: float | None = None
@@ -63,15 +63,15 @@ class Decoding:
 
 @dataclass(frozen=True)
 class TextSegment:
-    """What was written down for a piece of a recording.
+    """The transcript of a piece of a recording.
 
     Attributes:
         start, end: seconds from the beginning of the recording.
         text: may be empty.
-        flags: `loop`: it repeated itself to the last, and was ended; `limit`: the limit of tokens cut it off;
-            `retried`: it is part of a piece that ran away, and was tried again in halves; `unplaced`: its words were
-            looked for in the audio, which is too short for so many.
-        words: those of the text, and where they were said; None where they were not looked for, or are unplaced.
+        flags: `loop`: the transcript looped in every try, and was ended; `limit`: the limit of tokens cut it off;
+            `retried`: it is part of a piece that looped or was cut off, and was tried again in halves; `unplaced`: the
+            audio is too short for so many words, so they have no times.
+        words: those of the text, and where they were said; None if they were not asked for, or are unplaced.
     """
 
     start: float
@@ -83,11 +83,11 @@ class TextSegment:
 
 @dataclass(frozen=True)
 class Transcription:
-    """What was written down for one recording.
+    """The transcript of one recording.
 
     Attributes:
         path: the file.
-        segments: the pieces that hold sound, in order; none for silence, and where `error` says why.
+        segments: the pieces that hold sound, in order; none for silence, or if there is an `error`.
         seconds: of audio.
         error: one line, or None.
     """
@@ -104,7 +104,7 @@ class Transcription:
 
     @property
     def words(self) -> list[AlignedWord]:
-        """The words that were looked for and found, in order, with their times in the recording."""
+        """The words that were found in the audio, in order, with their times in the recording."""
         return [word for segment in self.segments for word in segment.words or ()]
 
 
@@ -114,10 +114,10 @@ def join(segments: Sequence[TextSegment]) -> str:
 
 
 def piece_seconds_of(saved: dict[str, Any]) -> tuple[float, float]:
-    """Return how long pieces should be, and how long they may be: as most clips that were trained on, and as any.
+    """Return the usual and the longest length of pieces: as most clips in training, and as the longest one.
 
-    Longer ones a model has hardly met: it loops there, or leaves out. Where a checkpoint does not say, the longest
-    piece is the longest clip that was allowed.
+    A model has rarely read longer pieces: it loops there, or leaves out words. If a checkpoint does not record the
+    lengths, the longest piece is the longest clip that was allowed.
     """
     known = saved.get("clip_seconds") or dict.fromkeys(("p95", "max"), saved["config"]["data"]["max_audio_length"])
     usual, longest = (
@@ -128,16 +128,16 @@ def piece_seconds_of(saved: dict[str, Any]) -> tuple[float, float]:
 
 
 class Recognizer:
-    """A trained checkpoint with the models that it belongs to.
+    """A trained checkpoint with its models.
 
     Attributes:
-        read_context: a context to its tokens.
+        read_context: converts a context to its tokens.
 
     Args:
-        checkpoint: a file that `ta train` wrote, which names its models, that are loaded too; or a run's folder, an
+        checkpoint: a file that `ta train` wrote; the models that it names are loaded too. Or a run's folder, an
             exported folder, or one on the Hub: see `open_model`.
         device: auto, cuda, cuda:N, mps or cpu.
-        encoder, decoder: where its models lie now, if not where they lay in training.
+        encoder, decoder: where its models are now, if they have moved since training.
         decoding: lengths and limits.
 
     Raises:
@@ -168,9 +168,9 @@ class Recognizer:
         """Upload the model to the Hugging Face Hub, with a card, as `ta push` does.
 
         Args:
-            repo: `user/name`; made where it does not exist.
-            private: only its owner, and whom they let, can see it.
-            report: folder of `ta eval report=`, for the figures; None: `eval.json` in the run's folder, if it is there.
+            repo: `user/name`; created if it does not exist.
+            private: only its owner, and users with permission, can see it.
+            report: folder of `ta eval report=`, for the figures; None: `eval.json` in the run's folder, if it exists.
             license: as the Hub spells it; None: what the licenses of models and corpora allow.
 
         Returns:
@@ -180,7 +180,7 @@ class Recognizer:
             UserError: there is no token or no right, the repository holds something else, the Hub cannot be reached,
                 or the model was not opened from a file.
         """
-        from ..publish.push import packed, upload  # which opens models itself
+        from ..publish.push import packed, upload  # it imports this package
 
         if self._source is None:
             raise UserError(
@@ -194,7 +194,7 @@ class Recognizer:
     def of(
         cls, model: SpeechLLM, dtype: torch.dtype, saved: dict[str, Any], decoding: Decoding | None = None
     ) -> Recognizer:
-        """Make one of a model that is loaded: its precision `dtype`, and the checkpoint that it was loaded from."""
+        """Make a recognizer from a loaded model, its precision `dtype`, and the checkpoint that it was loaded from."""
         made = cls.__new__(cls)
         made._set(model, dtype, saved, decoding)
         return made
@@ -241,20 +241,20 @@ class Recognizer:
         batch_size: int = 8,
         context: str | Sequence[str] = "",
     ) -> Transcription | list[Transcription]:
-        """Write down a recording of any length, or a list of them.
+        """Transcribe a recording of any length, or a list of them.
 
         Args:
             audio: see `to_waveform`: a path, bytes, a file object, an array or tensor, a dict; or a list of these.
             sampling_rate: of arrays and tensors, in Hz; None: 16,000.
             word_timestamps: also find where each word was said.
             batch_size: pieces that are read at once.
-            context: what is known of the recording, such as names: see `TypedContexts`; of a list one for all, or one
+            context: what is known of the recording, such as names: see `TypedContexts`; for a list one for all, or one
                 for each.
 
         Raises:
-            AudioError: it cannot be decoded, holds NaN or infinite samples, or is shorter than 20 ms. Of a list, it is
-                the `error` of its transcription, and the others go on.
-            TypeError, ValueError: it is no recording.
+            AudioError: it cannot be decoded, holds NaN or infinite samples, or is shorter than 20 ms. In a list, the
+                error becomes the `error` of its transcription, and the others are transcribed.
+            TypeError, ValueError: it is not a recording.
             UserError: words are asked for, and the checkpoint has no CTC head; or a context cannot be read.
         """
         contexts = one_each(context, len(audio) if isinstance(audio, list) else None)
@@ -284,7 +284,7 @@ class Recognizer:
         return made[0] if alone else made
 
     def transcribe_batch(self, waveforms: Sequence[np.ndarray], batch_size: int = 8) -> list[str]:
-        """Return the text of `transcribe_segments`, a line for each recording."""
+        """Return the text of `transcribe_segments`, one line for each recording."""
         return [join(segments) for segments in self.transcribe_segments(waveforms, batch_size)]
 
     def transcribe_segments(
@@ -295,14 +295,14 @@ class Recognizer:
         word_timestamps: bool = False,
         contexts: Sequence[str] = (),
     ) -> list[list[TextSegment]]:
-        """Write down several recordings, piece by piece; each result is the one that it has alone.
+        """Transcribe several recordings, piece by piece; the result of each does not depend on the others.
 
         Args:
             waveforms: float samples (S_i,), mono, 16 kHz.
             batch_size: pieces that are read at once.
-            advance: told after each batch how many seconds of pieces were written down.
-            word_timestamps: find where words were said, also where `decoding` does not ask for it.
-            contexts: of each recording, for all of its pieces; none at all: no recording has one.
+            advance: called after each batch with the seconds of the pieces that were transcribed.
+            word_timestamps: find where words were said, even if `decoding` does not ask for it.
+            contexts: of each recording, for all of its pieces; empty: no recording has one.
 
         Returns:
             The segments of each recording, in order.
@@ -317,7 +317,7 @@ class Recognizer:
         return [[segment for _ in own for segment in next(written)] for own in spans]
 
     def spans(self, waveform: np.ndarray) -> list[tuple[int, int]]:
-        """Return the pieces (start, stop), in samples, that a recording (S,) is read in; none for silence."""
+        """Return the pieces (start, stop), in samples, of a recording (S,) to read; none for silence."""
         limits = self.piece_seconds, self.longest_seconds
         return find_spans(waveform, self.decoding.silence_seconds, *limits, self.activity)
 
@@ -329,14 +329,14 @@ class Recognizer:
         word_timestamps: bool = False,
         contexts: Sequence[str] = (),
     ) -> list[list[TextSegment]]:
-        """Write down pieces of recordings: see `transcribe_segments`.
+        """Transcribe pieces of recordings: see `transcribe_segments`.
 
         Args:
             pieces: recordings (S_i,), each with one of its `spans`.
             contexts: of each piece.
 
         Returns:
-            The segments of each piece, in order: one, or several where it ran away and was tried again in halves.
+            The segments of each piece, in order: one, or several if it was tried again in halves.
         """
         decoding = self.decoding
         if word_timestamps:
@@ -373,7 +373,7 @@ class Recognizer:
         batch_size: int,
         advance: Callable[[float], None],
     ) -> list[tuple[Written, list[AlignedWord] | None]]:
-        """Write down pieces, those of like length at once; find their words where that is asked for."""
+        """Transcribe pieces, those of similar length together; find their words if that is asked for."""
         order = sorted(range(len(waveforms)), key=lambda n: len(waveforms[n]))
         written: dict[int, tuple[Written, list[AlignedWord] | None]] = {}
         device = self.model.device
@@ -393,7 +393,7 @@ class Recognizer:
 
 
 def _with_words(segment: TextSegment, words: Sequence[AlignedWord] | None) -> TextSegment:
-    """Give a segment its words, whose seconds are those of the piece; its last audio token is padded with silence."""
+    """Add words, timed from a segment's start, to the segment; cut their ends, as its last audio token is padded."""
     if words is None:
         return segment
     start, end = segment.start, segment.end
