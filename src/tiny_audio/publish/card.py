@@ -1,4 +1,4 @@
-"""The model card of a trained model: what it was made of, how well it does, what may be done with it, how to use it."""
+"""The model card of a trained model: its parts, its error rates, its license, and how to use it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ TASK = "automatic-speech-recognition"
 
 
 def read_figures(path: Path, provenance: Mapping[str, Any]) -> list[Row]:
-    """Return the rows of a report of `ta eval` that are about a model: one for each set.
+    """Return the rows of a report of `ta eval` for a model: one for each set.
 
-    A step says too little: another run has it as well. The rows are found by the fingerprint of the weights.
+    The rows are found by the fingerprint of the weights; the step is not enough, since other runs have it too.
 
     Args:
         path: `eval.json`, or the folder that holds it.
         provenance: of the exported folder.
 
     Raises:
-        UserError: it cannot be read, or judged other weights.
+        UserError: the report cannot be read, or is of other weights.
     """
     file = path / "eval.json" if path.is_dir() else path
     try:
@@ -51,10 +51,10 @@ def build_card(record: Mapping[str, Any], repo: str, figures: Sequence[Row], lic
     """Return README.md, with its metadata.
 
     Args:
-        record: what the exported folder says of itself.
+        record: the exported folder's record of itself.
         repo: `user/name`.
-        figures: as `read_figures` returns them; none: those of the run's own evaluation, if there are any.
-        license: what the one who publishes it says; None: what its parts allow.
+        figures: as `read_figures` returns them; empty: those of the run's own evaluation, if there are any.
+        license: the publisher's choice; None: what its parts allow.
 
     Raises:
         UserError: an open license is asked for, and a part forbids it.

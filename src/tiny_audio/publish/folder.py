@@ -1,4 +1,4 @@
-"""`ta export`'s folder: the model, what is known of it, and nothing of the machine it was made on."""
+"""The folder of `ta export`: the model and what is known of it, without paths of the machine it was made on."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from .native import native_processor, save_native, why_not_native
 
 logger = logging.getLogger(__name__)
 
-# Of the settings of the data, what the folder's own use depends on.
+# The settings of the data that the use of the folder depends on.
 DATA_SETTINGS = ("max_audio_length", "text_case", "keep_punctuation", "max_context_length")
 
 
 def write_folder(model: SpeechLLM, saved: dict[str, Any], folder: Path, dtype: torch.dtype) -> str | None:
-    """Write a trained model into a folder: a native one where there is a class for it.
+    """Write a trained model into a folder, a native one if there is a class for it.
 
     Args:
-        model: with the checkpoint's weights; its adapters are merged, for good.
+        model: with the checkpoint's weights; its adapters are merged permanently.
         saved: the checkpoint.
         folder: new or empty.
         dtype: precision of encoder and decoder.
 
     Returns:
-        Why the folder is not native; None where it is.
+        Why the folder is not native; None if it is.
 
     Raises:
         UserError: the folder cannot be written.
     """
     merge_lora(model.decoder.module)
     model.decoder.fingerprint = fingerprint(model.decoder.module)
-    prompt = model.decoder.prompt.describe()  # before the tokenizer is given a token for the audio
+    prompt = model.decoder.prompt.describe()  # before the tokenizer gets a token for the audio
     reason = why_not_native(model)
     processor = None
     if reason is None:
@@ -74,21 +74,21 @@ def write_folder(model: SpeechLLM, saved: dict[str, Any], folder: Path, dtype: t
 
 
 def record_projector(model: SpeechLLM) -> None:
-    """Say that the projector is as wide as the native one."""
+    """Record that the projector is as wide as the native one."""
     model.projector.config = replace(model.projector.config, hidden_dim=2 * model.projector.decoder_dim)
 
 
 def _save_parts(model: SpeechLLM, folder: Path, dtype: torch.dtype) -> None:
     encoder, decoder = model.encoder.module, model.decoder.module
     encoder.config.name_or_path = decoder.config.name_or_path = ""
-    # In the names that the modules have now: how they were named where they were loaded from cannot be undone.
+    # By the modules' present names: the names in the files that they were loaded from cannot be restored.
     encoder.to(dtype).save_pretrained(folder / "encoder", save_original_format=False)
     decoder.to(dtype).save_pretrained(folder / "decoder", save_original_format=False)
     model.decoder.prompt.tokenizer.save_pretrained(folder / "decoder")
 
 
 def describe(model: SpeechLLM, saved: dict[str, Any], native: bool, prompt: dict[str, Any]) -> dict[str, Any]:
-    """Return what the folder says of itself: what opens it again, and where it comes from."""
+    """Return the folder's record of itself: what is needed to open it, and where it comes from."""
     settings = build_config({"model": saved["config"]["model"]}).model
     names: dict[str, Any] = {part: public_name(saved["models"][part]) for part in ("encoder", "decoder")}
     own = replace(
@@ -129,7 +129,7 @@ def describe(model: SpeechLLM, saved: dict[str, Any], native: bool, prompt: dict
             "training": {key: training[key] for key in ("max_steps", "batch_size", "learning_rate")},
             "corpora": corpora,
             "languages": languages_of(saved["config"]["data"]["datasets"]),
-            # Of the checkpoint that it started from, nothing but the weights is known.
+            # Only the weights are known of the checkpoint that it started from.
             "earlier_stage": bool(settings.checkpoint or settings.projector_checkpoint),
             "run": run,
         },
@@ -147,6 +147,6 @@ def _source(saved: dict[str, Any], part: str) -> dict[str, Any]:
 
 
 def public_name(name: str) -> str:
-    """Return the name of a model or corpus without the folders of this machine that it lies in."""
+    """Return the name of a model or corpus without the folders of this machine that contain it."""
     on_hub = re.fullmatch(r"[\w.@:+-]+(/[\w.@:+-]+)?( \([\w.-]+\))?", name) and not name.startswith(".")
     return name if on_hub else Path(name).name

@@ -1,6 +1,7 @@
-"""Licenses of models and corpora, as far as they are known here, and what may be said of a model made of them.
+"""Known licenses of models and corpora, and the license that a model made of them can have.
 
-What is not listed is not known, and nothing is claimed for it. Licenses change: whoever publishes reads them again.
+If a model or corpus is not listed, its license is unknown, and none is claimed. Licenses change: read them again before
+you publish.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from ..data.corpora import CORPORA
 from ..errors import UserError
 
-# As the Hub spells them; all let anybody use, change and hand on, for any purpose.
+# As the Hub spells them; all allow anybody to use, change and share, for any purpose.
 OPEN = (
     *("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense"),
     *("cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"),
@@ -23,20 +24,20 @@ _MODELS = (
     (r"pocket", "mit"),
     (r"zai-org/GLM-ASR-Nano-2512", "mit"),
     (r"openai/whisper-large-v3-turbo", "mit"),
-    (r"openai/whisper-.+", "apache-2.0"),  # as its pages on the Hub say; OpenAI's repository says MIT
+    (r"openai/whisper-.+", "apache-2.0"),  # from its pages on the Hub; OpenAI's repository says MIT
     (r"Qwen/Qwen3-.+", "apache-2.0"),
     (r"HuggingFaceTB/SmolLM2-.+", "apache-2.0"),
 )
-_POCKET_SPEECH = ("tiny_audio", "pocket", "speech")  # the folder, wherever the package lies
+_POCKET_SPEECH = ("tiny_audio", "pocket", "speech")  # the folder, wherever the package is
 
 
 def license_of_model(name: str) -> str | None:
-    """Return the license of a model by its id on the Hub; None where it is not known here."""
+    """Return the license of a model by its id on the Hub; None if it is not known here."""
     return next((license for pattern, license in _MODELS if re.fullmatch(pattern, name)), None)
 
 
 def license_of_corpus(name: str, origin: str) -> str | None:
-    """Return the license of a corpus; None where it is not known here.
+    """Return the license of a corpus; None if it is not known here.
 
     Args:
         name: of the source: that of a known corpus, or `librispeech:dev-clean`, `librispeech#2`.
@@ -51,7 +52,7 @@ def license_of_corpus(name: str, origin: str) -> str | None:
 
 
 def languages_of(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the languages of the entries of `data.datasets`; none where that of one is not known."""
+    """Return the languages of the entries of `data.datasets`; none if that of one entry is not known."""
     found: set[str] = set()
     for entry in entries:
         corpus = CORPORA.get(entry["name"])
@@ -65,11 +66,11 @@ def languages_of(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def license_of(provenance: Mapping[str, Any], asked: str | None) -> str:
-    """Return the license that the card claims for the whole: an open one only where all parts allow it.
+    """Return the license that the card claims for the whole: an open one only if all parts allow it.
 
     Args:
         provenance: of the exported folder.
-        asked: what the one who publishes it says; their word goes for parts whose license is not known here.
+        asked: the publisher's choice; it also applies to parts whose license is not known here.
 
     Raises:
         UserError: an open license is asked for, and a part forbids it.
@@ -91,17 +92,17 @@ def license_of(provenance: Mapping[str, Any], asked: str | None) -> str:
 
 
 def _license(about: Mapping[str, Any]) -> str | None:
-    found: str | None = about.get("license", about.get("licence"))  # the first exported folders spell it so
+    found: str | None = about.get("license", about.get("licence"))  # early exported folders have this spelling
     return found
 
 
 def license_of_part(provenance: Mapping[str, Any], part: str) -> str | None:
-    """Return the license of the encoder or the decoder, None where it is not known."""
+    """Return the license of the encoder or the decoder; None if it is not known."""
     return _license(provenance[part])
 
 
 def licenses_of_parts(provenance: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the license of each part, by its kind and name (`encoder pocket`); None where it is not known."""
+    """Return the license of each part, by its kind and name (`encoder pocket`); None if it is not known."""
     parts = {f"{part} {provenance[part]['name']}": license_of_part(provenance, part) for part in ("encoder", "decoder")}
     parts |= {f"corpus {name}": _license(about) for name, about in provenance["corpora"].items()}
     if provenance.get("earlier_stage"):

@@ -1,7 +1,7 @@
 """Encoder, projector and decoder as one native `GlmAsrForConditionalGeneration`, with its processor.
 
-GLM-ASR's encoder keeps its class; Whisper's has the very layers and names of `voxtral_encoder`, which `AutoModel`
-builds in its place. The decoder is any causal language model whose logits are what its head makes of hidden states.
+GLM-ASR's encoder keeps its class. Whisper's has the same layers and names as `voxtral_encoder`, which `AutoModel`
+builds instead. The decoder is any causal language model whose logits are the plain output of its head.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..prompt import Prompt
 
 FRAME_STACK = 4  # of the native projector
 MAX_NEW_TOKENS = transcript_limit(MAX_CLIP_SAMPLES // ALIGNMENT_SAMPLES, 400)
-# Tokens of common vocabularies that no transcript holds: one of them stands where the audio goes.
+# Tokens of common vocabularies that no transcript contains; one of them marks the place of the audio.
 PLACEHOLDERS = (
     *("<|audio_pad|>", "<|AUDIO|>", "<|audio|>", "<audio>", "<|image_pad|>", "<image>", "<|video_pad|>"),
     *("<|vision_pad|>", "<filename>", "<|reserved_special_token_0|>", "<unused0>"),
@@ -39,7 +39,7 @@ PROJECTOR = "model.multi_modal_projector."
 
 
 def why_not_native(model: SpeechLLM) -> str | None:
-    """Return why a model has no native class, in words that follow `because`; None where it has one."""
+    """Return why a model has no native class, in words that follow `because`; None if it has one."""
     projector, decoder = model.projector, model.decoder
     if not isinstance(projector, MLPProjector):
         return f"its projector is {projector.title}; native is mlp alone"
@@ -76,11 +76,11 @@ def audio_config(model: SpeechLLM) -> Any:
 
 
 def find_placeholder(prompt: Prompt, rows: int) -> str | None:
-    """Return a token to stand for the audio, which the tokenizer has or may get.
+    """Return a token to mark the place of the audio, which the tokenizer has or may get.
 
     Args:
-        prompt: of the decoder; none of its own tokens will do.
-        rows: of the table of embeddings, which stays as it is.
+        prompt: of the decoder; its own tokens cannot be used.
+        rows: number of rows of the embedding table, which is not changed.
     """
     tokenizer = prompt.tokenizer
     taken = {*prompt.prefix_ids, *prompt.suffix_ids, *prompt.end_ids, prompt.pad_id, *_own(tokenizer)}
@@ -100,8 +100,8 @@ def native_model(model: SpeechLLM, audio_token_id: int, dtype: torch.dtype) -> G
     """Return the native model, with the weights of a model whose adapters are merged.
 
     Args:
-        model: one that `why_not_native` has nothing against.
-        audio_token_id: stands for an audio token.
+        model: one for which `why_not_native` returns None.
+        audio_token_id: marks the place of an audio token.
         dtype: precision of its weights.
     """
     decoder, projector = model.decoder.module, model.projector
@@ -132,12 +132,12 @@ def native_model(model: SpeechLLM, audio_token_id: int, dtype: torch.dtype) -> G
 
 
 def _nameless(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return a configuration without where it was read from, which may be a folder of this machine."""
+    """Return a configuration without the path it was read from, which may be a folder of this machine."""
     return {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
 
 
 def _widened(projector: Any, width: int) -> dict[str, torch.Tensor]:
-    """Return the projector's weights with as many hidden units as the native one has: the others stay zero."""
+    """Return the projector's weights with as many hidden units as the native one has; the additional ones are zero."""
     more = width - projector.hidden_dim
     return {
         "linear_1.weight": pad(projector.linear_1.weight, (0, 0, 0, more)),
@@ -148,12 +148,13 @@ def _widened(projector: Any, width: int) -> dict[str, torch.Tensor]:
 
 
 def native_processor(model: SpeechLLM) -> GlmAsrProcessor | str:
-    """Return the processor, whose chat template writes the model's own prompt whatever it is asked for.
+    """Return the processor; its chat template always writes the model's own prompt, whatever the message asks for.
 
-    A context is no part of a message, which programs fill as they like, but a variable of the template: `context`.
+    A context is a variable of the template, `context`, and not part of a message, which programs may fill differently.
 
     Returns:
-        Or a string, why there is none: the decoder's tokenizer does not read the prompt's text as it was in training.
+        The processor, or the reason why there is none: the decoder's tokenizer reads the prompt's text differently
+        than in training.
     """
     prompt = model.decoder.prompt
     tokenizer = prompt.tokenizer
@@ -165,7 +166,7 @@ def native_processor(model: SpeechLLM) -> GlmAsrProcessor | str:
     before, after = (tokenizer.decode(ids) for ids in (prompt.prefix_ids, prompt.suffix_ids))
     token = tokenizer.convert_tokens_to_ids(audio_token)
     wanted = [*prompt.prefix_ids, token, token, *prompt.suffix_ids]
-    for options in ({"add_special_tokens": False}, {}):  # as chat templates are read, and as a processor reads text
+    for options in ({"add_special_tokens": False}, {}):  # for chat templates, and for a processor's text
         if tokenizer(before + 2 * audio_token + after, **options)["input_ids"] != wanted:
             return "its tokenizer does not read the text of the prompt as the tokens that were trained with"
     template = "{{ " + json.dumps(before + audio_token + after) + " }}"
@@ -186,12 +187,12 @@ def native_processor(model: SpeechLLM) -> GlmAsrProcessor | str:
 
 
 def context_texts(prompt: Prompt, before: str, ids: list[int]) -> tuple[str, str] | None:
-    """Return the text around a context; None where the tokenizer does not read it as the tokens of training.
+    """Return the text around a context; None if the tokenizer does not turn it into the tokens of training.
 
     Args:
         prompt: of the decoder.
-        before: what stands before it, as text.
-        ids: as tokens.
+        before: the text before it.
+        ids: the tokens of that text.
     """
     if prompt.before_context_ids is None or prompt.after_context_ids is None:
         return None

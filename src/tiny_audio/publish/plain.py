@@ -1,9 +1,9 @@
-"""Writes down clips with an exported folder and plain `transformers`: a script of its own, which knows no Tiny Audio.
+"""Transcribe clips with an exported folder and plain `transformers`: a separate script, without Tiny Audio.
 
     python -P plain.py FOLDER JOB RESULT
 
 JOB is an .npz file: `limits` (B,) of new tokens and the clips `0`, `1`, ... of samples at 16 kHz. RESULT is JSON: for
-each way of padding the texts, and the logits after the prompt of each clip.
+each way of padding, the texts and the logits after the prompt of each clip.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     found: dict[str, object] = {}
     for way, padding in WAYS.items():
         if way == "bare" and model.config.audio_config.model_type != "glmasr_encoder":
-            continue  # has no window but one of 30 s
+            continue  # this encoder only has a window of 30 s
         texts, logits = [], []
         for waveform, limit in zip(waveforms, limits, strict=True):
             inputs = processor(text=[question], audio=[waveform], sampling_rate=16_000, **padding)

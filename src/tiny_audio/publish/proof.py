@@ -1,4 +1,4 @@
-"""Whether an exported folder writes what the checkpoint does, in a process that knows `transformers` alone."""
+"""Check that an exported folder writes the same as the checkpoint, in a process with only `transformers`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SCRIPT = Path(__file__).with_name("plain.py")
 
 @dataclass(frozen=True)
 class Way:
-    """A way of padding clips, and what plain transformers made of them.
+    """A way of padding clips, and the results of plain transformers with it.
 
     Attributes:
-        same: how many texts are those of the checkpoint.
+        same: how many texts equal those of the checkpoint.
         difference: largest difference of the logits after the prompt, as a share of their standard deviation.
         texts: of each clip.
     """
@@ -38,7 +38,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Proof:
-    """What the checkpoint writes of each clip, and plain transformers, by way of padding: `stock`, `bare`."""
+    """The checkpoint's text of each clip, and the results of plain transformers by way of padding: `stock`, `bare`."""
 
     expected: list[str]
     ways: dict[str, Way]
@@ -46,7 +46,7 @@ class Proof:
 
 @torch.inference_mode()
 def read(model: SpeechLLM, waveforms: Sequence[np.ndarray]) -> tuple[list[str], list[np.ndarray], list[int]]:
-    """Return of each clip its text, the logits (V,) after its prompt, and the limit of its tokens."""
+    """Return for each clip its text, the logits (V,) after its prompt, and the limit of its tokens."""
     texts, logits, limits = [], [], []
     for waveform in waveforms:
         batch, num_samples = pad_waveforms([waveform])
@@ -65,7 +65,7 @@ def prove(model: SpeechLLM, folder: Path, waveforms: Sequence[np.ndarray]) -> Pr
 
     Args:
         model: in fp32.
-        folder: as `write_folder` left it.
+        folder: as `write_folder` wrote it.
         waveforms: (S_i,) float32 samples of at most 30 s.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A trained model to the Hugging Face Hub: the exported folder and its card, in one commit."""
+"""Upload a trained model to the Hugging Face Hub: the exported folder and its card, in one commit."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from .card import build_card, read_figures
 from .folder import write_folder
 
 CARD = "README.md"
-# What `ta export` and the libraries under it write; of a folder nothing else leaves.
+# The files that `ta export` and its libraries write; nothing else of a folder is uploaded.
 SHIPPED = re.compile(
     r"((encoder|decoder)/)?((config|generation_config|processor_config|preprocessor_config|special_tokens_map|"
     r"tokenizer\w*|added_tokens|vocab|model\S*)\.json|chat_template\.jinja|(vocab|merges)\.txt|model\S*\.safetensors|"
     r"[\w.-]+\.model)|tiny_audio/(model\.json|weights\.safetensors)|README\.md|(LICEN[CS]E|NOTICE)(\.txt|\.md)?"
 )
-HARMLESS = {".gitattributes", CARD, "LICENSE"}  # what the Hub puts into a new repository
+HARMLESS = {".gitattributes", CARD, "LICENSE"}  # the files that the Hub puts into a new repository
 SECRET = re.compile(r"hf_[A-Za-z0-9]{30,}")
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """What would be uploaded.
+    """The files to upload.
 
     Attributes:
         folder: an exported one.
-        record: what it says of itself.
-        files: bytes of each file by its path in the folder, the card not among them.
-        left: what lies in the folder and stays there.
-        made: the card.
-        card: README.md: that of the folder, or else the card.
+        record: its record of itself.
+        files: bytes of each file by its path in the folder, without the card.
+        left: files in the folder that are not uploaded.
+        made: the card that was made.
+        card: README.md: that of the folder, or else `made`.
     """
 
     folder: Path
@@ -57,10 +57,10 @@ class Parcel:
 
 
 def check_repo(repo: str) -> None:
-    """Refuse what is no `user/name`.
+    """Refuse a name that is not `user/name`.
 
     Raises:
-        UserError: with the name.
+        UserError: it is not; names it.
     """
     try:
         validate_repo_id(repo)
@@ -81,18 +81,18 @@ def packed(
     decoder: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Parcel]:
-    """Export a model, unless it is an exported folder, and write its card; on leaving, what was made is deleted.
+    """Export a model, unless it is an exported folder, and write its card; on exit the export is deleted.
 
     Args:
         checkpoint: an exported folder, a checkpoint or the folder of a run.
         repo: `user/name`.
         report: of `ta eval report=FOLDER`; None: `eval.json` beside the checkpoint or in its run's folder, if any.
-        license: what the one who publishes it says; None: what its parts allow.
-        encoder, decoder: where a checkpoint's models lie now, if they have moved.
+        license: the publisher's choice; None: what its parts allow.
+        encoder, decoder: where a checkpoint's models are now, if they have moved.
         dtype: of the weights of a checkpoint.
 
     Raises:
-        UserError: it cannot be read, or holds what must not leave.
+        UserError: it cannot be read, or holds something that must not be published.
     """
     check_repo(repo)
     opened = open_model(checkpoint)
@@ -117,16 +117,16 @@ def packed(
 
 
 def _find_report(path: Path) -> Path | None:
-    """Return the report that lies in a folder, or beside a checkpoint, or in its run."""
+    """Return the report in a folder, beside a checkpoint, or in its run's folder."""
     places = [path] if path.is_dir() else [path.parent, path.parent.parent]
     return next((place for place in places if (place / "eval.json").is_file()), None)
 
 
 def _check_content(folder: Path, names: list[str], card: str) -> None:
-    """Refuse texts that hold a token of the Hub, and values that are paths of this machine.
+    """Refuse texts that contain an access token of the Hub, and values that are paths of this machine.
 
     Raises:
-        UserError: naming the file.
+        UserError: there is one; names the file.
     """
     token = get_token()
     texts = {name: (folder / name).read_text(encoding="utf-8", errors="replace") for name in names} | {CARD: card}
@@ -134,7 +134,7 @@ def _check_content(folder: Path, names: list[str], card: str) -> None:
         if SECRET.search(text) or (token and token in text):
             raise UserError(f"{name} holds a token of the Hub; take it out, and nothing was uploaded.")
         if Path(name).name in ("tokenizer.json", "vocab.json", CARD):
-            continue  # text, which may look like anything
+            continue  # free text, which may look like a path
         for value in _strings(json.loads(text)):
             if value.startswith("/") and len(Path(value).parts) > 2 and Path(value).exists():
                 raise UserError(f"{name} names {value}, a path of this machine; take it out, and nothing was uploaded.")
@@ -149,12 +149,12 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def upload(parcel: Parcel, repo: str, private: bool = False) -> str:
-    """Upload a model in one commit; an earlier one of `ta push` in the same place is replaced.
+    """Upload a model in one commit; it replaces an earlier upload of `ta push`.
 
     Args:
-        parcel: as `packed` gives it.
-        repo: `user/name`; made where it does not exist.
-        private: only its owner, and whom they let, can see it.
+        parcel: as `packed` yields it.
+        repo: `user/name`; created if it does not exist.
+        private: only its owner, and users with permission, can see it.
 
     Returns:
         The address of its page.
@@ -190,7 +190,7 @@ def _stale(there: ModelInfo | None, parcel: Parcel, repo: str, private: bool) ->
     """Return the files of an earlier upload that the new one does not have.
 
     Raises:
-        UserError: the repository holds something else, or everybody can see it and nobody should.
+        UserError: the repository holds something else, or is public although `private` is asked for.
     """
     if there is None:
         return []
@@ -205,14 +205,14 @@ def _stale(there: ModelInfo | None, parcel: Parcel, repo: str, private: bool) ->
 
 @contextmanager
 def _explained(repo: str) -> Iterator[None]:
-    """Turn what the Hub and the network answer into one line that says what to do."""
+    """Turn an error of the Hub or the network into one line that says what to do."""
     again = "type the command again: what was uploaded is not sent twice"
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        # Of an upload's failure the client says no more than the file; what was answered is its cause.
+        # If an upload fails, the client's error names only the file; its cause is the Hub's answer.
         answers = [cause for cause in causes(error) if isinstance(cause, HfHubHTTPError)]
         lost = any(isinstance(cause, ConnectionError | TimeoutError) or _of_client(cause) for cause in causes(error))
         if isinstance(error, OfflineModeIsEnabled):

@@ -1,4 +1,4 @@
-"""The model class that `vllm_plugin` registers; it can be imported inside vLLM alone."""
+"""The model class that `vllm_plugin` registers; it can only be imported inside vLLM."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TranscribingGlmAsr(TransformersMultiModalForCausalLM, SupportsTranscriptio
 
     @classmethod
     def get_speech_to_text_config(cls, model_config: Any, task_type: str) -> SpeechToTextConfig:
-        """Return how recordings are read: their rate, and the seconds from which on vLLM cuts them."""
+        """Return how recordings are read: their rate, and the seconds above which vLLM cuts them."""
         processor = cached_processor_from_config(model_config)
         return SpeechToTextConfig(
             sample_rate=processor.feature_extractor.sampling_rate, max_audio_clip_s=processor.max_audio_len
@@ -37,7 +37,7 @@ class TranscribingGlmAsr(TransformersMultiModalForCausalLM, SupportsTranscriptio
 
     @classmethod
     def get_generation_prompt(cls, stt_params: Any) -> TokensPrompt:
-        """Return the prompt that was trained with, around the audio; language and task of a request change nothing."""
+        """Return the prompt of training, around the audio; language and task of a request are ignored."""
         tokenizer = cached_tokenizer_from_config(stt_params.model_config)
         text = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
         ids = tokenizer.encode(text, add_special_tokens=False)

@@ -1,7 +1,7 @@
-"""vLLM's plugin: `/v1/audio/transcriptions` for exported folders, whatever their language model is.
+"""A plugin for vLLM: `/v1/audio/transcriptions` for exported folders with any language model.
 
-vLLM's own class for GLM-ASR builds a Llama and asks in its own words. This one runs the classes of transformers, and
-asks with the prompt that the folder's chat template writes: the one that was trained with.
+vLLM's own class for GLM-ASR builds a Llama and has its own prompt. This class runs the classes of transformers, with
+the prompt of training, which the folder's chat template writes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ ARCHITECTURE = "GlmAsrForConditionalGeneration"
 
 
 def register() -> None:
-    """Tell vLLM of the class; it is called in each of its processes (entry point `vllm.general_plugins`)."""
+    """Register the class; vLLM calls this in each of its processes (entry point `vllm.general_plugins`)."""
     from vllm import ModelRegistry
 
     ModelRegistry.register_model(ARCHITECTURE, "tiny_audio.publish.vllm_model:TranscribingGlmAsr")
