@@ -1,1 +1,1 @@
-"""`ta serve`: an API that OpenAI's clients understand, and a page to try a model on."""
+"""`ta serve`: an API for OpenAI's clients, and a page to try a model."""

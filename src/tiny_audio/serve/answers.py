@@ -1,4 +1,4 @@
-"""Transcripts in the forms that OpenAI's API has, and what it has no room for beside them."""
+"""Transcripts in the forms of OpenAI's API, with additional fields for what that API lacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUBTITLE_TYPES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
 def answer(item: Transcription, asked: Asked, remarks: Sequence[str]) -> Response:
-    """Return a transcript as it is asked for."""
+    """Return a transcript in the form that is asked for."""
     if asked.form == "json":
         return JSONResponse({"text": item.text})
     if asked.form == "verbose_json":
@@ -27,9 +27,9 @@ def answer(item: Transcription, asked: Asked, remarks: Sequence[str]) -> Respons
 
 
 def verbose(item: Transcription, asked: Asked, remarks: Sequence[str]) -> dict[str, Any]:
-    """Return a transcript with its segments, its words where they are asked for and known, and what is to be doubted.
+    """Return a transcript with its segments, its remarks, and its words if they are asked for and known.
 
-    Of what OpenAI's segments have, what this model does not tell is null.
+    Fields of OpenAI's segments that this model does not compute are null.
     """
     row = to_row(item)
     found: dict[str, Any] = {
@@ -46,14 +46,14 @@ def verbose(item: Transcription, asked: Asked, remarks: Sequence[str]) -> dict[s
 
 
 def to_segment(number: int, segment: dict[str, Any]) -> dict[str, Any]:
-    """Return a segment as OpenAI's API has it."""
+    """Return a segment in the form of OpenAI's API."""
     unknown = dict.fromkeys(("tokens", "avg_logprob", "compression_ratio", "no_speech_prob"))
     times = {name: segment[name] for name in ("start", "end", "text", "flags")}
     return {"id": number, "seek": 0, "temperature": 0.0} | times | unknown
 
 
 def delta(segments: Sequence[TextSegment], is_first: bool, asked: Asked) -> dict[str, Any]:
-    """Return the event of a piece that is done; deltas are joined without anything between."""
+    """Return the event of a finished piece; clients join deltas without a separator."""
     text = Transcription("", tuple(segments), 0.0).text
     event: dict[str, Any] = {"type": "transcript.text.delta", "delta": text if is_first or not text else f" {text}"}
     if asked.form == "verbose_json":
@@ -62,7 +62,7 @@ def delta(segments: Sequence[TextSegment], is_first: bool, asked: Asked) -> dict
 
 
 def done(item: Transcription, asked: Asked, remarks: Sequence[str]) -> dict[str, Any]:
-    """Return the event at the end, with all of it."""
+    """Return the last event, with the whole transcript."""
     event: dict[str, Any] = {"type": "transcript.text.done", "text": item.text}
     if asked.form == "verbose_json":
         subtitles = {form: to_text(item, form) for form in SUBTITLE_TYPES}
@@ -71,5 +71,5 @@ def done(item: Transcription, asked: Asked, remarks: Sequence[str]) -> dict[str,
 
 
 def to_sse(event: dict[str, Any]) -> bytes:
-    """Return an event as a server sends it."""
+    """Return an event as a server-sent event."""
     return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()

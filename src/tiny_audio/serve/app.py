@@ -1,4 +1,4 @@
-"""The program that answers requests: the API, the page, and what watches it."""
+"""The web application: the API, the page, health and metrics."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ PAGE = Path(__file__).parent / "page"
 
 
 def build_app(service: Service, name: str) -> Starlette:
-    """Return the program.
+    """Return the application.
 
     Args:
-        service: the model; it is started and closed with the program.
-        name: of the model, as clients see it.
+        service: the model; it is started and closed with the application.
+        name: of the model, for clients.
     """
     model = {
         "id": name,
@@ -80,7 +80,7 @@ def build_app(service: Service, name: str) -> Starlette:
 
 
 async def _of_framework(request: Request, error: Exception) -> Response:
-    """Answer to what Starlette refuses: a path or method that does not exist."""
+    """Answer a request that Starlette refuses, for a path or method that does not exist."""
     assert isinstance(error, HTTPException)
     what = HTTPStatus(error.status_code).phrase
     headers = dict(error.headers or {})
@@ -111,7 +111,7 @@ class Transcriptions:
             await form.close()
 
     async def _stream(self, file: BinaryIO, asked: Asked, receive: Receive, send: Send) -> None:
-        """Answer with server-sent events: each piece as it is done, then all of it; or an error."""
+        """Answer with server-sent events: each piece when it is done, then the whole transcript; or an error."""
         began = False
 
         async def say(event: dict[str, Any], more: bool) -> None:

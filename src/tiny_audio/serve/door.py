@@ -1,4 +1,4 @@
-"""What every request passes: who may ask, what is answered to those that cannot be served, and counting."""
+"""The outermost layer, which every request passes: it checks access, answers with errors, and counts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .settings import LOOPBACK_NAMES, ServeSettings
 logger = logging.getLogger(__name__)
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
-LOCKED = ("/v1", "/metrics")  # the page and /health tell nothing
-DRAIN_SECONDS = 5.0  # for which the rest of a refused upload is read: who is cut off before may not read the answer
-GONE = 499  # what is counted where the client went away
+LOCKED = ("/v1", "/metrics")  # the page and /health are public
+DRAIN_SECONDS = 5.0  # the rest of a refused upload is read for so long: a client cut off earlier may miss the answer
+GONE = 499  # the counted status if the client disconnects
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src blob:; "
@@ -35,11 +35,11 @@ HEADERS = {
 
 
 class Gone(Exception):
-    """The client went away: there is nobody to answer."""
+    """The client disconnected, so no answer can be sent."""
 
 
 class Door:
-    """The outermost part of the server, around `app`."""
+    """The outermost layer of the server, around `app`."""
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
@@ -50,7 +50,7 @@ class Door:
             await self.app(scope, receive, send)
             return
         status = GONE
-        is_read = False  # all that the client sends
+        is_read = False  # whether the whole request was read
 
         async def reading() -> Message:
             nonlocal is_read
@@ -89,10 +89,10 @@ class Door:
                 self.metrics.latency.observe(time.perf_counter() - started)
 
     def _check(self, scope: Scope) -> None:
-        """Refuse who may not ask.
+        """Refuse a request that is not allowed.
 
-        Without a key it is pages of other sites that have to be kept out: a browser on this machine lets them send
-        requests here, and their own name may point here.
+        Without a key, pages of other sites must be refused: a browser on this machine lets them send requests to this
+        server, and their host name may resolve to it.
         """
         headers, key = Headers(scope=scope), self.settings.api_key
         if key is None:
@@ -123,7 +123,7 @@ def _name(host: str) -> str | None:
 
 
 async def _refuse(error: ApiError, unread: Receive | None, scope: Scope, send: Send) -> None:
-    """Answer at once, and then read on for a while, if there is more, so that the client gets to read the answer."""
+    """Answer at once, then read the rest of the request for a while, so that the client can read the answer."""
     response = error.response()
     if unread is not None:
         response.headers["Connection"] = "close"

@@ -1,4 +1,4 @@
-"""What is answered to a request that cannot be served: a status, and the object that OpenAI's clients read."""
+"""The answers to requests that cannot be served: a status, and the error object that OpenAI's clients read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class ApiError(Exception):
 
     Args:
         status: of HTTP.
-        message: what is wrong and what to do; nothing in it comes from the client.
+        message: what is wrong and what to do; it contains nothing from the client.
         code: one word for programs.
-        param: the field that is wrong.
+        param: the wrong field.
         headers: of the answer.
     """
 
@@ -40,24 +40,24 @@ class ApiError(Exception):
         return "server_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
 
     def body(self) -> dict[str, dict[str, str | None]]:
-        """Return the object that says it."""
+        """Return the error object."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        """Return the answer."""
+        """Return the response."""
         return JSONResponse(self.body(), self.status, self.headers)
 
 
 def busy(message: str) -> ApiError:
-    """Return what is answered to who has to come again."""
+    """Return the error for a client that must try again later."""
     return ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, "queue_full", headers={"Retry-After": "1"})
 
 
 def closing() -> ApiError:
-    """Return what is answered while the server ends."""
+    """Return the error for requests while the server shuts down."""
     return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is shutting down.", "shutting_down")
 
 
 def internal() -> ApiError:
-    """Return what is answered where the fault is ours: what it is stands in the server's log."""
+    """Return the error for a bug of the server; the server's log has the details."""
     return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed; its log says how.", "internal_error")

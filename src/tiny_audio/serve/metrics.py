@@ -1,4 +1,4 @@
-"""What Prometheus reads of a server."""
+"""A server's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counters of one server; of other servers in this process there are others."""
+    """Counters of one server; each server in a process has its own."""
 
     def __init__(self) -> None:
         own = self._registry = CollectorRegistry()
@@ -30,5 +30,5 @@ class Metrics:
         )
 
     def response(self) -> Response:
-        """Return all of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

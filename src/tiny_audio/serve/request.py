@@ -1,4 +1,4 @@
-"""A request for a transcription as it comes: its form, read within limits, and what it asks for."""
+"""Read a request for a transcription: its form, within limits, and what it asks for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .door import Gone
 from .errors import ApiError
 from .settings import ServeSettings
 
-FORM_BYTES = 65_536  # of all that is no recording
+FORM_BYTES = 65_536  # of everything except the recording
 MAX_FIELDS = 32
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 GRANULARITIES = ("segment", "word")
@@ -34,10 +34,10 @@ class Asked:
 
     Attributes:
         form: one of `FORMATS`.
-        words: where words were said.
-        stream: pieces as they are done.
-        language: as the client names it; None: it does not.
-        context: what is known of the recording; empty: nothing.
+        words: whether to find where words were said.
+        stream: whether to send each piece when it is done.
+        language: as the client names it; None: not given.
+        context: what is known of the recording; may be empty.
     """
 
     form: str
@@ -48,7 +48,7 @@ class Asked:
 
 
 class _Parser(MultiPartParser):
-    """Starlette's, which does not tell whether the end of a form was seen."""
+    """Starlette's parser, extended to record whether it reached the end of the form."""
 
     is_whole = False
 
@@ -57,16 +57,16 @@ class _Parser(MultiPartParser):
 
 
 async def read_form(request: Request, settings: ServeSettings, deadline: asyncio.Timeout) -> FormData:
-    """Read the form of a request; what is large lies in a temporary file without a name.
+    """Read the form of a request; large parts are kept in a temporary file without a name.
 
     Args:
-        request: whose body was not read yet.
+        request: its body must not have been read yet.
         settings: the limits.
-        deadline: after which the client is not waited for any more.
+        deadline: until when to wait for the client.
 
     Raises:
-        ApiError: it is too large, takes too long, or is no form.
-        Gone: the client went away.
+        ApiError: it is too large, takes too long, or is not a form.
+        Gone: the client disconnected.
     """
     limit = settings.max_upload_bytes + FORM_BYTES
     too_large = ApiError(
@@ -88,7 +88,7 @@ async def read_form(request: Request, settings: ServeSettings, deadline: asyncio
             if size > limit:
                 raise too_large
             yield chunk
-        if not parser.is_whole:  # raised in here, the parser closes its files
+        if not parser.is_whole:  # raised here, so that the parser closes its files
             raise MultiPartException("The end is missing.")
 
     try:
@@ -101,7 +101,7 @@ async def read_form(request: Request, settings: ServeSettings, deadline: asyncio
         raise ApiError(
             HTTPStatus.REQUEST_TIMEOUT, f"The upload took longer than {settings.timeout_seconds:g} s.", "upload_timeout"
         ) from None
-    except (MultiPartException, ValueError, LookupError):  # also of headers that name no boundary or alphabet
+    except (MultiPartException, ValueError, LookupError):  # also for headers with no boundary or an unknown charset
         raise ApiError(
             HTTPStatus.BAD_REQUEST, "The form is damaged, or has several files or too many fields.", "invalid_form"
         ) from None
@@ -125,7 +125,7 @@ def read_asked(form: FormData) -> Asked:
     """Return what a form asks for.
 
     Raises:
-        ApiError: that is nothing that this server can do.
+        ApiError: the server does not support it.
     """
     if any(name not in FIELDS for name in form):
         raise ApiError(

@@ -1,4 +1,4 @@
-"""A server from its socket to its end."""
+"""The server: it opens its socket, serves, and shuts down."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Server(uvicorn.Server):
 
     Args:
         recognizer: the model.
-        name: as clients see it.
-        settings: where, and within what limits.
-        ready: is told the address when requests are answered.
+        name: of the model, for clients.
+        settings: address and limits.
+        ready: called with the address when requests are answered.
 
     Raises:
-        UserError: the address cannot be had.
+        UserError: the address cannot be used.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             lifespan="on",
-            http="h11",  # the one that is tested, whatever else is installed
+            http="h11",  # the one that is tested, even if others are installed
             ws="none",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
 
     @property
     def address(self) -> str:
-        """Where a browser finds it."""
+        """Its address for a browser."""
         host, port = self.socket.getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -67,13 +67,13 @@ class Server(uvicorn.Server):
             self._ready(self.address)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See `uvicorn.Server`: what was accepted is finished."""
+        """See `uvicorn.Server`; accepted requests are finished first."""
         self.service.begin_closing()
         await super().shutdown(sockets)
 
     def serve_until_signaled(self) -> None:
-        """Serve until SIGINT or SIGTERM; a second SIGINT does not wait for what was accepted."""
-        # uvicorn raises the signals again when all is done, which would end the process as if it had been killed.
+        """Serve until SIGINT or SIGTERM; after a second SIGINT, do not wait for accepted requests."""
+        # uvicorn raises the signals again at the end, which would end the process as if it had been killed.
         before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self.run(sockets=[self.socket])
@@ -90,7 +90,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket at an address.
 
     Raises:
-        UserError: it is taken, or none of this machine's.
+        UserError: it is in use, or is not an address of this machine.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -100,7 +100,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def name_of(checkpoint: str) -> str:
-    """Return what clients call a model: its run, its folder, or its repository; nothing of where it lies."""
+    """Return a model's name for clients: its run, its folder, or its repository, without its path."""
     path = Path(checkpoint)
     if not path.exists():
         return checkpoint  # on the Hub

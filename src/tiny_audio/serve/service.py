@@ -1,4 +1,4 @@
-"""From a recording that was sent to its transcript: what waits, what is decoded, what the worker is given."""
+"""Turn an uploaded recording into its transcript: queue it, decode it, and pass it to the worker."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from .settings import ServeSettings
 from .worker import Job, Span, Worker
 
 DECODERS = 2  # recordings that are decoded at once
-AHEAD = 2  # times the batch: recordings that lie decoded in memory
-MAX_UPLOADS = 256  # that come at once
+AHEAD = 2  # times the batch: decoded recordings that are kept in memory
+MAX_UPLOADS = 256  # at once
 MESSAGES = {
     "decode_error": "The file is not a recording that can be decoded: it is damaged, or not audio (wav, flac, mp3, "
     "m4a, ogg, opus, webm, ... are read).",
@@ -46,7 +46,7 @@ class Decoded(NamedTuple):
     Attributes:
         waveform: (S,) float32, 16 kHz.
         spans: its pieces.
-        remarks: what is to be said of it although it can be used.
+        remarks: warnings about a recording that can be used.
     """
 
     waveform: np.ndarray
@@ -55,12 +55,12 @@ class Decoded(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of the recording."""
+        """Length of the recording."""
         return len(self.waveform) / SAMPLE_RATE
 
 
 class Progressing:
-    """A recording that is worked on.
+    """A recording that is being transcribed.
 
     Attributes:
         remarks: see `Decoded`.
@@ -72,10 +72,10 @@ class Progressing:
         self._segments: list[TextSegment] = []
 
     async def pieces(self) -> AsyncIterator[list[TextSegment]]:
-        """Yield the segments of each piece, as they are done.
+        """Yield the segments of each piece when it is done.
 
         Raises:
-            ApiError: the work on it failed.
+            ApiError: the transcription failed.
         """
         while (news := await self._news.get()) is not None:
             if isinstance(news, Exception):
@@ -85,7 +85,7 @@ class Progressing:
 
     @property
     def transcription(self) -> Transcription:
-        """What is done so far."""
+        """Return what is transcribed so far."""
         return Transcription("", tuple(self._segments), self._seconds)
 
 
@@ -108,22 +108,22 @@ class Service:
         self._accepted = 0
 
     def begin_closing(self) -> None:
-        """Take no more recordings, and do not wait for those that are still being sent."""
+        """Accept no more recordings, and do not wait for those that are still being uploaded."""
         self.is_closing = True
         for deadline in self._uploads:
             if not deadline.expired():
                 deadline.reschedule(0)
 
     def close(self) -> None:
-        """Finish what was accepted, and end."""
+        """Finish the accepted recordings, and stop."""
         self.worker.close()
         self._decoders.shutdown()
 
     def check_room(self) -> None:
-        """Refuse a recording where there is no place in the queue for it.
+        """Refuse a recording if there is no place in the queue for it.
 
         Raises:
-            ApiError: there is none, or the server ends.
+            ApiError: there is none, or the server is shutting down.
         """
         if self.is_closing:
             raise closing()
@@ -131,11 +131,11 @@ class Service:
             raise busy("The server has as many recordings to work on as it takes; try again.")
 
     async def receive(self, request: Request) -> FormData:
-        """Read what is sent: see `read_form`.
+        """Read an upload: see `read_form`.
 
         Raises:
             ApiError: see `read_form` and `check_room`.
-            Gone: the client went away.
+            Gone: the client disconnected.
         """
         self.check_room()
         deadline = asyncio.timeout(self.settings.timeout_seconds)
@@ -155,17 +155,17 @@ class Service:
     async def transcribing(
         self, file: BinaryIO, words: bool, receive: Receive, context: str = ""
     ) -> AsyncIterator[Progressing]:
-        """Accept a recording; within, it is worked on.
+        """Accept a recording; within this context it is transcribed.
 
         Args:
-            file: holds it.
-            words: find where words were said, where the model can.
-            receive: tells when the client goes away.
-            context: what is known of it.
+            file: the recording.
+            words: find where words were said, if the model can.
+            receive: reports when the client disconnects.
+            context: what is known of the recording.
 
         Raises:
             ApiError: it or its context cannot be read, there is no place for it, or it takes too long.
-            Gone: the client went away.
+            Gone: the client disconnected.
         """
         try:
             self._recognizer.read_context(context)
@@ -202,7 +202,7 @@ class Service:
             self.metrics.queue.set(self._accepted)
 
     def _decode(self, file: BinaryIO) -> Decoded:
-        """Decode and cut what a file holds.
+        """Decode a file, and cut it into pieces.
 
         Raises:
             ApiError: it cannot be used.
@@ -224,7 +224,7 @@ class Service:
 
 @asynccontextmanager
 async def _expiring(deadline: asyncio.Timeout, receive: Receive) -> AsyncIterator[asyncio.Event]:
-    """Within, let a deadline expire when the client goes away; the event says so."""
+    """Within this context, let a deadline expire when the client disconnects, and set the event."""
     gone = asyncio.Event()
 
     async def watch() -> None:
@@ -242,6 +242,6 @@ async def _expiring(deadline: asyncio.Timeout, receive: Receive) -> AsyncIterato
 
 
 def out_of_memory() -> ApiError:
-    """Return what is answered where one piece is too large."""
+    """Return the error if one piece is too large for the memory."""
     message = "The device's memory is too small at the moment; try again."
     return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, "out_of_memory")

@@ -1,4 +1,4 @@
-"""What a server may be told, checked once."""
+"""The settings of a server, checked once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class ServeSettings:
     """How a model is served.
 
     Attributes:
-        host, port: where; port 0: any that is free.
+        host, port: the address; port 0: any free port.
         batch_size: pieces of recordings that the model reads at once.
         max_upload_mb: megabytes of the largest recording.
         max_seconds: of the longest recording.
-        queue: most recordings that are worked on and wait; others are told to come again.
-        timeout_seconds: that an upload may take, and then the work on it.
-        api_key: without which nothing is answered; None: only who calls this machine by a loopback name is.
+        queue: most recordings that are in work or waiting; further clients must try again later.
+        timeout_seconds: limit for an upload, and then for its transcription.
+        api_key: required for `/v1` and `/metrics`; None: only requests to a loopback name are answered.
 
     Raises:
-        UserError: a value is out of range, or a server that others reach has no key.
+        UserError: a value is out of range, or a server that other machines can reach has no key.
     """
 
     host: str = "127.0.0.1"
@@ -58,12 +58,12 @@ class ServeSettings:
 
     @property
     def max_upload_bytes(self) -> int:
-        """Of the largest recording."""
+        """Bytes of the largest recording."""
         return round(self.max_upload_mb * MEGABYTE)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """Whether an address can only be reached from this machine."""
     if host in LOOPBACK_NAMES:
         return True
     try:

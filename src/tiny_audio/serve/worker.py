@@ -1,6 +1,6 @@
-"""The one thread that owns the model. It reads pieces of all recordings that wait, a piece of each in turn.
+"""The only thread that uses the model. It reads pieces of all waiting recordings, one piece of each in turn.
 
-So a short recording never waits for the end of a long one, and what comes at the same time is read at once.
+So a short recording never waits for the end of a long one, and recordings that arrive together share batches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..training.memory import is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
 
-IDLE_SECONDS = 1.0  # after which memory is given back to the system
+IDLE_SECONDS = 1.0  # after which unused memory is returned to the system
 Span = tuple[int, int]
 Piece = tuple["Job", Span]
 
@@ -29,8 +29,8 @@ class Job:
         waveform: (S,) float32, 16 kHz.
         spans: its pieces, in order.
         words: find where words were said.
-        deliver: is told, by the worker's thread, the segments of each piece in order; or of an error, which is the
-            last; None when all is done.
+        deliver: called by the worker's thread with the segments of each piece, in order; at the end with None, or with
+            an error.
         context: what is known of it.
     """
 
@@ -44,8 +44,8 @@ class Job:
     ) -> None:
         self.waveform, self.words, self.deliver, self.context = waveform, words, deliver, context
         self.waiting = deque(spans)
-        self.left = len(spans)  # that are not delivered yet
-        self.is_over = False  # it failed, or nobody waits for it any more
+        self.left = len(spans)  # not delivered yet
+        self.is_over = False  # whether it failed, or its client disconnected
 
     def give(self, segments: list[TextSegment]) -> None:
         """Deliver a piece."""
@@ -56,7 +56,7 @@ class Job:
                 self.finish(None)
 
     def finish(self, error: Exception | None) -> None:
-        """Say that nothing follows."""
+        """Report the end, or the error that ended it."""
         if not self.is_over:
             self.is_over = True
             self.deliver(error)
@@ -66,9 +66,9 @@ class Worker:
     """Reads jobs until it is closed.
 
     Args:
-        recognizer: nobody else may use it.
+        recognizer: used by this worker only.
         batch_size: pieces at once.
-        observe: told of every batch how many pieces it has.
+        observe: called with the number of pieces of every batch.
     """
 
     def __init__(self, recognizer: Recognizer, batch_size: int, observe: Callable[[int], None]) -> None:
@@ -80,11 +80,11 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="recognizer", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Take a job; one of silence is done at once."""
+        """Accept a job; a job of silence is done at once."""
         if not job.waiting:
             job.finish(None)
             return
@@ -93,14 +93,14 @@ class Worker:
             self._changed.notify()
 
     def drop(self, job: Job) -> None:
-        """Leave undone what is left of a job: nobody waits for it any more."""
+        """Drop the rest of a job whose client has disconnected."""
         with self._changed:
             job.is_over = True
             if job in self._jobs:
                 self._jobs.remove(job)
 
     def close(self) -> None:
-        """Finish what was taken, and end."""
+        """Finish the accepted jobs, and stop."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -110,10 +110,10 @@ class Worker:
         while pieces := self._take():
             self._observe(len(pieces))
             self._read(pieces)
-            del pieces  # the recordings are not kept while nothing is to do
+            del pieces  # the recordings are not kept while there is no work
 
     def _take(self) -> list[Piece]:
-        """Wait for work, and return the next batch; nothing when the worker is closed."""
+        """Wait for work, and return the next batch; it is empty when the worker is closed."""
         with self._changed:
             idle = False
             while True:
@@ -132,7 +132,7 @@ class Worker:
                     idle = True
 
     def _read(self, pieces: Sequence[Piece]) -> None:
-        """Read a batch, in halves where that fails: neither too large a batch nor one bad recording ends the others."""
+        """Read a batch; if that fails, in halves, so that a large batch or a bad recording does not fail the others."""
         words = self.can_place_words and any(job.words for job, _ in pieces)
         try:
             found = self.recognizer.transcribe_pieces(
@@ -150,7 +150,7 @@ class Worker:
                 logger.warning("The device's memory is too small for %d pieces at once: lower batch_size", len(pieces))
         for (job, _), segments in zip(pieces, found, strict=False):
             job.give(segments)
-        if not found and len(pieces) > 1:  # outside of `except`, whose traceback holds what is to be released
+        if not found and len(pieces) > 1:  # outside of `except`, whose traceback keeps memory that must be released
             release_memory(self.recognizer.model.device)
             self._read(pieces[: len(pieces) // 2])
             self._read(pieces[len(pieces) // 2 :])

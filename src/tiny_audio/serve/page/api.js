@@ -1,4 +1,4 @@
-// What the server is asked, and the events that it answers with.
+// Requests to the server, and the events of its answers.
 
 const KEY = "tiny-audio-key";
 
@@ -18,7 +18,7 @@ export async function modelName() {
   return (await response.json()).model;
 }
 
-// Send a recording; yield {type, ...} for each piece that is done, and for the whole.
+// Send a recording; yield {type, ...} for each finished piece, and for the whole.
 export async function* transcribe(blob, name, signal) {
   const form = new FormData();
   form.append("response_format", "verbose_json");

@@ -74,7 +74,7 @@ function setRecording(is) {
   $("play").hidden = is;
 }
 
-// Clear what is there.
+// Clear the recording and its transcript.
 function begin(status) {
   sending?.abort();
   audio.pause();
@@ -87,7 +87,7 @@ function begin(status) {
   for (const button of document.querySelectorAll("#play, #copy, .download")) button.disabled = true;
 }
 
-// Show a recording, and have it written down.
+// Show a recording, and have it transcribed.
 async function take(blob, called) {
   begin("Sending the recording");
   name = called.replace(/\.[^.]*$/, "") || "recording";

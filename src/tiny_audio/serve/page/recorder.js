@@ -5,7 +5,7 @@ const ENDINGS = { "audio/webm": "webm", "audio/mp4": "m4a", "audio/ogg": "ogg" }
 const TICK = 50; // ms between two levels
 
 export class Recorder {
-  // `level` is told how loud it is, 0 to 1, and the seconds so far.
+  // `level` is called with the loudness, 0 to 1, and the seconds so far.
   static async start(level) {
     if (!navigator.mediaDevices) {
       throw new Error("The browser allows the microphone only on this machine (127.0.0.1) or over https.");

@@ -1,13 +1,13 @@
-// The words as they come; each is a place in the recording. All text is set as text.
+// The words of the transcript as they arrive; each has a place in the recording. All text is set as plain text.
 
-// What is marked: words that are not sure, and among the least sure of the recording. A checkpoint whose CTC head was
-// taught for a few hundred steps is sure of nothing, so that its words can only be compared with each other.
+// Words are marked if their confidence is low, and among the lowest in the recording. If the CTC head was trained for
+// only a few hundred steps, all its confidences are low, so words can only be compared with each other.
 const DOUBT = 0.5;
 const DOUBT_SHARE = 0.2;
 const LINGER = 0.5; // seconds that a word stays lit at least: the model tells where it is recognized, not all of it
 
 export class Transcript {
-  // `seek` is told the second at which a word that was chosen begins.
+  // `seek` is called with the second at which the chosen word begins.
   constructor(container, seek) {
     this.container = container;
     this.places = [];
@@ -62,7 +62,7 @@ export class Transcript {
     }
   }
 
-  // Light the word that is said at a time, and return its place {start, end}; null between words.
+  // Highlight the word that is said at a time, and return its place {start, end}; null between words.
   light(time) {
     const last = this.places.findLast((place) => place.start <= time);
     const end = last && Math.max(last.end, last.start + LINGER);

@@ -1,10 +1,10 @@
-// A recording drawn as bars: what was played, and the word that is being said, stand out. Also a slider.
+// A recording drawn as bars, which is also a slider: the played part and the word being said are highlighted.
 
 const BAR = 3; // CSS pixels, the gap included
 const STEP_SECONDS = 5;
 
 export class Waveform {
-  // `seek` is told the second that was chosen.
+  // `seek` is called with the chosen second.
   constructor(canvas, seek) {
     this.canvas = canvas;
     this.samples = new Float32Array(0);
@@ -25,14 +25,14 @@ export class Waveform {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
-  // Show samples (an array of -1 to 1) of so many seconds.
+  // Show samples (an array of -1 to 1) of a recording of `seconds`.
   show(samples, seconds) {
     Object.assign(this, { samples, seconds, time: 0, word: null });
     this.canvas.setAttribute("aria-valuemax", seconds.toFixed(1));
     this.at(0, null);
   }
 
-  // Show the place that is played, and the word that is said there: {start, end} or null.
+  // Show the played position, and the word that is said there: {start, end} or null.
   at(time, word) {
     Object.assign(this, { time, word });
     this.canvas.setAttribute("aria-valuenow", time.toFixed(1));
