@@ -1,4 +1,4 @@
-"""`ta`: finds the command and hands over. A command's module is imported when it is run, and no sooner."""
+"""`ta`: find a command and run it. The module of a command is only imported when the command is run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .console import run_command
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ta` with these arguments (default: those of the process) and return the exit status."""
-    # Threads of a parallel loop otherwise spin while they wait: where the cores are shared with the processes that
-    # decode audio, training on two busy cores took 252 s instead of 35 s.
+    # By default, threads of a parallel loop spin while they wait. If processes that decode audio share the cores, this
+    # is slow: training on two busy cores took 252 s instead of 35 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _install_completion(words: list[str]) -> int:
-    from .install import install  # as the commands: imported when it is run
+    from .install import install  # like the commands, imported when it is run
 
     return install(words)
 

@@ -1,4 +1,4 @@
-"""`ta benchmark`: tables on standard output. torch is imported only when something is really measured."""
+"""`ta benchmark`: print tables to standard output. torch is imported only when something is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ta clean-checkpoints`: frees disk. What it keeps and deletes is on standard output."""
+"""`ta clean-checkpoints`: free disk space. It prints what it keeps and deletes to standard output."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     """Run `ta clean-checkpoints` with these arguments and return the exit status.
 
     Raises:
-        UserError: one line for the person who typed them; of several folders none is touched then.
+        UserError: one line for the person who typed them; then none of the folders is changed.
     """
     args = parser().read(argv)
     if not args.output_dir:
@@ -68,7 +68,7 @@ def run(argv: list[str]) -> int:
 
 
 def describe(folder: CheckpointFolder, plan: CleaningPlan, dry_run: bool) -> Sequence[str]:
-    """Return a line for each checkpoint, and what deleting frees."""
+    """Return a line for each checkpoint, and a line about the disk space that is freed."""
     metric, values = plan.ranking.metric, plan.ranking.values
     lines = [f"{folder.path}:"]
     steps = sorted([*plan.kept, *plan.deleted])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# command -> what it does; each is `run(argv) -> exit status` of the module of its name.
+# command -> what it does; a command is `run(argv) -> exit status` in the module of its name.
 COMMANDS = {
     "train": "train a projector: ta train experiment=transcription",
     "infer": "transcribe recordings: ta infer checkpoint=PATH audio=test.wav",

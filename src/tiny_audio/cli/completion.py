@@ -1,4 +1,4 @@
-"""`ta completion`: what Tab offers in bash, zsh and fish. The shell asks this program, so nothing is listed twice."""
+"""`ta completion`: completion by Tab in bash, zsh and fish. The shells call this program, so no list is kept twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EPILOG = """\
   zsh    echo 'eval "$(ta completion zsh)"' >> ~/.zshrc      after the line with compinit
   fish   ta completion fish > ~/.config/fish/completions/ta.fish"""
 SCRIPTS = {
-    # bash takes what follows `=` for a word of its own.
+    # bash treats the text after `=` as a separate word.
     "bash": """\
 _ta() {
     local word="${COMP_LINE:0:COMP_POINT}"
@@ -56,7 +56,7 @@ _ta() {
 }
 compdef _ta ta
 """,
-    # fish adds files to all that is offered, unless it is told not to.
+    # fish adds files to all suggestions, unless this is switched off.
     "fish": """\
 function __ta_offers
     set -l word (commandline -ct)
@@ -92,7 +92,7 @@ def run(argv: list[str]) -> int:
     """Run `ta completion` with these arguments and return the exit status.
 
     Raises:
-        UserError: it is no shell that we know.
+        UserError: the shell is not supported.
     """
     parser = Parser("ta completion", "ta completion bash|zsh|fish", DESCRIPTION, EPILOG)
     parser.add_argument("shell", metavar="SHELL", help="bash, zsh or fish")
@@ -110,7 +110,7 @@ def run(argv: list[str]) -> int:
 
 
 def offers(line: str) -> list[str]:
-    """Return the words that may stand in the place of the last of a command line; none where files may."""
+    """Return the words that can replace the last word of a command line; none if it can be a file."""
     _, *typed, last = line.split(" ") if " " in line else ("ta", "")
     command, *rest = [word for word in typed if word] or [""]
     first = COMMANDS if not command else SUBCOMMANDS.get(command, ()) if not rest else ()
@@ -129,7 +129,7 @@ def offers(line: str) -> list[str]:
 
 
 def settings_of(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield all settings of a dataclass of them, `training.max_steps`, each with its type."""
+    """Yield all settings in a dataclass, such as `training.max_steps`, each with its type."""
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
         name = f"{prefix}{field.name}"

@@ -1,4 +1,4 @@
-"""From the settings that were typed to a validated `Config`: Hydra composes, its complaints take one line."""
+"""Turn typed settings into a validated `Config`: Hydra composes them, and its errors become one line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-# As it is typed -> the folder of configs/ with the choices.
+# Group as it is typed -> the folder of configs/ with its choices.
 GROUPS = {"experiment": "experiments", "data": "data", "training": "training"}
-PRESETS = ("data", "training")  # chosen by experiments too; those that are typed win
+PRESETS = ("data", "training")  # experiments choose presets too; typed presets override them
 
 
 def shipped_folder() -> Path:
-    """Return `configs/`: inside the installed package, or at the root of the repository it runs from."""
+    """Return `configs/`: inside the installed package, or at the root of the repository."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "configs", package.parents[1] / "configs"):
         if (folder / "config.yaml").is_file():
@@ -46,7 +46,7 @@ def own_folders(typed: Sequence[Path]) -> list[Path]:
 
 
 def choices(group: str, folders: Sequence[Path]) -> dict[str, str]:
-    """Return what a group offers in these folders: name -> the first sentence of the file."""
+    """Return the choices of a group in these folders: name -> the first sentence of the file."""
     found: dict[str, str] = {}
     for path in sorted(file for folder in folders for file in (folder / group).glob("*.yaml")):
         comments = re.findall(r"^# (?!@package)(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
@@ -55,18 +55,17 @@ def choices(group: str, folders: Sequence[Path]) -> dict[str, str]:
 
 
 def shadowed(own: Sequence[Path]) -> list[Path]:
-    """Return the files of one's own folders that are not read, since a shipped one has their name."""
+    """Return the files of the user's folders that are not read, since a shipped file has the same name."""
     shipped = shipped_folder()
     names = [file.relative_to(shipped) for file in sorted(shipped.rglob("*.yaml"))]
     return [folder / name for folder in own for name in names if (folder / name).is_file()]
 
 
 def to_overrides(typed: Sequence[str], own: Sequence[Path] = ()) -> list[str]:
-    """Turn settings as people type them into Hydra overrides.
+    """Turn typed settings into Hydra overrides.
 
-    `experiment=X` chooses from the folder `experiments/`. A preset that is typed is applied once more after
-    the experiment, whose own values would beat it otherwise; the interpolation keeps that right in every job
-    of a sweep over presets.
+    `experiment=X` chooses from the folder `experiments/`. A typed preset is applied again after the experiment, whose
+    own values would otherwise override it. An interpolation makes this work in every job of a sweep over presets.
     """
     overrides = [re.sub(r"^(\+{0,2}|~)experiment(?=[=@]|$)", r"\1experiments", token) for token in typed]
     for group in PRESETS:
@@ -79,7 +78,7 @@ def to_overrides(typed: Sequence[str], own: Sequence[Path] = ()) -> list[str]:
 
 
 def register(own: Sequence[Path] = ()) -> None:
-    """Tell Hydra of the schema, and of a second way to every preset, for `to_overrides`."""
+    """Register the schema with Hydra, and a second name for every preset, for `to_overrides`."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
@@ -97,7 +96,7 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> tuple[Conf
         The settings, and Hydra's own (`cfg.hydra`).
 
     Raises:
-        ConfigError: what was typed, or a file that it names, is wrong.
+        ConfigError: a typed setting, or a file that it names, is wrong.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -105,7 +104,7 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> tuple[Conf
 
     with one_line_errors(), hydra.initialize_config_dir(str(shipped_folder()), version_base="1.3"):
         composed = hydra.compose(config_name, list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(composed)  # `experiment` is read from it
+    HydraConfig.instance().set_config(composed)  # the composed `experiment` reads it
     if composed.hydra.runtime.choices.get("experiments") is None:
         raise ConfigError("experiment must be the name of one experiment; `ta train --help` lists them.")
     settings = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
@@ -113,7 +112,7 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> tuple[Conf
 
 
 def sweep_values(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """Yield overrides in which every value of every sweep occurs, for checking a sweep before it starts."""
+    """Yield overrides that together contain every value of a sweep, to check the sweep before it starts."""
     fixed, sweeps = _split_sweeps(overrides)
     first = [sweep[0] for sweep in sweeps]
     yield fixed + first
@@ -122,20 +121,20 @@ def sweep_values(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 
 def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job of a sweep, in the order in which Hydra counts them."""
+    """Return the overrides of each job of a sweep, in Hydra's order."""
     fixed, sweeps = _split_sweeps(overrides)
     return [fixed + list(job) for job in itertools.product(*sweeps)]
 
 
 def _split_sweeps(overrides: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Tell the overrides that all jobs have from those with several values, as `KEY=VALUE` for each of the values."""
+    """Split overrides into those of all jobs, and those with several values, as `KEY=VALUE` for each value."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     fixed, sweeps = [], []
     with one_line_errors(), hydra.initialize_config_dir(str(shipped_folder()), version_base="1.3"):
-        parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what `glob(*)` stands for
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # it can expand `glob(*)`
         for override in parser.parse_overrides(list(overrides)):
             if not override.is_sweep_override():
                 fixed.append(str(override.input_line))
@@ -147,7 +146,7 @@ def _split_sweeps(overrides: Sequence[str]) -> tuple[list[str], list[list[str]]]
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what Hydra or OmegaConf refuse into a `ConfigError` of one line; other exceptions pass."""
+    """Turn an error of Hydra or OmegaConf into a `ConfigError` of one line; other exceptions pass."""
     try:
         yield
     except UserError:
@@ -159,7 +158,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def translate(error: Exception) -> str | None:
-    """Say in one line what Hydra or OmegaConf refused; nothing for any other exception."""
+    """Return in one line what Hydra or OmegaConf refused; None for any other exception."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError

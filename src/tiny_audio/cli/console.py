@@ -1,4 +1,4 @@
-"""What the terminal sees: one line a message, and an exit status that scripts can rely on."""
+"""The output of commands in the terminal: one line for each message, and a reliable exit status."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Callable
 
 from ..errors import MAX_MESSAGE, UserError, printable
 
-LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}  # the others as they are: INFO, ERROR, DEBUG
-USAGE_ERROR = 2  # what argparse exits with, too
+LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}  # the others stay: INFO, ERROR, DEBUG
+USAGE_ERROR = 2  # the same as argparse's
 FULL = (errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED = 128 + 2  # killed by SIGINT, as shells report it
 
 
 class _Stderr(logging.Handler):
-    """Writes to whatever `sys.stderr` is when the message comes, so that a progress bar can step aside."""
+    """Writes to the current `sys.stderr` at each message, so that a progress bar can redirect it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.WARNING and not record.name.startswith("tiny_audio"):
             return
-        if "shown" in record.__dict__:  # printed in its own way
+        if "shown" in record.__dict__:  # printed elsewhere already
             return
         level = LEVELS.get(record.levelname, record.levelname)
         lines = [printable(line, MAX_MESSAGE) for line in self.format(record).split("\n")]
@@ -30,7 +30,7 @@ class _Stderr(logging.Handler):
 
 
 def configure_logging() -> None:
-    """Print this package's messages from INFO on, and everybody else's warnings, as `[INFO] message`."""
+    """Print this package's messages from INFO on, and other packages' warnings, as `[INFO] message`."""
     root = logging.getLogger()
     if not any(isinstance(handler, _Stderr) for handler in root.handlers):
         root.addHandler(_Stderr())
@@ -38,19 +38,19 @@ def configure_logging() -> None:
 
 
 def debugging() -> bool:
-    """Whether tracebacks are wanted for the user's own mistakes too."""
+    """Whether to show tracebacks for user errors too."""
     return os.environ.get("TA_DEBUG", os.environ.get("HYDRA_FULL_ERROR")) == "1"
 
 
 def run_command(name: str, command: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Run a command and return its exit status: 2 with one line on stderr where the user erred.
+    """Run a command and return its exit status: 2 with one line on stderr for a user error.
 
-    Any other exception is a bug of ours, and goes on to a traceback.
+    Any other exception is a bug of this package, and shows a traceback.
     """
     configure_logging()
     try:
         status = command(argv)
-        sys.stdout.flush()  # a disk that is full is told here, not by the interpreter on exit
+        sys.stdout.flush()  # a full disk raises an error here, and not when the interpreter exits
         return status
     except UserError as error:
         if debugging():
@@ -75,5 +75,5 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: list[str])
 
 
 def _discard_output() -> None:
-    """Have nothing more written to standard output, or the interpreter complains on exit."""
+    """Discard the rest of standard output; otherwise the interpreter reports an error on exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

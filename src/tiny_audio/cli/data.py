@@ -1,4 +1,4 @@
-"""`ta data`: a look at the data before a run. Settings are those of `ta train`; nothing is trained."""
+"""`ta data`: check the data before a run. It takes the settings of `ta train`, and trains nothing."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def run(argv: list[str]) -> int:
 
 
 def add_corpora(parser: Parser) -> None:
-    """Add what says which data is meant."""
+    """Add the options that choose the data."""
     add = parser.add_argument
     add("settings", nargs="*", metavar="PATH | KEY=VALUE", help="a manifest, folder or Hub id; or settings")
     add("--split", metavar="NAME", help="of PATH")
@@ -163,7 +163,7 @@ def run_preview(argv: list[str]) -> int:
 
 
 def configure(args: argparse.Namespace) -> Config:
-    """Return the settings that were typed, with the paths, if any, in the place of their corpora.
+    """Return the typed settings; if there are paths, they replace the corpora.
 
     Raises:
         UserError: a setting or a path is wrong.
@@ -204,14 +204,14 @@ def _positive(value: str) -> int:
 
 
 def open_console() -> Console:
-    """Return standard output, 80 columns wide where nobody looks at it."""
+    """Return standard output, 80 columns wide if it is not a terminal."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 80, highlight=False)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, or take an earlier one: what else lies there would be mixed up with them.
+    """Make a folder for results, or use an earlier one of results; other files would be mixed up with them.
 
     Raises:
         UserError: it cannot be made, or holds something else.

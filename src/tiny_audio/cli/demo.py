@@ -1,4 +1,4 @@
-"""`ta demo checkpoint=PATH`: `ta serve`, with its page opened in the browser."""
+"""`ta demo checkpoint=PATH`: `ta serve`, which also opens its page in the browser."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .serve import run as serve
 
 
 def run(argv: list[str]) -> int:
-    """Run `ta demo` with these arguments, those of `ta serve`, and return the exit status.
+    """Run `ta demo` with these arguments, the same as of `ta serve`, and return the exit status.
 
     Raises:
         UserError: one line for the person who typed them.

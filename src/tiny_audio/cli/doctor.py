@@ -60,7 +60,7 @@ def experiments() -> Sequence[str]:
 
 
 def describe(machine: Machine) -> list[str]:
-    """Return what a machine has, a line each."""
+    """Return lines that describe a machine."""
     from ..inspection.machine import OPTIONAL
 
     libraries = ", ".join(f"{name} {number}" for name, number in machine.versions.items())
@@ -87,7 +87,7 @@ def describe(machine: Machine) -> list[str]:
 
 
 def experiment_lines(fits: Sequence[Fit]) -> list[str]:
-    """Return what is to be said of each experiment."""
+    """Return lines about each experiment."""
     width = max(len(fit.experiment) for fit in fits) + 2
     lines = ["experiments, with about the memory that they take, and what is downloaded of models:"]
     for fit in fits:

@@ -1,4 +1,4 @@
-"""`ta eval`: a row for each checkpoint on standard output, all else on standard error."""
+"""`ta eval`: print a row for each checkpoint to standard output, and everything else to standard error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..inference.sets import Sets
 
 FORMATS = (".json", ".jsonl", ".csv", ".md")
-# What a data preset chooses; lengths and text form stay those that the checkpoint was trained with.
+# The settings that a data preset chooses; lengths and text form stay as in the checkpoint's training.
 CORPORA = ("name", "train_path", "eval_path", "datasets", "eval_datasets")
 READ = re.compile(
     r"data|data\.\w+|hardware\.\w+|paths\.(cache|data)_dir|training\.(max_new_tokens|eval_batch_size|seed)"
@@ -117,7 +117,7 @@ def run_checkpoints(
 
     folder = find_checkpoints(args.checkpoints_dir) if args.checkpoints_dir else None
     paths = list(folder.files() if folder else map(Path, args.checkpoint))
-    check_outputs(outputs, paths)  # hours later would be too late to find out
+    check_outputs(outputs, paths)  # now, and not hours later
     from ..evaluation.report import print_statements, print_tables, statements
     from ..evaluation.score import rank
     from ..evaluation.scoring import OURS
@@ -128,7 +128,7 @@ def run_checkpoints(
     )
     by = (goes_by(folder) if folder else None) or asdict(sets.config.training)
     metric = by["metric_for_best"]
-    rule = OURS.name if rules is None else rules[0].name  # a run goes by ours: both mark the same one as the best
+    rule = OURS.name if rules is None else rules[0].name  # a run uses ours, so both mark the same one as best
     ranked = rank(results, metric, by["greater_is_better"], rule)
     console = make_console()
     print_tables(console, results, ranked)
@@ -166,7 +166,7 @@ def run_compare(
 
 
 def make_console() -> Console:
-    """Return standard output; where nobody looks at the width of a terminal, no row is broken."""
+    """Return standard output; if it is not a terminal, it is so wide that no row is broken."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 200)
@@ -179,7 +179,7 @@ def files_of(key: str, path: Path) -> list[Path]:
 
 
 def check_outputs(outputs: dict[str, Path], inputs: Sequence[Path]) -> None:
-    """Refuse outputs that cannot be written, or that are read."""
+    """Refuse outputs that cannot be written, or that are also inputs."""
     seen: dict[Path, str] = {}
     for key, path in outputs.items():
         if key == "report" and path.exists() and not path.is_dir():
@@ -204,7 +204,7 @@ def write_files(
     line: str,
     sets: Sets | None,
 ) -> None:
-    """Write what was asked for."""
+    """Write the files that were asked for."""
     from ..evaluation.report import to_text
     from ..evaluation.score import transcript_rows
 
@@ -221,7 +221,7 @@ def write_files(
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what cannot be meant, before anything is imported."""
+    """Refuse options that make no sense, before anything is imported."""
     if args.compare and (args.checkpoints_dir or args.checkpoint):
         raise UserError("--compare A B names the two; leave checkpoint= and --checkpoints-dir out.")
     if not args.compare and bool(args.checkpoints_dir) == bool(args.checkpoint):
@@ -242,7 +242,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def to_settings(args: argparse.Namespace) -> list[str]:
-    """Return the settings that were typed, options that are short for one among them."""
+    """Return the typed settings, including options that are short for a setting."""
     typed = list(args.settings)
     if args.device is not None:
         typed.append(f"hardware.device={args.device}")
@@ -255,13 +255,13 @@ def to_settings(args: argparse.Namespace) -> list[str]:
 
 
 def with_typed(saved: dict[str, Any] | None, typed: Sequence[str], own: Sequence[Path] = ()) -> Config:
-    """Return the configuration of a checkpoint's run with what was typed put over it.
+    """Return the configuration of a checkpoint's run, changed by the typed settings.
 
     Args:
-        saved: the run's configuration, as the checkpoint holds it. Neither its device nor its folders are asked for: it
-            may come from another machine. None: there is no run, and the defaults are those of `ta train`.
+        saved: the run's configuration, from the checkpoint. Its device and folders are not used, since it may come from
+            another machine. None: there is no run, and the defaults are those of `ta train`.
         typed: settings as `ta train` takes them.
-        own: folders with data presets of one's own.
+        own: folders with the user's own data presets.
 
     Raises:
         ConfigError: a setting that does not exist, or a value that is wrong.
@@ -273,7 +273,7 @@ def with_typed(saved: dict[str, Any] | None, typed: Sequence[str], own: Sequence
     values["hardware"]["device"], values["paths"] = "auto", Config().to_dict()["paths"]
     if typed:
         register(own)
-        # A preset may ask for training data (data=custom does): there is none here.
+        # A preset may require training data (data=custom does), and there is none here.
         composed = compose(to_overrides([*typed, "data.datasets=[]"], own))[0].to_dict()
         for key in (token.partition("=")[0] for token in typed):
             group, _, name = key.partition(".")

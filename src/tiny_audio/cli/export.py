@@ -1,4 +1,4 @@
-"""`ta export checkpoint=PATH output=FOLDER`: a model as a folder, and whether it writes what the checkpoint does."""
+"""`ta export checkpoint=PATH output=FOLDER`: export a model to a folder, and compare it with the checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def run(argv: list[str]) -> int:
-    """Run `ta export` with these arguments and return the exit status: 1 where the folder writes something else.
+    """Run `ta export` with these arguments and return the exit status: 1 if the folder writes other transcripts.
 
     Raises:
         UserError: one line for the person who typed them.
@@ -89,12 +89,12 @@ def run(argv: list[str]) -> int:
 
 
 def own_way(proof: Proof, encoder_window: str) -> str:
-    """Return the way of padding that is the checkpoint's own, or the nearest that the native class has."""
+    """Return the checkpoint's own way of padding, or the nearest one of the native class."""
     return "bare" if encoder_window == "clip" and "bare" in proof.ways else "stock"
 
 
 def judge(proof: Proof, encoder_window: str) -> list[str]:
-    """Return what the comparison says, and what to do where the two differ."""
+    """Return the result of the comparison, and what to do if the two differ."""
     names = {"stock": "padded with silence to 30 s, as by default", "bare": "one bare clip at a time"}
     count = len(proof.expected)
     lines = [
@@ -122,10 +122,10 @@ def judge(proof: Proof, encoder_window: str) -> list[str]:
 
 
 def read_clips(args: Any, saved: dict[str, Any]) -> Sequence[np.ndarray]:
-    """Return the recordings that are named, or the first clips of the run's evaluation sets; none where there are none.
+    """Return the named recordings, or the first clips of the run's evaluation sets; none if there are no sets.
 
     Raises:
-        UserError: a recording that is named cannot be read, or is longer than 30 s.
+        UserError: a named recording cannot be read, or is longer than 30 s.
     """
     from ..audio import AudioError, load_audio
     from ..config import build_config

@@ -166,7 +166,7 @@ def transcribe(paths: list[str], args: argparse.Namespace) -> Iterator[Transcrip
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Refuse numbers that cannot be meant."""
+    """Refuse numbers that make no sense."""
     for name, low, high in (
         ("batch_size", 1, math.inf),
         ("max_new_tokens", 1, math.inf),
@@ -181,7 +181,7 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def check_checkpoint(path: str) -> None:
-    """Refuse the path of a checkpoint that is not there, naming those beside it."""
+    """Refuse the path of a checkpoint that does not exist, and name those beside it."""
     if Path(path).suffix != ".pt" or Path(path).is_file():
         return
     beside = sorted(file.name for file in Path(path).parent.glob("*.pt"))
@@ -190,7 +190,7 @@ def check_checkpoint(path: str) -> None:
 
 
 def split_paths(value: str) -> list[str]:
-    """Split `a.wav,b.wav`; a comma in the name of a file that exists stays."""
+    """Split `a.wav,b.wav`, but not at a comma in the name of a file that exists."""
     if not value.strip():
         raise UserError("audio= is empty; name a recording, or a folder: audio=. is the one that you are in.")
     return [value] if Path(value).exists() else [path for path in value.split(",") if path]
@@ -200,7 +200,7 @@ def expand(named: Sequence[str]) -> list[str]:
     """Replace every folder by the recordings below it, in the order of their paths.
 
     Raises:
-        UserError: a file that is not there, a folder without recordings.
+        UserError: a file does not exist, or a folder has no recordings.
     """
     for path in named:
         option, is_option, _ = path.partition("=")
@@ -226,11 +226,11 @@ def expand(named: Sequence[str]) -> list[str]:
 
 
 def look_through(folder: str) -> tuple[list[str], list[str]]:
-    """Return the recordings below a folder, by their names, and what else is there: files, and folders not entered."""
+    """Return the recordings below a folder, by their names; and its other files, and the folders not entered."""
     from ..decoding import AUDIO_SUFFIXES
 
     files: list[Path] = []
-    others: list[str] = []  # folders that cannot be read, and links to others, which may lead round in a circle
+    others: list[str] = []  # folders that cannot be read, and links to folders, which may form a cycle
 
     def note(error: OSError) -> None:
         others.append(str(error.filename))
@@ -238,7 +238,7 @@ def look_through(folder: str) -> tuple[list[str], list[str]]:
     for place, folders, names in os.walk(folder, onerror=note):
         others += [str(path) for name in folders if (path := Path(place, name)).is_symlink()]
         files += [Path(place, name) for name in names]
-    found, litter = [], "._"  # in which macOS keeps what it knows of a file
+    found, litter = [], "._"  # prefix of files in which macOS keeps a file's attributes
     for file in sorted(files):
         if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(litter):
             found.append(str(file))
@@ -248,7 +248,7 @@ def look_through(folder: str) -> tuple[list[str], list[str]]:
 
 
 def tell_passed_over(folder: str, paths: Sequence[str]) -> None:
-    """Name and count what a folder holds that is not looked at."""
+    """Name and count the files and folders in a folder that are skipped."""
     if paths:
         named = ", ".join(paths[:MAX_TOLD]) + (", ..." if len(paths) > MAX_TOLD else "")
         count = f"{len(paths):,} file{'s' if len(paths) > 1 else ''}"
@@ -256,7 +256,7 @@ def tell_passed_over(folder: str, paths: Sequence[str]) -> None:
 
 
 def choose_channels(paths: Sequence[str], channel: str) -> list[str]:
-    """Name the channels that are asked for, as in `call.wav@0`, of those paths that do not name one themselves.
+    """Add the chosen channels, as in `call.wav@0`, to the paths that do not name one themselves.
 
     Raises:
         UserError: `channel` is neither mix, each, nor a number.
@@ -278,7 +278,7 @@ def choose_channels(paths: Sequence[str], channel: str) -> list[str]:
 
 
 def write(transcriptions: Iterable[Transcription], out: Output) -> int:
-    """Write each transcript as it comes, and return 1 if one failed, else 0; tell of what is not to be trusted."""
+    """Write each transcript when it is done, warn of doubtful ones, and return 1 if one failed, else 0."""
     failed = False
     for item in transcriptions:
         if item.error is not None:

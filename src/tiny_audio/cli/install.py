@@ -1,4 +1,4 @@
-"""`ta --install-completion [bash|zsh|fish]`: the Tab key in every new shell."""
+"""`ta --install-completion [bash|zsh|fish]`: completion by Tab in every new shell."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ COMPINIT = "autoload -Uz compinit && compinit"
 
 
 def install(words: Sequence[str]) -> int:
-    """Have the user's shell complete `ta`, say what was done, and return the exit status.
+    """Make the user's shell complete `ta`, print what was done, and return the exit status.
 
     Args:
-        words: the shell's name; nothing: that of `$SHELL`.
+        words: the shell's name; empty: that of `$SHELL`.
 
     Raises:
-        UserError: it is no shell that we know, or its file cannot be written.
+        UserError: the shell is not supported, or its file cannot be written.
     """
     shell = words[0] if words else Path(os.environ.get("SHELL", "")).name
     if shell not in SCRIPTS or len(words) > 1:
@@ -34,7 +34,7 @@ def install(words: Sequence[str]) -> int:
         if after == before:
             print(f"{file} has it already. Open a new {shell}, type `ta tr`, and press Tab.")
             return 0
-        # A link, as those who keep their settings in a repository have, stays one.
+        # A link stays a link, for users who keep their settings in a repository.
         target = file.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = target.stat().st_mode if target.exists() else None
@@ -48,7 +48,7 @@ def install(words: Sequence[str]) -> int:
 
 
 def _place(shell: str) -> tuple[Path, str]:
-    """Return the file that a shell reads when it starts, and what is in it where it is ours alone."""
+    """Return the file that a shell reads when it starts, and its content if only `ta` uses the file."""
     home = Path.home()
     if shell == "fish":
         return Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config", "fish/completions/ta.fish"), SCRIPTS["fish"]
@@ -56,7 +56,7 @@ def _place(shell: str) -> tuple[Path, str]:
 
 
 def _with_lines(text: str, shell: str) -> str:
-    """Return what a shell reads with the line for us at its end; as it is where it is there."""
+    """Return a shell's start file with the line for `ta` at its end; unchanged if the line is there."""
     line = f'eval "$(ta completion {shell})"'
     if any(one.strip() == line for one in text.splitlines()):
         return text

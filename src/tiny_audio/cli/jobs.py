@@ -1,4 +1,4 @@
-"""The jobs of `ta train -m`: what each notes of itself in its folder, and the table that a sweep ends with."""
+"""The jobs of `ta train -m`: the notes that each writes to its folder, and the table at the end of a sweep."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Job:
     """One combination of a sweep.
 
     Attributes:
-        number: as Hydra counts, from 0.
+        number: in Hydra's order, from 0.
         settings: as they are typed.
-        metric, greater_is_better: `training.metric_for_best`, and which way it goes.
-        state: trained, failed, or not finished: stopped, killed, or still at work.
-        best: its best value of the metric, of a job that was trained and evaluated.
+        metric, greater_is_better: `training.metric_for_best`, and its direction.
+        state: trained, failed, or not finished (stopped, killed, or still running).
+        best: best value of the metric, if the job was trained and evaluated.
         error: why it failed.
     """
 
@@ -39,7 +39,7 @@ class Job:
     error: str = ""
 
     def write(self, folder: Path, state: str, best: float | None = None, error: str = "") -> None:
-        """Note in the job's folder what has come of it."""
+        """Write the job's result to its folder."""
         from ..files import write_whole
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,15 +48,15 @@ class Job:
 
 
 def as_typed(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides of a job as people type them."""
+    """Return the overrides of a job in the form that users type."""
     own = [token for token in overrides if not token.startswith(("+typed_", "hydra.", "hydra/"))]
     return [re.sub("^experiments=", "experiment=", token) for token in own]
 
 
 def jobs_name(settings: Sequence[str]) -> str:
-    """Return a name for the folder of a sweep. The same command has it again, and goes on with its jobs.
+    """Return a name for the folder of a sweep. The same command gives the same name, and so resumes its jobs.
 
-    It begins with what is varied, such as `learning_rate-batch_size-3f9a01`.
+    It begins with the settings that vary, such as `learning_rate-batch_size-3f9a01`.
     """
     own = [token for token in settings if not token.startswith("hydra")]
     varied = [re.split(r"[./]", key)[-1] for key, _, value in (token.partition("=") for token in own) if "," in value]
@@ -65,17 +65,17 @@ def jobs_name(settings: Sequence[str]) -> str:
 
 
 def forget_jobs(folder: Path) -> None:
-    """Take away the notes of an earlier start: what is there afterwards is of this one."""
+    """Delete the notes of an earlier start, so that later notes are of this one."""
     for file in folder.rglob(FILE):
         file.unlink()
 
 
 def print_jobs(folder: Path, count: int, file: TextIO) -> None:
-    """Print a table of the jobs, the best first, and how many there are of each kind.
+    """Print a table of the jobs, the best first, and how many there are of each state.
 
     Args:
         folder: of the sweep.
-        count: of its jobs, those that have not begun included.
+        count: number of its jobs, including those that have not begun.
         file: to print to.
     """
     from rich.console import Console
@@ -96,7 +96,7 @@ def print_jobs(folder: Path, count: int, file: TextIO) -> None:
         best = "" if job.best is None else f"{job.best:.1%}" if job.metric in ("wer", "cer") else f"{job.best:.4g}"
         settings = " ".join(token for token in job.settings if token in varied)
         table.add_row(str(job.number), best, job.state, f"{settings} ({job.error})" if job.error else settings)
-    # Where nobody looks at the width of a terminal, no row is broken.
+    # If the file is not a terminal, no row is broken.
     console = Console(file=file, width=None if file.isatty() else 200, highlight=False, markup=False)
     console.print(table)
     states = [job.state for job in jobs] + ["not begun"] * (count - len(jobs))
@@ -108,6 +108,6 @@ def print_jobs(folder: Path, count: int, file: TextIO) -> None:
 
 
 def _varied(jobs: Sequence[Job]) -> set[str]:
-    """Return the settings that not all jobs have; of a single job all of them."""
+    """Return the settings that differ between jobs; if there is only one job, all of them."""
     every = {token for job in jobs for token in job.settings}
     return {token for token in every if len(jobs) == 1 or not all(token in job.settings for job in jobs)}

@@ -1,4 +1,4 @@
-"""Options in both spellings, `key=value` and `--key value`, for the commands that take few."""
+"""Options in both spellings, `key=value` and `--key value`, for the commands that have few options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads the arguments of a command; a mistake is a `UserError` of one line."""
+    """Reads the arguments of a command; a mistake in them is a `UserError` of one line."""
 
     def __init__(self, prog: str, usage: str, description: str, epilog: str) -> None:
         super().__init__(
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; `{self.prog} --help` says more.")
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse arguments, in which any option with a value may be written `key=value`."""
+        """Parse arguments; any option with a value can be written `key=value`."""
         names = [
             option.removeprefix("--").replace("-", "[_-]")
             for action in self._actions
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         return self.parse_intermixed_args(tokens)
 
     def _refuse_twice(self, given: Sequence[str]) -> None:
-        """Refuse an option that is given twice, but where that makes a list: only the last would count."""
+        """Refuse an option that is given twice, unless it makes a list: only the last value would be used."""
         for action in self._actions:
             if action.nargs != 0 and not isinstance(action, argparse._AppendAction):
                 for option in action.option_strings:
@@ -70,10 +70,10 @@ def add_search(parser: Parser) -> None:
 
 
 def check_search(args: argparse.Namespace) -> None:
-    """Refuse numbers that cannot be meant.
+    """Refuse numbers that make no sense.
 
     Raises:
-        UserError: naming the option.
+        UserError: a number is out of range; names the option.
     """
     if args.beams is not None and not 1 <= args.beams <= MAX_BEAMS:
         raise UserError(f"beams must be 1 to {MAX_BEAMS}, got {args.beams}.")

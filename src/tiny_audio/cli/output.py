@@ -1,6 +1,6 @@
-"""What commands write: nothing that is read is written over, and a file is as it was until it is whole.
+"""Write the output of commands: no input is overwritten, and a file is replaced only when the new one is complete.
 
-Transcripts go to standard output, to one file, or to a folder with a file for each recording.
+Transcripts are written to standard output, to one file, or to a folder with a file for each recording.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ..formats import SUBTITLES, SUFFIXES, to_row, to_text
 if TYPE_CHECKING:
     from ..inference.transcribe import Transcription
 
-HEAD_BYTES = 4096  # that tell text from recordings, weights and pictures, which hold zero bytes
+HEAD_BYTES = 4096  # to distinguish text from recordings, weights and pictures, which contain zero bytes
 
 
 def check_output(path: Path, inputs: Iterable[str | Path] = (), text: bool = False, key: str = "output") -> None:
-    """Find out before the work whether a file can be written, without touching it.
+    """Check before the work whether a file can be written, without changing it.
 
     Args:
         path: the file.
         inputs: files that are read.
-        text: refuse to write over what is no text, such as a recording or a checkpoint.
+        text: refuse to overwrite a file that is not text, such as a recording or a checkpoint.
         key: the option that names it.
 
     Raises:
-        UserError: it is an input, or no text, or it cannot be written.
+        UserError: it is an input, is not text, or cannot be written.
     """
     if is_device(path):
         return
@@ -59,7 +59,7 @@ def check_output(path: Path, inputs: Iterable[str | Path] = (), text: bool = Fal
 
 
 def refuse_inputs(path: Path, inputs: Iterable[str | Path], key: str = "output") -> None:
-    """Refuse to write over what is read.
+    """Refuse to overwrite an input.
 
     Raises:
         UserError: the output is one of the inputs, by whatever name.
@@ -69,7 +69,7 @@ def refuse_inputs(path: Path, inputs: Iterable[str | Path], key: str = "output")
 
 
 def data_files(data: DataConfig) -> list[Path]:
-    """Return the files that corpora are read from, but for recordings; of a folder those that may be its manifest."""
+    """Return the files that corpora are read from, except recordings; for a folder, its possible manifests."""
     from ..data.rows import MANIFEST_SUFFIXES
 
     found: list[Path] = []
@@ -83,10 +83,10 @@ def data_files(data: DataConfig) -> list[Path]:
 
 
 def write_output(path: Path, content: bytes, key: str = "output") -> None:
-    """Write a file of results in one stroke; what a link points to, not the link.
+    """Write a file of results in one step; if it is a link, write its target.
 
     Raises:
-        UserError: it cannot be written, and is as it was.
+        UserError: it cannot be written, and is unchanged.
     """
     try:
         if is_device(path):
@@ -103,7 +103,7 @@ def is_device(path: Path) -> bool:
 
 
 def is_folder(output: str | None) -> bool:
-    """Whether an output names a folder: one that is there, or a name that ends in a slash."""
+    """Whether an output names a folder: one that exists, or a name that ends in a slash."""
     return output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir())
 
 
@@ -111,15 +111,15 @@ def is_folder(output: str | None) -> bool:
 def open_output(
     output: str | None, form: str, named: Sequence[str], paths: Sequence[str], kept: Sequence[str], alone: bool
 ) -> Iterator[Output]:
-    """Open where transcripts go.
+    """Open the output for transcripts.
 
     Args:
         output: a file or a folder; None: standard output.
         form: one of `SUFFIXES`.
         named: recordings and folders as they were typed.
         paths: the recordings.
-        kept: what else is read; an output must be none of all these.
-        alone: whether there is one recording, whose transcript needs no name beside it.
+        kept: other inputs; an output must not be any of the inputs.
+        alone: whether there is only one recording, so that its transcript needs no name beside it.
 
     Raises:
         UserError: it cannot be written, or is an input.
@@ -140,7 +140,7 @@ def open_output(
 
 @contextmanager
 def _written_as_it_comes(path: Path) -> Iterator[TextIO]:
-    """Open a text file that becomes `path` when all is done; of a command that was broken off, `path`.part stays."""
+    """Open a text file that becomes `path` when all is done; if the command is interrupted, `path`.part stays."""
     if is_device(path):
         with path.open("w", encoding="utf-8", errors="backslashreplace") as stream:
             yield stream
@@ -168,11 +168,11 @@ class Output:
         self.form, self.alone, self.stream = form, alone, stream
 
     def todo(self, paths: Sequence[str]) -> list[str]:
-        """Return the recordings that are to be transcribed."""
+        """Return the recordings to transcribe."""
         return list(paths)
 
     def add(self, item: Transcription) -> None:
-        """Write one; of what failed only JSON has a line."""
+        """Write a transcript; a failed recording has a line only in JSON."""
         if self.form == "json":
             text = json.dumps(to_row(item), ensure_ascii=False) + "\n"
         elif item.error is not None:
@@ -191,7 +191,7 @@ class Output:
 
 
 class _Folder(Output):
-    """A file for each recording, in folders as these are; what is there already is done."""
+    """A file for each recording, in the same subfolders; a recording whose file exists is done."""
 
     def __init__(
         self, form: str, folder: Path, named: Sequence[str], paths: Sequence[str], inputs: Sequence[str]
@@ -202,7 +202,7 @@ class _Folder(Output):
         taken: dict[Path, str] = {}
         for path in paths:
             place = folder / _place_of(Path(path), folders)
-            place = place.with_name(place.name + SUFFIXES[form])  # a.wav and a.mp3 may lie side by side
+            place = place.with_name(place.name + SUFFIXES[form])  # a.wav and a.mp3 may be in the same folder
             if taken.setdefault(place, path) != path:
                 raise UserError(
                     f"output={folder}: {path} and {taken[place]} would both go to {place}; name the folder above them."
@@ -229,8 +229,9 @@ class _Folder(Output):
 
 
 def _place_of(path: Path, folders: Sequence[Path]) -> Path:
-    """Return where a recording's transcript lies, whatever else is transcribed with it: as it lies in a folder that
-    was named, or as it was typed.
+    """Return where to write a recording's transcript: its path in a named folder, or the path as it was typed.
+
+    It does not depend on the other recordings.
     """
     for folder in folders:
         if path.is_relative_to(folder):

@@ -1,4 +1,4 @@
-"""`ta push checkpoint=PATH repo=user/name`: to the Hub, with a card, and not without --yes."""
+"""`ta push checkpoint=PATH repo=user/name`: upload a model to the Hub, with a card, and only with --yes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(argv: list[str]) -> int:
     """Run `ta push` with these arguments and return the exit status.
 
     Raises:
-        UserError: one line for the person who typed them; without --yes always.
+        UserError: one line for the person who typed them; always raised without --yes.
     """
     parser = Parser(
         "ta push",

@@ -1,4 +1,4 @@
-"""`ta serve checkpoint=PATH` and `ta demo checkpoint=PATH`: a model behind an API, and a page to try it on."""
+"""`ta serve checkpoint=PATH` and `ta demo checkpoint=PATH`: serve a model by an API, with a page to try it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Ctrl+C finishes what was accepted, and ends."""
 
 
 def run(argv: list[str], prog: str = "ta serve", opens_page: bool = False) -> int:
-    """Run `ta serve` with these arguments until it is told to stop, and return the exit status.
+    """Run `ta serve` with these arguments until a signal stops it, and return the exit status.
 
     Args:
         argv: the arguments.
@@ -90,10 +90,10 @@ def run(argv: list[str], prog: str = "ta serve", opens_page: bool = False) -> in
 
 
 def check_installed(prog: str) -> None:
-    """Refuse to start where a library is missing.
+    """Refuse to start if a library is missing.
 
     Raises:
-        UserError: it says what to install.
+        UserError: one is missing; says what to install.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(

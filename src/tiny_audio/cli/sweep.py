@@ -1,4 +1,4 @@
-"""`ta sweep`: searches for good settings on this machine, from the file that `wandb sweep` takes."""
+"""`ta sweep`: search for good settings on this machine, with the same file as `wandb sweep`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ every combination, unless trials is given. Options may be written with dashes to
 
 
 def run(argv: list[str]) -> int:
-    """Run `ta sweep` with these arguments and return the exit status: 1 if no trial was trained to its end.
+    """Run `ta sweep` with these arguments and return the exit status: 1 if no trial finished its training.
 
     Raises:
         UserError: one line for the person who typed them.
@@ -61,7 +61,7 @@ def run(argv: list[str]) -> int:
 
 
 def search(file: Path, given: list[str], trials: int | None, own: list[Path]) -> int:
-    """Check the whole sweep, run it, and print what came out."""
+    """Check the whole sweep, run it, and print the results."""
     from ..sweep.file import merge, read_sweep
     from ..sweep.report import command_of, print_best, ranked
     from ..sweep.search import Search
@@ -99,7 +99,7 @@ def search(file: Path, given: list[str], trials: int | None, own: list[Path]) ->
 def check_values(
     sweep: Sweep, settings: Sequence[str], compose_trial: Callable[[list[str]], Config], file: Path
 ) -> Config:
-    """Compose trials with every choice and both ends of every range, before the first has run for a day.
+    """Compose trials with every choice and both ends of every range, before the first trial starts.
 
     Returns:
         One of the configurations.

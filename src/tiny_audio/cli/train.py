@@ -1,4 +1,4 @@
-"""`ta train`: Hydra's front door. The training code is imported only when a run really starts."""
+"""`ta train`: compose the settings with Hydra, and train. The training code is imported only when a run starts."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Tell options from settings, in any order; `--a.b=c`, as W&B's agents write it, is `a.b=c`."""
+    """Separate options from settings, in any order; `--a.b=c`, as W&B's agents write it, is `a.b=c`."""
     parser = _Parser(prog="ta train", add_help=False, allow_abbrev=False)
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--help", "-h", action="store_true")
@@ -136,10 +136,10 @@ def help_text(own: Sequence[Path] = ()) -> str:
 
 
 def check(config: Config) -> None:
-    """Refuse what no run can start from.
+    """Refuse settings that no run can start with.
 
     Raises:
-        UserError: there is nothing to train on, an entry names a corpus that is not known, or a tracker is missing.
+        UserError: there is no training data, an entry names an unknown corpus, or a tracker is missing.
     """
     from ..data.corpora import known_corpus
     from ..training.tracking import check_installed
@@ -153,7 +153,7 @@ def check(config: Config) -> None:
 
 
 def run_jobs(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Run a job for each combination of the values, or print their configurations; say what came of them."""
+    """Run a job for each combination of the values and print the results, or print the configurations."""
     if args.cfg:
         for number, job in enumerate(sweep_jobs(overrides)):
             config = compose(job, args.config_name)[0]
@@ -174,13 +174,13 @@ def run_jobs(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def check_sweep(overrides: Sequence[str], config_name: str) -> Path:
-    """Refuse a sweep in which any value is wrong, before its first job has run for a day.
+    """Refuse a sweep in which any value is wrong, before its first job starts.
 
     Returns:
         `hydra.sweep.dir`.
 
     Raises:
-        UserError: which value.
+        UserError: a value is wrong; names it.
     """
     for values in sweep_values(overrides):
         config, hydra = compose(values, config_name)
@@ -212,7 +212,7 @@ def to_yaml(config: Config, key: str | None = None) -> str:
 def start(config: Config) -> float | None:
     """Train, and return the best metric.
 
-    A run of a W&B sweep gets a folder of its own, or it would go on from the checkpoint of the run before it.
+    A run of a W&B sweep gets its own folder; otherwise it would resume from the checkpoint of the run before it.
     """
     if sweep := os.environ.get("WANDB_SWEEP_ID"):
         run_id = os.environ.get("WANDB_RUN_ID", str(os.getpid()))
@@ -223,7 +223,7 @@ def start(config: Config) -> float | None:
 
 
 def hydra_flags(args: argparse.Namespace) -> list[str]:
-    """Return the options that ask Hydra about itself, for Hydra to answer."""
+    """Return the options that Hydra itself answers, about itself."""
     flags = ["--hydra-help"] * args.hydra_help + ["--shell-completion"] * (args.shell_completion or args.sc)
     flags += ["--info", args.info] if args.info else []
     if args.cfg in ("hydra", "all"):
@@ -232,7 +232,7 @@ def hydra_flags(args: argparse.Namespace) -> list[str]:
 
 
 def hand_to_hydra(argv: list[str]) -> int:
-    """Let Hydra itself run: sweeps, and questions about it."""
+    """Run Hydra itself, for sweeps and for its own options."""
     import hydra
 
     with one_line_errors(), _hydra_environment(argv):
@@ -249,7 +249,7 @@ def hand_to_hydra(argv: list[str]) -> int:
 
 @contextmanager
 def _hydra_environment(argv: list[str]) -> Iterator[None]:
-    # Hydra reads sys.argv, and hands exceptions on only with HYDRA_FULL_ERROR; TA_DEBUG keeps the choice.
+    # Hydra reads sys.argv, and passes exceptions on only with HYDRA_FULL_ERROR; TA_DEBUG keeps the user's choice.
     before, environment = sys.argv, dict(os.environ)
     os.environ.update(TA_DEBUG=str(int(debugging())), HYDRA_FULL_ERROR="1")
     sys.argv = ["ta train", *argv]
@@ -264,7 +264,7 @@ def _hydra_environment(argv: list[str]) -> Iterator[None]:
 
 
 def job(settings: DictConfig) -> float | None:
-    """Run one job of a sweep, in a folder of its own; on a Slurm node this is all that runs.
+    """Run one job of a sweep, in its own folder; on a Slurm node only this function runs.
 
     Returns:
         The best metric, for sweepers that optimize.
