@@ -1,8 +1,8 @@
-"""The settings of a run: typed schemas of `configs/`, validated once, at the door. Imports no torch.
+"""The settings of a run: typed schemas of `configs/`, validated once, when they are built. It does not import torch.
 
-Every field is what a person may choose; what is known only at run time (the device, the encoder's width) is
-passed beside these objects and never stored in them. Ranges and choices are checked in `__post_init__`, with
-the setting named as it is typed on the command line.
+Every field is a user's choice. Values that are known only at run time (the device, the encoder's width) are passed
+beside these objects and never stored in them. `__post_init__` checks ranges and choices; its errors name the setting
+as it is typed on the command line.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Config:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain nested dicts and lists, as they are written to `config.yaml` and into checkpoints."""
+        """Return nested dicts and lists, as they are written to `config.yaml` and into checkpoints."""
         return asdict(self)
 
 
 def _refuse_interpolations(key: str, value: Any) -> None:
-    """Refuse what OmegaConf would resolve: the environment of whoever opens a file is none of the file's business."""
+    """Refuse interpolations, which OmegaConf would resolve: a file must not read the environment of its user."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             _refuse_interpolations(f"{key}.{name}" if key else str(name), inner)
@@ -82,7 +82,7 @@ def build_config(values: DictConfig | Mapping[str, Any]) -> Config:
     """Turn composed YAML, or the dict that `Config.to_dict` returned, into validated settings.
 
     Args:
-        values: of a dict, which may be out of a stranger's checkpoint, no interpolation (`${oc.env:...}`) is resolved.
+        values: in a dict, which may come from an unknown checkpoint, no interpolation (`${oc.env:...}`) is resolved.
 
     Raises:
         ConfigError: a setting that does not exist; a value of the wrong type, out of range, or not a choice; an
@@ -94,7 +94,7 @@ def build_config(values: DictConfig | Mapping[str, Any]) -> Config:
     if not isinstance(values, DictConfig):
         _refuse_interpolations("", values)
     try:
-        # Through plain values: what `+key=value` forced into a composed config is then refused like any typo.
+        # By plain values: a setting that `+key=value` added to a composed config is then refused like any typo.
         composed = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
         plain = OmegaConf.to_container(composed, resolve=True)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))

@@ -17,8 +17,8 @@ AUGMENTATIONS = ("none", "light")
 class DatasetConfig:
     """One corpus of a mixture. A known `name` sets hub id, columns and cleaning.
 
-    `path` is one's own: a manifest (.jsonl, .csv), a folder with `metadata.jsonl|csv` or `manifest.jsonl`,
-    or a hub id.
+    `path` is a user's own corpus: a manifest (.jsonl, .csv), a folder with `metadata.jsonl|csv` or `manifest.jsonl`,
+    or a Hub id.
     """
 
     name: str = "custom"  # a known corpus, or any name for a path; results are listed under it
@@ -28,11 +28,11 @@ class DatasetConfig:
     language: str | None = None  # such as en, of a corpus that has several
     release: int | None = None  # of tedlium: 3
     revision: str | None = None  # a commit or tag of the Hub; null: the newest
-    weight: float = 1.0  # its share of the draws, beside those of the other corpora
-    audio_column: str | None = None  # null: looked for among the usual names
+    weight: float = 1.0  # its share of the draws, relative to the other corpora
+    audio_column: str | None = None  # null: one of the usual names
     text_column: str | None = None  # likewise
-    context_column: str | None = None  # of what is known of each clip; null: `context`, if there is one; '': none
-    channel: int | None = None  # of the recordings, 0 being the first (the left); null mixes them
+    context_column: str | None = None  # the context of each clip; null: `context`, if there is such a column; '': none
+    channel: int | None = None  # of the recordings; 0 is the first (left) one; null mixes them
 
     def __post_init__(self) -> None:
         at_least(f"data.datasets: channel of {self.name}", self.channel, 0)
@@ -59,16 +59,16 @@ class DataConfig:
     min_audio_length: float = 0.1  # seconds
     max_samples: int | None = None  # a seeded subset of the training clips, in proportion to the weights
     max_eval_samples: int | None = 500  # likewise of the evaluation clips; null: all
-    max_skipped_share: float = 0.2  # the run stops when more than this share of the draws had to be skipped
+    max_skipped_share: float = 0.2  # the run stops if more than this share of the draws is skipped
     text_case: str = "lower"  # lower | keep
     keep_punctuation: bool = False  # of transcripts, in training
     temperature: float = 1.0  # shares are proportional to weight^(1/temperature)
     streaming: bool = False  # fetch corpora of the Hub a row group at a time, as they are drawn
-    streaming_disk_gb: float = 20.0  # that a stream may keep of each corpus in paths.cache_dir
+    streaming_disk_gb: float = 20.0  # disk space for each streamed corpus in paths.cache_dir
     cache_features: bool = False  # keep the frozen encoder's outputs in paths.cache_dir, and reuse them
-    speeds: list[float] = field(default_factory=lambda: [1.0])  # at which each training clip is played; 1.0 among them
+    speeds: list[float] = field(default_factory=lambda: [1.0])  # of each training clip; must include 1.0
     augmentation: str = "none"  # of training clips: none | light (speed, rooms, noise, gain)
-    no_speech_share: float = 0.0  # of the draws: silence and noise, whose transcript is empty
+    no_speech_share: float = 0.0  # of the draws: silence and noise with an empty transcript
     noise_path: str | None = None  # recordings of noise: a folder, a manifest, or one recording
     room_path: str | None = None  # room impulse responses, likewise
     noise_snr_db: list[float] = field(default_factory=lambda: [10.0, 30.0])  # lowest and highest

@@ -1,4 +1,4 @@
-"""Settings of the models: which ones, what of them trains, and how transcripts are written."""
+"""Settings of the models: which models, which parts train, and how transcripts are written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ..errors import ConfigError
 from .checks import above, at_least, at_most, choice, fraction
 
-# model.projector_type -> its module and class in model/projectors: a new projector is a file there and a line here.
+# model.projector_type -> its module and class in model/projectors. A new projector needs a file there and a line here.
 PROJECTORS = {
     "mlp": "mlp.MLPProjector",
     "mosa": "mosa.MOSAProjector",
@@ -23,17 +23,17 @@ MAX_BEAMS = 100
 class ProjectorConfig:
     """Widths of the projector; `null` takes the value from the models or the projector's own default."""
 
-    input_dim: int | None = None  # encoder width; a value that disagrees with the encoder is an error
+    input_dim: int | None = None  # encoder width; a value that differs from the encoder's is an error
     output_dim: int | None = None  # decoder width; likewise
     hidden_dim: int | None = None  # mlp, conv: hidden width, qformer: feed-forward width; twice the decoder's
-    frame_stack: int = 4  # encoder frames an audio token: 4 x 20 ms
-    dropout: float = 0.1  # of what the projector computes inside, in training
+    frame_stack: int = 4  # encoder frames of an audio token: 4 x 20 ms
+    dropout: float = 0.1  # within the projector, in training
     num_experts: int | None = None  # mosa: 4, moe: 8
     num_experts_per_token: int = 2  # moe
     expert_dim: int = 512  # mosa, moe
     load_balancing_loss_weight: float = 0.01  # moe
-    num_queries: int = 32  # qformer: queries a window
-    window_frames: int = 128  # qformer: encoder frames a window
+    num_queries: int = 32  # qformer: queries of a window
+    window_frames: int = 128  # qformer: encoder frames of a window
     num_layers: int = 2  # qformer, conv
     num_heads: int = 8  # qformer
     conv_dim: int = 384  # conv: width of the convolution blocks
@@ -60,7 +60,7 @@ class LoraConfig:
 
     r: int = 16
     lora_alpha: float = 32
-    lora_dropout: float = 0.05  # of what the adapters read, in training
+    lora_dropout: float = 0.05  # of the adapters' input, in training
     target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj", "o_proj"])  # layers with adapters
 
     def __post_init__(self) -> None:
@@ -73,9 +73,9 @@ class LoraConfig:
 class SearchConfig:
     """How transcripts are written: greedily by the decoder, or by decoder and CTC head together (arXiv 1706.02737)."""
 
-    beams: int = 1  # texts that are followed at once; 1: the decoder writes greedily, alone
-    ctc_weight: float = 0.5  # of the log-probability by CTC beside the decoder's, with 2 beams or more
-    audio: bool = True  # false: the decoder reads the prompt alone, as CTC's language model, with 2 beams or more
+    beams: int = 1  # hypotheses that are kept at once; 1: the decoder writes greedily, alone
+    ctc_weight: float = 0.5  # of CTC's log-probability, against the decoder's, with 2 beams or more
+    audio: bool = True  # false: the decoder reads only the prompt, as CTC's language model, with 2 beams or more
 
     def __post_init__(self) -> None:
         at_least("model.search.beams", self.beams, 1)
@@ -91,9 +91,9 @@ class ModelConfig:
     encoder_revision: str | None = None
     decoder: str = "Qwen/Qwen3-0.6B"
     decoder_revision: str | None = None  # likewise a commit or tag
-    encoder_window: str = "30s"  # what is encoded at once: 30s (silence after the clip), or the clip alone
+    encoder_window: str = "30s"  # what is encoded at once: 30s (silence after the clip), or only the clip
     prompt: str = "Transcribe the speech to text."  # the instruction in the user's turn, after the audio
-    context_prompt: str = "Context: {context}"  # the line below it, where something is known of a clip
+    context_prompt: str = "Context: {context}"  # the line below it, for a clip with a context
     projector_type: str = "mlp"
     projector_config: ProjectorConfig = field(default_factory=ProjectorConfig)
     projector_checkpoint: str | None = None  # start the projector from this checkpoint
@@ -103,8 +103,8 @@ class ModelConfig:
     use_lora: bool = False
     freeze_decoder: bool = True  # false: all of its weights train, in fp32
     audio_token_dropout: float = 0.0  # share of the audio tokens that a training step hides, in spans
-    frame_masking: float = 0.0  # share of the encoder's frames that a training step hides from the projector, in spans
-    channel_masking: float = 0.0  # share of the encoder's channels that a training step hides, of each clip others
+    frame_masking: float = 0.0  # share of the encoder frames that a training step hides from the projector, in spans
+    channel_masking: float = 0.0  # share of the encoder's channels that a training step hides, chosen for each clip
     lora_config: LoraConfig = field(default_factory=LoraConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 

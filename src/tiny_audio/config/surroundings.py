@@ -1,4 +1,4 @@
-"""Settings of what is around a run: trackers, the machine, folders."""
+"""Settings of a run's surroundings: trackers, the machine, folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ATTENTIONS = ("auto", "varlen", "flash_attn", "sdpa")
 class LoggingConfig:
     """Where metrics are written. `metrics.jsonl` in the output folder is always written."""
 
-    report_to: list[str] | None = None  # wandb, tensorboard, trackio; null: wandb where use_wandb is true
+    report_to: list[str] | None = None  # wandb, tensorboard, trackio; null: wandb if use_wandb is true
     use_wandb: bool = True
     project_name: str = "tiny-audio"  # at the tracker
     entity: str | None = None
@@ -45,10 +45,10 @@ class HardwareConfig:
     """`device`: auto (CUDA, else Apple's MPS, else CPU), cuda, cuda:N, mps, cpu."""
 
     device: str = "auto"
-    mixed_precision: str = "auto"  # auto: bf16 where GPU or CPU multiply it, else fp32
-    attention: str = "auto"  # auto: a kernel for packed clips where there is one, else sdpa
+    mixed_precision: str = "auto"  # auto: bf16 if the GPU or CPU multiplies it, else fp32
+    attention: str = "auto"  # auto: a kernel for packed clips if there is one, else sdpa
     compile: bool = False
-    fsdp: bool = False  # several processes share out projector and decoder among them, instead of a copy each
+    fsdp: bool = False  # several processes shard projector and decoder, instead of a copy on each
     num_threads: int | None = None  # CPU threads of the model; null: torch's own choice
     setup_timeout_minutes: float = 720.0  # that a process waits for another before the first step: downloads, indexing
     training_timeout_minutes: float = 15.0  # likewise from the first step on
@@ -57,7 +57,7 @@ class HardwareConfig:
 
     def __post_init__(self) -> None:
         check_device("hardware.device", self.device)
-        if self.mixed_precision == "False":  # `no` in a YAML file is a boolean
+        if self.mixed_precision == "False":  # YAML reads `no` as a boolean
             self.mixed_precision = "no"
         choice("hardware.mixed_precision", self.mixed_precision, PRECISIONS)
         choice("hardware.attention", self.attention, ATTENTIONS)

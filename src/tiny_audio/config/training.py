@@ -1,4 +1,4 @@
-"""Settings of the optimization."""
+"""Settings of the training steps."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ CTC_WARMUP_STEPS = 500
 
 @dataclass
 class TrainingConfig:
-    """The optimization. A step is an optimizer step; batch_size is clips a step, process and accumulation."""
+    """The training steps. A step is an optimizer step; batch_size is clips per step, process and accumulation."""
 
     max_steps: int = 50_000
     batch_size: int = 16
     gradient_accumulation_steps: int = 1
-    total_batch_size: int | None = None  # clips a step over all processes; accumulation follows from it
+    total_batch_size: int | None = None  # clips per step over all processes; sets the accumulation
     learning_rate: float = 5e-4
     decoder_learning_rate: float | None = None  # of LoRA or of the decoder itself; null: learning_rate
     min_learning_rate_ratio: float = 0.0  # the schedule ends at this share of learning_rate
     lr_schedule: str = "cosine"
-    warmup_steps: int = 1000  # in which learning_rate is reached
-    ctc_warmup_steps: int | None = None  # before the first step the projector alone learns by CTC; None: 500 or less
+    warmup_steps: int = 1000  # until learning_rate is reached
+    ctc_warmup_steps: int | None = None  # of the projector, by CTC alone, before the first step; None: 500 or less
     ctc_learning_rate: float = 1e-3  # the peak of the warm-up
-    ctc_min_count: int = 30  # occurrences of a word piece in the transcripts; rarer ones are taught as smaller ones
-    ctc_loss_weight: float = 0.3  # of the CTC loss beside the decoder's, in the steps themselves
+    ctc_min_count: int = 30  # occurrences of a word piece in the transcripts; rarer ones are split into smaller ones
+    ctc_loss_weight: float = 0.3  # of the CTC loss that is added to the decoder's, after the CTC warm-up
     weight_decay: float = 0.01  # of AdamW
     adam_beta1: float = 0.9  # decay of AdamW's mean of gradients
     adam_beta2: float = 0.95  # and of their squares
     gradient_clip_norm: float | None = 1.0
-    eval_at_start: bool = False  # also before the first step, to see where training starts from
+    eval_at_start: bool = False  # also evaluate before the first step
     eval_steps: int = 500
     eval_batch_size: int = 32
     max_new_tokens: int = 200  # of a transcript, at evaluation
@@ -43,7 +43,7 @@ class TrainingConfig:
     metric_for_best: str = "wer"
     greater_is_better: bool = False
     resume_from_checkpoint: str | None = None  # null: the newest in the output folder, if any
-    preflight: bool = True  # find out before the first step whether memory, disk and data will do
+    preflight: bool = True  # check before the first step whether memory, disk and data are sufficient
     seed: int = 42  # of first weights, order of the data, and dropout
 
     def __post_init__(self) -> None:
@@ -75,5 +75,5 @@ class TrainingConfig:
 
     @property
     def num_ctc_steps(self) -> int:
-        """Steps of the CTC warm-up; where none are chosen, a test of ten steps does not begin with hundreds of them."""
+        """Steps of the CTC warm-up; if not set, they depend on `max_steps`, so that a short test has few of them."""
         return min(CTC_WARMUP_STEPS, self.max_steps) if self.ctc_warmup_steps is None else self.ctc_warmup_steps
