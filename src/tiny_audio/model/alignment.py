@@ -1,4 +1,4 @@
-"""Where each word of a transcript was said, by the CTC head: see `model.ctc`."""
+"""Find where each word of a transcript was said, with the CTC head: see `model.ctc`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class AlignedWord(NamedTuple):
     """A word of a transcript, and where it was said.
 
     Attributes:
-        text: as it is written.
+        text: as in the transcript.
         start, end: seconds from the start of the clip, or of the recording in a `TextSegment`; to an audio token
-            (80 ms). A Q-Former's queries have no place of their own; they are taken to be spread evenly.
+            (80 ms). The queries of a Q-Former have no times; they are assumed to be spread evenly.
         confidence: 0 to 1, the probability that the audio tokens give to its least likely word piece. A word with a
-            low one may not have been said.
+            low confidence may not have been said.
     """
 
     text: str
@@ -41,17 +41,17 @@ def align_words(
     """Find the words of each of B transcripts in its clip.
 
     Args:
-        head: of the model.
-        split: its word pieces.
-        embed: the decoder's.
+        head: CTC head of the model.
+        split: splits text into the head's word pieces.
+        embed: the decoder's embedding.
         tokens: (T, W) audio tokens, the clips one after another.
         counts: audio tokens of each clip.
         seconds: of each clip.
-        transcripts: B lines; words are what stands between spaces.
+        transcripts: B transcripts; spaces separate words.
 
     Returns:
-        The words of each clip, in order; None where it has fewer audio tokens than the transcript has word pieces, as
-        where a decoder that loops has written it.
+        The words of each clip, in order. None if the clip has fewer audio tokens than the transcript has word pieces,
+        for example if the decoder looped.
     """
     words = [split.words(text) for text in transcripts]
     pieces = [torch.tensor([piece for word in clip for piece in word], dtype=torch.int64) for clip in words]
@@ -65,7 +65,7 @@ def align_words(
 def _join(
     texts: Sequence[str], words: Sequence[Sequence[int]], places: Sequence[AlignedPiece], each: float
 ) -> list[AlignedWord]:
-    """Put words together from their pieces, at `each` seconds an audio token."""
+    """Join word pieces to words, at `each` seconds an audio token."""
     left = iter(places)
     joined = []
     for text, word in zip(texts, words, strict=True):

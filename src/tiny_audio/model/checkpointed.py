@@ -1,4 +1,4 @@
-"""What a checkpoint says of the models it belongs to, and putting its weights back between them."""
+"""Describe the models of a checkpoint, and load its weights back into them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .speech_llm import SpeechLLM, build_speech_llm
 
 logger = logging.getLogger(__name__)
 
-# The parts of a checkpoint's weights: what people call them, and the settings they depend on.
+# The parts of a checkpoint's weights: their names in messages, and the settings that they depend on.
 TITLES = {"projector": "projector", "ctc": "CTC head", "lora": "LoRA", "decoder": "decoder"}
 ENABLED_BY = {"lora": "model.use_lora=true", "decoder": "model.freeze_decoder=false"}
 DESCRIBED_BY = {
@@ -30,7 +30,7 @@ DESCRIBED_BY = {
 
 
 def describe_models(model: SpeechLLM, config: ModelConfig) -> dict[str, Any]:
-    """Return what a checkpoint stores of the models, in plain values."""
+    """Return what a checkpoint records of the models, as plain values."""
     return {
         "encoder": model.encoder.name,
         "encoder_revision": model.encoder.revision,
@@ -48,10 +48,10 @@ def describe_models(model: SpeechLLM, config: ModelConfig) -> dict[str, Any]:
 
 
 def trained_weights(model: SpeechLLM) -> dict[str, dict[str, Tensor]]:
-    """Return what a checkpoint stores of the weights, on the CPU: all that is not as it was loaded from elsewhere.
+    """Return the weights that a checkpoint stores, on the CPU: all that differ from the pretrained models.
 
-    `projector` always; `lora` where there are adapters; `decoder` where all of it trains. Of a sharded model all
-    processes must ask, and the first one gets them: see `whole`.
+    `projector` always; `lora` if there are adapters; `decoder` if all of it trains. For a sharded model all processes
+    must call this, and the first one gets the weights: see `whole`.
     """
     found = _stored_weights(model)
     return {part: {name: whole(weight) for name, weight in weights.items()} for part, weights in found.items()}
@@ -76,18 +76,18 @@ def _stored_weights(model: SpeechLLM) -> dict[str, dict[str, Tensor]]:
 def load_weights(
     model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, path: str, only_projector: bool = False
 ) -> None:
-    """Put a checkpoint's weights into `model`, and let it read from now on the prompt that they were trained with.
+    """Load a checkpoint's weights into `model`, and set the prompt that they were trained with.
 
     Args:
-        model: whose weights are overwritten.
+        model: its weights are overwritten.
         saved: as `load_checkpoint` returned it.
-        config: what `model` was built from.
+        config: the settings that `model` was built from.
         path: the checkpoint, for the error.
         only_projector: leave adapters and decoder as they are.
 
     Raises:
-        UserError: it was trained between other models, with another prompt, is another projector, or holds adapters or
-            a decoder that `model` has no place for.
+        UserError: the checkpoint was trained with other models or another prompt, has another projector, or holds
+            adapters or a decoder that `model` does not have.
     """
     check_models(model, saved, config, path)
     if "ctc" in saved["weights"]:
@@ -114,10 +114,10 @@ def load_weights(
 
 
 def check_models(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, path: str) -> None:
-    """Refuse a checkpoint that was trained between other models, or with another prompt or projector.
+    """Refuse a checkpoint that was trained with other models, or another prompt or projector.
 
     Raises:
-        UserError: naming what differs.
+        UserError: something differs; names it.
     """
     theirs, ours = saved["models"], describe_models(model, config)
     for part in ("encoder", "decoder"):
@@ -137,13 +137,13 @@ def check_models(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, p
 
 
 def adopt_prompt(model: SpeechLLM, saved: dict[str, Any], path: str) -> None:
-    """Let the decoder read and write the tokens around the audio that a checkpoint was trained with.
+    """Make the decoder use the prompt tokens that a checkpoint was trained with.
 
-    What the template makes of the prompt may have changed since, if only by the date: said in a line. A checkpoint of
-    an older version does not say, and is read with what the template writes today.
+    The chat template may write the prompt differently now, for example with another date; then a line is logged. A
+    checkpoint of an older version does not record the tokens; the template's present prompt is used.
 
     Raises:
-        UserError: those tokens are others in the decoder's tokenizer as it is now.
+        UserError: the decoder's tokenizer has changed, and these tokens mean something else in it.
     """
     prompt = model.decoder.prompt
     before = prompt.ids
@@ -175,7 +175,7 @@ def rebuild(
         saved: as `load_checkpoint` returned it.
         path: the checkpoint, for errors.
         dtype: precision of the frozen models.
-        encoder, decoder: where its models lie now, if not where they lay in training.
+        encoder, decoder: where its models are now, if they have moved since training.
 
     Raises:
         UserError: its models cannot be loaded, or are not those that it was trained with.
@@ -183,7 +183,7 @@ def rebuild(
     config: Config = build_config({"model": saved["config"]["model"]})
     chosen: dict[str, Any] = {}
     for part, name in (("encoder", encoder), ("decoder", decoder)):
-        if name is None:  # the very commit, unless another one was asked for in training
+        if name is None:  # the commit that was used in training
             name, revision = saved["models"][part], saved["models"][f"{part}_revision"]
         else:
             revision = None
@@ -195,10 +195,10 @@ def rebuild(
 
 
 def choose_search(model: SpeechLLM, beams: int | None, ctc_weight: float | None) -> None:
-    """Change how a checkpoint writes; None: as it is.
+    """Change the search settings of a model; None keeps a setting.
 
     Raises:
-        UserError: it has no CTC head to search with.
+        UserError: a search is asked for, and there is no CTC head.
     """
     typed: dict[str, Any] = {"beams": beams, "ctc_weight": ctc_weight}
     model.search = replace(model.search, **{name: value for name, value in typed.items() if value is not None})

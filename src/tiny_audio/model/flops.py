@@ -1,12 +1,12 @@
-"""Floating-point operations of a training step, by arithmetic: a multiplication and an addition are two.
+"""Compute the floating-point operations of a training step; a multiplication and an addition count as two.
 
-Counted are the matrix products, as `torch.utils.flop_counter` counts them: attention over the whole square, although
+Only matrix products are counted, as `torch.utils.flop_counter` counts them: attention over the whole square, although
 causal kernels skip half of it (2 % of the decoder at clips of 12 s), and its backward pass without the products that
-kernels compute anew. Norms, activations and the Fourier transform are left out.
+kernels recompute. Norms, activations and the Fourier transform are left out.
 
-The frozen models have no gradients of weights: the encoder runs forward only, and the decoder's backward pass costs
-what its forward pass costs, in linear layers, and twice as much in attention. The projector's first layers
-need no gradient of the frames they read.
+The frozen models have no gradients of weights. The encoder runs forward only. The decoder's backward pass costs as
+much as its forward pass in linear layers, and twice as much in attention. The projector's first layers need no
+gradient of their input frames.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .speech_llm import SpeechLLM
 
 @dataclass(frozen=True)
 class Widths:
-    """What the arithmetic needs of the models.
+    """The sizes of the models that the computation needs.
 
     Attributes:
         mel_bins, encoder_dim: of the encoder.
         encoder_linear: numbers in the matrices of all its transformer layers.
         encoder_attention: widths of its layers' attention, added up.
         decoder_dim, vocabulary: of the decoder.
-        decoder_linear: numbers in the matrices of all its layers; of a mixture of experts all of them, which is too
-            many.
+        decoder_linear: numbers in the matrices of all its layers; for a mixture of experts this includes all experts,
+            which is too many.
         decoder_trained: those among them that train.
         decoder_attention: widths of its layers' queries, added up.
     """
@@ -54,7 +54,7 @@ class Widths:
 
     @classmethod
     def of(cls, model: SpeechLLM) -> Widths:
-        """Count."""
+        """Count the sizes of a model."""
         encoder, decoder = model.encoder, model.decoder
         config = decoder.module.config.get_text_config()
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -75,15 +75,15 @@ class Widths:
 
 @dataclass(frozen=True)
 class Load:
-    """What a way of computing the step runs on, padding included where it computes padding.
+    """The positions that a step computes, including padding if it computes padding.
 
     Attributes:
-        mel_positions: mel frames that the spectrogram is computed of; 0: it is not part of the step.
+        mel_positions: mel frames whose spectrogram is computed; 0: it is not part of the step.
         conv_positions: mel frames that enter the convolutions.
         encoder_positions, encoder_pairs: encoder frames, and pairs of them that attend.
         projector_lengths: frames of each clip that the projector reads.
         decoder_positions, decoder_pairs: likewise of the decoder.
-        logit_positions: positions that logits are computed of.
+        logit_positions: positions whose logits are computed.
     """
 
     mel_positions: int
@@ -97,7 +97,7 @@ class Load:
 
     @classmethod
     def of(cls, model: SpeechLLM, batch: Batch) -> Load:
-        """What `SpeechLLM.forward` runs on. Without a kernel for packed clips attention is padded inside the op."""
+        """The positions of `SpeechLLM.forward`. Without a kernel for packed clips attention is padded inside the op."""
         positions = decoder_lengths(model, batch)
         encoded: list[int] = []
         if batch.features is None:
@@ -149,12 +149,12 @@ def projector_flops(projector: Projector, lengths: list[int]) -> float:
     """Return the operations of a projector, forward and backward.
 
     Args:
-        projector: one of ours; of another one an estimate.
+        projector: for one that is not of this package, the result is an estimate.
         lengths: encoder frames of each clip.
     """
     config, tokens = projector.config, sum(projector.num_tokens(n) for n in lengths)
     stacked, width = projector.encoder_dim * config.frame_stack, projector.decoder_dim
-    # Products with frames: forward, gradient of the weights. All others: the gradient of what they read, too.
+    # Products with frames: forward, gradient of the weights. All others: also the gradient of their input.
     frames, others = 0, 0
     match projector:
         case MLPProjector():
@@ -172,11 +172,11 @@ def projector_flops(projector: Projector, lengths: list[int]) -> float:
             attention = 2 * queries * (config.num_queries + config.window_frames) * width
             frames = config.num_layers * keys * projector.encoder_dim * 2 * width
             others = config.num_layers * (linear + attention) + tokens * width**2
-        case ConvProjector():  # the gain of the norm before the frames is trained: all products have three passes
+        case ConvProjector():  # the gain of the norm on the frames trains, so all products have three passes
             channels = config.conv_dim
             block = 7 * channels**2 + channels * config.kernel_size
             layers = (stacked + projector.hidden_dim) * channels + projector.hidden_dim * width
             others = tokens * (layers + config.num_layers * block)
-        case _:  # of one's own: every weight for every token
+        case _:  # a user's own: every weight for every token
             others = tokens * sum(weight.numel() for weight in projector.parameters())
     return 4.0 * frames + 6.0 * others

@@ -1,4 +1,4 @@
-"""Attention kernels for packed clips: each clip of the row attends to itself alone, and nothing is padded.
+"""Attention kernels for packed clips: each clip of the row attends only to itself, and nothing is padded.
 
 Dimensions: B clips, N positions of all clips together, H query heads, G key heads (H is a multiple of G), E head width.
 """
@@ -13,13 +13,13 @@ from typing import Any
 from torch import Tensor
 
 #: query (N, H, E), key and value (N, G, E), cu_seqlens (B + 1,) int32, max_seqlen (positions of the longest clip),
-#: whether a position sees only what stands before it, the factor of the products (None: 1 / sqrt(E)), and how many
-#: positions back a position sees, itself included (None: all) -> (N, H, E)
+#: whether attention is causal, the factor of the products (None: 1 / sqrt(E)), and to how many positions back a
+#: position attends, itself included (None: all) -> (N, H, E)
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool, float | None, int | None], Tensor]
 
 
 def available_kernels() -> dict[str, Kernel]:
-    """Return the kernels that are installed, the preferred first; whether they run on the device is another question.
+    """Return the kernels that are installed, the preferred one first; they may not run on every device.
 
     Both are FlashAttention-2 (arXiv 2307.08691), for CUDA GPUs from SM80 on, in bf16 and fp16.
     """
@@ -32,7 +32,7 @@ def available_kernels() -> dict[str, Kernel]:
 
 
 def _torch_varlen() -> Kernel | None:
-    """torch's own `varlen_attn`; before torch 2.11 it cannot be told the factor."""
+    """torch's own `varlen_attn`; before torch 2.11 it has no argument for the factor."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -81,5 +81,5 @@ def _flash_attn(
 
 
 def _seen(causal: bool, window: int | None) -> tuple[int, int]:
-    """Return how far a position sees to the left and to the right, as both kernels want it; -1: as far as it goes."""
+    """Return how far a position attends to the left and to the right, as both kernels take it; -1: no limit."""
     return -1 if window is None else window - 1, 0 if causal else -1

@@ -1,4 +1,4 @@
-"""Stops a decoder that writes the same again and again, clip by clip."""
+"""Stop a decoder that repeats itself, separately for each clip."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 MAX_PERIOD = 48  # tokens: a long sentence
-WINDOW = 40  # tokens in which few different pairs of neighbors come again and again, though in no regular order ...
-MAX_DIFFERENT = 10  # ... of 39; in what people say most of them differ
+WINDOW = 40  # tokens; they loop if few different pairs of neighbors repeat in them, in any order ...
+MAX_DIFFERENT = 10  # ... of 39 pairs; in real speech most of them differ
 
 
 def repeats_needed(period: int) -> int:
-    """Return after how many times in a row something of `period` tokens is a loop; people say "no" five times."""
+    """Return how many repetitions of `period` tokens in a row make a loop; people do say "no" five times."""
     return {1: 12, 2: 8, 3: 6}.get(period, 4)
 
 
 def find_loop(tokens: Sequence[int]) -> int | None:
-    """Find a loop at the end of what is written: something said over and over, or a few things in turns.
+    """Find a loop at the end of a transcript: one sequence that repeats, or a few that alternate.
 
     Returns:
-        How many tokens to keep: up to the end of what is repeated, said once; None where nothing is.
+        How many tokens to keep: up to the end of the first repetition; None if there is no loop.
     """
     size = len(tokens)
     for period in range(1, MAX_PERIOD + 1):
@@ -47,15 +47,15 @@ def find_loop(tokens: Sequence[int]) -> int | None:
 
 
 class LoopGuard(StoppingCriteria):
-    """Ends a clip's transcript where it begins to loop; whatever its neighbors do.
+    """Ends a clip's transcript when it begins to loop, independently of its neighbors.
 
     Args:
-        end_ids: tokens that end a transcript; what is written after one is padding.
-        limits: most tokens of each clip. What is written beyond, beside clips with more, is not looked at.
-        start: tokens before what is written.
+        end_ids: tokens that end a transcript; tokens after one are padding.
+        limits: upper limit of tokens for each clip. Tokens beyond it, beside clips with higher limits, are ignored.
+        start: number of tokens before the transcript.
 
     Attributes:
-        kept: of each clip that looped, by its number: how many tokens are left of it.
+        kept: number of each clip that looped -> how many of its tokens to keep.
     """
 
     def __init__(self, end_ids: set[int], limits: Sequence[int], start: int = 0) -> None:

@@ -1,7 +1,7 @@
 """Low-rank adapters on the decoder (LoRA, arXiv 2106.09685), with peft's layers.
 
 The adapted model stays the stock `transformers` module; only its projections get a low-rank branch. The branches are
-fp32 and train under autocast; what they stand on stays frozen, in its own precision.
+fp32 and train under autocast; the layers that they are added to stay frozen, in their own precision.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..errors import ConfigError
 
 
 def add_lora(module: nn.Module, config: LoraConfig) -> None:
-    """Put adapters on the projections that `config.target_modules` names; they start at no effect.
+    """Put adapters on the projections that `config.target_modules` names; at first they have no effect.
 
     Raises:
-        ConfigError: the model has no layer of such a name, or the rank is beyond the layers' widths.
+        ConfigError: the model has no layer of such a name, or the rank exceeds the layers' widths.
     """
     layers = {name.rsplit(".", 1)[-1]: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
     names = set(layers)
@@ -43,17 +43,17 @@ def add_lora(module: nn.Module, config: LoraConfig) -> None:
         target_modules=list(config.target_modules),
     )
     inject_adapter_in_model(settings, module)
-    for weight in lora_weights(module).values():  # peft makes them as precise as what they stand on
+    for weight in lora_weights(module).values():  # peft gives them the precision of the layers below
         weight.data = weight.data.float()
 
 
 def lora_weights(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the weights of the adapters by name; none where there are no adapters."""
+    """Return the weights of the adapters by name; none if there are no adapters."""
     return {name: weight for name, weight in module.named_parameters() if ".lora_" in name}
 
 
 def set_lora_dropout(module: nn.Module, active: bool) -> None:
-    """Switch the adapters' dropout, whatever mode the frozen model around them is in."""
+    """Switch the adapters' dropout on or off, independently of the mode of the frozen model."""
     for layer in module.modules():
         if isinstance(layer, LoraLayer):
             layer.lora_dropout.train(active)
@@ -61,7 +61,7 @@ def set_lora_dropout(module: nn.Module, active: bool) -> None:
 
 @contextmanager
 def without_dropout(module: nn.Module) -> Iterator[None]:
-    """Switch off for a while what dropout there is."""
+    """Switch off all dropout within this context."""
     active = [layer for layer in module.modules() if layer.training]
     for layer in active:
         layer.training = False
@@ -74,9 +74,9 @@ def without_dropout(module: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def merge_lora(module: nn.Module) -> None:
-    """Add the adapters to the weights they stand on, and take them out: the same model without extra work.
+    """Add the adapters to the weights of their layers, and remove them: the same model without extra work.
 
-    Exact to rounding in fp32. In bf16 much of a small update would be rounded away: merge before converting.
+    This is exact to rounding in fp32. In bf16 much of a small update would be rounded away, so merge before converting.
     """
     for parent in list(module.modules()):
         for name, layer in parent.named_children():
@@ -86,6 +86,6 @@ def merge_lora(module: nn.Module) -> None:
 
 
 def load_lora(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put the weights of a checkpoint into the adapters; names and shapes agree."""
+    """Load the weights of a checkpoint into the adapters; names and shapes must agree."""
     for name, weight in lora_weights(module).items():
         weight.data.copy_(weights[name])

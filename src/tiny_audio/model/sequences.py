@@ -1,4 +1,4 @@
-"""What the decoder reads: prompt, audio and transcript of several clips, laid out in one row.
+"""The decoder's input: prompt, audio and transcript of several clips, laid out in one row.
 
 Dimensions: T audio tokens of all clips, N positions of all clips, K target tokens of all clips.
 """
@@ -17,13 +17,13 @@ from .device import upload
 
 @dataclass(frozen=True)
 class Sequences:
-    """What the decoder reads, packed: ``prefix | audio | suffix | target`` of each clip, one clip after another.
+    """The decoder's input, packed: ``prefix | audio | suffix | target`` of each clip, one clip after another.
 
-    The suffix of a clip with a context holds that.
+    If a clip has a context, it is in the suffix.
 
     Attributes:
-        token_ids: (N,) int64; any id where audio stands.
-        audio_positions: (T,) int64, where audio tokens go.
+        token_ids: (N,) int64; any id at the positions of audio.
+        audio_positions: (T,) int64, the positions of the audio tokens.
         predict_positions: (K,) int64, the position before each target token.
         targets: (K,) int64.
         lengths: positions of each clip, summing to N.
@@ -44,9 +44,9 @@ class Sequences:
         device: torch.device,
         contexts: Sequence[Tensor] = (),
     ) -> Sequences:
-        """Lay out clips of `num_audio` audio tokens; `targets` are (K_i,) int64, empty ones when generating.
+        """Lay out clips of `num_audio` audio tokens; `targets` are (K_i,) int64, and empty when generating.
 
-        So are `contexts`, of clips without one; none at all: no clip has one.
+        `contexts` are (C_i,) int64, empty for a clip without one; an empty sequence: no clip has a context.
         """
         prefix = torch.tensor(prompt.prefix_ids)
         suffixes = [torch.tensor(prompt.suffix(ids.tolist())) for ids in contexts or [torch.empty(0)] * len(num_audio)]

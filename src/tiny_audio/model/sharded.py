@@ -1,7 +1,7 @@
-"""Sharding over the processes of a run (FSDP, arXiv 2304.11277), for decoders that are too large for one GPU to train.
+"""Sharding over the processes of a run (FSDP, arXiv 2304.11277), for decoders that are too large to train on one GPU.
 
-Torch's own `fully_shard` on the composition as it is: frozen weights keep their precision, those that train stay fp32,
-and the figures of a step are those of replicated processes, to rounding.
+Torch's own `fully_shard` is applied to the unchanged model: frozen weights keep their precision, weights that train
+stay fp32, and a step gives the same figures as replicated processes, to rounding.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .speech_llm import SpeechLLM
 
 
 def shard(model: SpeechLLM) -> None:
-    """Leave each process its share of projector and decoder, in place. The encoder stays whole on each.
+    """Keep on each process only its share of projector and decoder, in place. The encoder stays whole on each.
 
-    A layer of the decoder is gathered while it is read, what is around the layers for a whole pass. From now on the
-    model is entered by `forward` or `assess`, by all processes together.
+    A layer of the decoder is gathered while it runs; the weights around the layers are gathered for a whole pass. From
+    then on all processes must call `forward` or `assess` together.
 
     Raises:
-        UserError: this version of PyTorch cannot.
+        UserError: this version of PyTorch cannot shard.
     """
     if "ignored_params" not in inspect.signature(fully_shard).parameters:
         raise UserError(f"hardware.fsdp=true needs a newer PyTorch than {torch.__version__}: pip install -U torch")
@@ -43,9 +43,9 @@ def is_sharded(weight: Tensor) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor on the CPU. A sharded one is gathered, by all processes together, and the first gets it.
+    """Return a tensor on the CPU. If it is sharded, all processes must call this, and the first gets the whole tensor.
 
-    The others get an empty one: several processes of a machine could not hold all there is of a large model.
+    The others get an empty one: the processes of a machine could not each hold all of a large model.
     """
     if not isinstance(tensor, DTensor):
         return tensor.cpu()
@@ -54,7 +54,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def shared_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return this process's share of a whole tensor, cut as the weight `like` is: what an optimizer keeps of it."""
+    """Return this process's share of a whole tensor, sharded like the weight `like`, for the optimizer."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

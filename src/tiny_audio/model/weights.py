@@ -1,4 +1,4 @@
-"""Finding pretrained models: a Hub id, a local folder, or `pocket`; and saying in one line why one cannot be had."""
+"""Find pretrained models (a Hub id, a local folder, or `pocket`), and say in one line why one cannot be loaded."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from ..pocket import DECODER_DIR, ENCODER_DIR
 
 logger = logging.getLogger(__name__)
 
-# Of these a repository has one, or more that the index names.
+# A repository has one of these, or an index that names several files.
 WEIGHT_FILES = (
     *("model.safetensors", "model.safetensors.index.json", "encoder/model.safetensors"),
     *("encoder/model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
-# In an exported folder, what a checkpoint says of itself.
+# In an exported folder, the record of its checkpoint.
 RECORD_FILE = "tiny_audio/model.json"
-PACKED_WEIGHTS = 4  # numbers a byte: none are packed more tightly
+PACKED_WEIGHTS = 4  # numbers in a byte, at most
 MAX_LAYERS = 1000
 POCKET = {"encoder": ENCODER_DIR, "decoder": DECODER_DIR}
 
 
 def resolve(part: str, name: str) -> str:
-    """Return what `from_pretrained` takes for `model.<part>=name`: a folder that exists, or a Hub id.
+    """Return the argument of `from_pretrained` for `model.<part>=name`: a folder that exists, or a Hub id.
 
     Raises:
         UserError: `name` looks like a path, or is a folder without `config.json`.
@@ -58,9 +58,9 @@ def resolve(part: str, name: str) -> str:
 
 @cache
 def hub_reachable() -> bool:
-    """Whether the Hub (`HF_ENDPOINT`) answers; asked once, since the client itself retries for half a minute.
+    """Whether the Hub (`HF_ENDPOINT`) answers; tried only once, since the client itself retries for half a minute.
 
-    Where it does not, models are read from the cache alone. Behind a proxy the answer is taken to be yes.
+    If it does not answer, models are read only from the cache. Behind a proxy it is assumed to answer.
     """
     if HF_HUB_OFFLINE:
         return False
@@ -77,16 +77,16 @@ def hub_reachable() -> bool:
 
 
 def hub_arguments(name: str, revision: str | None) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained` that say where to look, and that no code of the model's is run."""
+    """Return the arguments of `from_pretrained` that say where to look, and that forbid running a model's code."""
     where = {} if Path(name).is_dir() else {"revision": revision, "local_files_only": not hub_reachable()}
     return {"trust_remote_code": False, **where}
 
 
 def tell_download(what: str, name: str, revision: str | None = None) -> None:
-    """Say what will be fetched of the Hub, and how large it is; nothing where it is here, or the Hub does not say.
+    """Log what will be downloaded from the Hub, and its size, unless it is in the cache or the size is not known.
 
     Args:
-        what: that asks for it, such as `model.encoder`.
+        what: the setting that asks for it, such as `model.encoder`.
         name: a Hub id, or a folder.
         revision: commit, tag or branch.
     """
@@ -96,7 +96,7 @@ def tell_download(what: str, name: str, revision: str | None = None) -> None:
         return
     try:
         info = HfApi(endpoint=constants.ENDPOINT).model_info(name, revision=revision, files_metadata=True, timeout=15)
-    except Exception as error:  # whatever it is, loading the model meets it again, and explains it
+    except Exception as error:  # any error occurs again when the model is loaded, and is explained there
         logger.debug("%s=%s was not looked up: %s", what, name, error)
         return
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
@@ -109,13 +109,13 @@ def tell_download(what: str, name: str, revision: str | None = None) -> None:
 
 @contextmanager
 def loading(part: str, name: str) -> Iterator[None]:
-    """Turn what goes wrong while a model is fetched or read into one line that says what to do."""
+    """Turn an error while a model is downloaded or read into one line that says what to do."""
     what = f"model.{part}={name}"
     try:
         yield
     except (UserError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # tokenizers raise `Exception` itself, configurations errors of their own
+    except Exception as error:  # tokenizers raise `Exception` itself, configurations their own errors
         chain = causes(error)
         if "trust_remote_code" in str(error):
             reason = "needs code that comes with it, which is never run; use a model whose class is in transformers."
@@ -137,7 +137,7 @@ def loading(part: str, name: str) -> Iterator[None]:
 
 
 def require_all_weights(report: dict[str, Any]) -> None:
-    """Refuse a model that `from_pretrained` filled up with random weights, with a warning alone.
+    """Refuse a model whose missing weights `from_pretrained` set to random numbers, with only a warning.
 
     Args:
         report: its `output_loading_info`.
@@ -151,9 +151,9 @@ def require_all_weights(report: dict[str, Any]) -> None:
 
 
 def count_weights(build: Callable[[], nn.Module]) -> float:
-    """Return how many numbers a module would hold, without making room for them; infinity beyond what can be counted.
+    """Return how many numbers a module would hold, without allocating them; infinity if they cannot be counted.
 
-    No random number is drawn for it.
+    It draws no random numbers.
     """
     try:
         with torch.device("meta"):
@@ -163,16 +163,16 @@ def count_weights(build: Callable[[], nn.Module]) -> float:
 
 
 def require_plausible(config: Any, kind: Any, source: str, dtype: torch.dtype) -> None:
-    """Refuse a configuration of more weights than its files or this machine's memory hold, before room is made.
+    """Refuse a configuration of more weights than its files or this machine's memory hold, before allocating them.
 
     Args:
-        config: as it was read, perhaps from a stranger's folder.
+        config: as it was read, perhaps from a folder of unknown origin.
         kind: the class whose weights it describes; an auto class has `from_config`.
-        source: where the weights lie; the size of a folder's files is known.
-        dtype: that they are loaded in.
+        source: where the weights are; the size of a folder's files is known.
+        dtype: precision that they are loaded in.
 
     Raises:
-        ValueError: naming both sizes.
+        ValueError: it has too many weights; names both sizes.
     """
     layers = getattr(config, "num_hidden_layers", None) or getattr(config, "encoder_layers", None) or 0
     if layers > MAX_LAYERS:
@@ -187,9 +187,9 @@ def require_plausible(config: Any, kind: Any, source: str, dtype: torch.dtype) -
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Return a hash of a little of each weight: the same wherever a model lies and in whatever precision.
+    """Return a hash of a small part of each weight. It does not depend on where the model is, nor on its precision.
 
-    A name says less: a Hub id gets new commits, and a folder moves.
+    A name is not enough: a Hub id gets new commits, and a folder can be moved.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(module.named_parameters()):
@@ -211,24 +211,24 @@ def trained_fingerprint(weights: Mapping[str, Mapping[str, torch.Tensor]]) -> st
 
 
 def require_finite(part: str, name: str, module: nn.Module) -> None:
-    """Refuse weights that are not numbers: they would be read, and nothing written down.
+    """Refuse weights that are NaN or infinite: they would load without an error, and transcripts would be empty.
 
     Raises:
-        UserError: naming the first of them.
+        UserError: there are such weights; names the first of them.
     """
     for weight_name, weight in module.named_parameters():
-        if not weight.numel() or weight.element_size() == 1:  # packed: quantized weights
+        if not weight.numel() or weight.element_size() == 1:  # packed, quantized weights
             continue
-        ends = torch.stack(weight.detach().aminmax())  # NaN where there is one; much faster than asking each number
+        ends = torch.stack(weight.detach().aminmax())  # NaN if any number is; much faster than testing each number
         if not bool(ends.isfinite().all()):
             raise UserError(f"model.{part}={name} holds numbers that are not finite ({weight_name}); take another.")
 
 
 @contextmanager
 def quiet_transformers(source: str) -> Iterator[None]:
-    """Keep the loading report (weights that were left out on purpose) off the console, and progress bars too.
+    """Hide the loading report (weights that were left out on purpose) and progress bars.
 
-    What comes from the Hub keeps its bars: gigabytes may have to be fetched.
+    A source on the Hub keeps its bars, since gigabytes may have to be downloaded.
     """
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -243,7 +243,7 @@ def quiet_transformers(source: str) -> Iterator[None]:
 
 
 def causes(error: BaseException | None) -> list[BaseException]:
-    """Return an error, what it was raised of, and so on."""
+    """Return an error, its cause, the cause of that, and so on."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)
@@ -252,5 +252,5 @@ def causes(error: BaseException | None) -> list[BaseException]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that says something, or what kind of error it is."""
+    """Return the first line of an error's message that is not empty, or the name of the error's class."""
     return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
