@@ -29,7 +29,7 @@ from .device import upload
 Embed = Callable[[Tensor], Tensor]  # token ids (N,) to embeddings (N, W): the decoder's
 
 MAX_SCORES = 1 << 24  # at once: 64 MB in fp32; 3,300 audio tokens at 5,000 pieces, 110 at 150,000
-START_SCALE = 10.0  # what a cosine is multiplied with to be a logit
+START_SCALE = 10.0  # factor from a cosine to a logit
 IMPOSSIBLE = -1e30  # a score; the difference of two infinities would be NaN
 
 
@@ -177,7 +177,7 @@ class CTCHead(nn.Module):
             tokens, counts, transcripts, embed: see `forward`.
 
         Returns:
-            A list as long as the transcript for each clip; None where the clip has too few audio tokens for it.
+            A list as long as the transcript for each clip; None if the clip has too few audio tokens for it.
         """
         with torch.autocast(tokens.device.type, enabled=False):
             distinct = [ids.unique(return_inverse=True) for ids in transcripts]
@@ -230,7 +230,7 @@ class PartitionScore(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Scale what was kept."""
+        """Scale the gradient that `forward` kept."""
         return torch.cat(ctx.saved_tensors) * gradient[:, None], None, None
 
 
@@ -241,12 +241,12 @@ def unit(embed: Embed, ids: Tensor) -> Tensor:
 
 
 def fits(count: int, ids: Tensor) -> bool:
-    """Whether a transcript (U,) can be read off `count` audio tokens: one a piece, and a blank between two alike."""
+    """Whether a transcript (U,) fits `count` audio tokens: one for each piece, and a blank between two equal pieces."""
     return count >= len(ids) + int((ids[1:] == ids[:-1]).sum())
 
 
 def best_path(log_probs: Tensor, classes: Tensor) -> list[AlignedPiece]:
-    """Return where each of `classes` (U,) lies on the likeliest CTC path (Viterbi) through log-probabilities (t, C).
+    """Return where each of `classes` (U,) is on the likeliest CTC path (Viterbi) through log-probabilities (t, C).
 
     Class 0 is blank. The path has to exist: see `fits`.
     """

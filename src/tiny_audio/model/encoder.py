@@ -68,16 +68,16 @@ class SpeechEncoder(nn.Module, ABC):
         encoder_window: one of `windows`.
 
     Attributes:
-        title: what people call it.
+        title: its common name.
         module_class: of transformers, that holds the weights.
-        prefix: pattern of what stands before its weights' names in a larger checkpoint.
+        prefix: pattern of the prefix of its weights' names in a larger checkpoint.
         attention: the implementation that it is loaded with.
-        windows: what `model.encoder_window` may be.
+        windows: allowed values of `model.encoder_window`.
         encoder_dim: width of an encoder frame.
-        encoder_window: what is encoded at once: a `clip`, or the `30s` that silence makes of it.
+        encoder_window: what is encoded at once: a `clip`, or the clip and silence up to `30s`.
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
         fingerprint: of the weights, wherever they came from.
-        kernel: of packed attention; None: padded inside the op.
+        kernel: of packed attention; None: attention is padded inside the op.
     """
 
     title: ClassVar[str]
@@ -100,7 +100,7 @@ class SpeechEncoder(nn.Module, ABC):
         self.fingerprint = fingerprint(module)
 
     def train(self, mode: bool = True) -> SpeechEncoder:
-        """Stay in evaluation mode, whatever `mode`: the encoder is frozen."""
+        """Stay in evaluation mode, whatever `mode` is, since the encoder is frozen."""
         return super().train(False)
 
     @property
@@ -150,7 +150,7 @@ class SpeechEncoder(nn.Module, ABC):
         """Encode (B, M, L) mel frames, zero beyond each clip, into (N, D) packed encoder frames, `lengths` of each."""
 
     def convolve(self, mel: Tensor) -> Tensor:
-        """Return what the convolutions before the transformer layers make of (B, M, L) mel frames: (B, L / 2, D)."""
+        """Return the output (B, L / 2, D) of the convolutions before the transformer layers for (B, M, L) mel."""
         module: Any = self.module
         return gelu(module.conv2(gelu(module.conv1(mel)))).transpose(1, 2)
 
@@ -242,7 +242,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
         return frames
 
     def finish(self, layer: Any, window: Tensor, count: int) -> Tensor:
-        """Return the first `count` frames (count, D) of what the last layer makes of a window (1500, D).
+        """Return the first `count` frames (count, D) of the last layer's output for a window (1500, D).
 
         Nothing reads the last layer's frames of the silence, so they are not computed: they only serve as keys and
         values.
@@ -284,7 +284,7 @@ def read_mel_bins(name: str, revision: str | None) -> int:
 def load_encoder(
     name: str, revision: str | None, dtype: torch.dtype, encoder_window: str = ModelConfig.encoder_window
 ) -> SpeechEncoder:
-    """Load a frozen encoder, and nothing else of the checkpoint it lies in.
+    """Load a frozen encoder, and nothing else of the checkpoint that contains it.
 
     Args:
         name: a Hub id, a folder or `pocket`: a GLM-ASR checkpoint, its audio tower alone, or a Whisper checkpoint.
@@ -318,7 +318,7 @@ def load_encoder(
 
 
 def _encoder_class(model_type: str) -> type[SpeechEncoder] | None:
-    """Return the class behind the `model_type` of a configuration; None where it is none of `ENCODERS`."""
+    """Return the class for the `model_type` of a configuration; None if it is not in `ENCODERS`."""
     if model_type not in ENCODERS:
         return None
     module, name = ENCODERS[model_type].split(".")

@@ -1,7 +1,7 @@
-"""Decoding with the decoder and CTC together: what the decoder finds likely, and the audio tokens say.
+"""Decoding with the decoder and CTC together.
 
 A decoder that was trained on a few hours of speech writes fluent text, but not always what was said: it loops, leaves
-words out, and goes on after the end. CTC stays close to the audio, but makes spelling mistakes. A beam search by the
+words out, and continues after the end. CTC stays close to the audio, but makes spelling mistakes. A beam search by the
 sum of their log-probabilities (Watanabe et al., "Hybrid CTC/Attention Architecture", 2017; Hori et al., arXiv
 1706.02737) makes fewer errors than either. The decoder writes its own tokens; CTC scores them as word pieces, see
 `pieces`.
@@ -26,7 +26,7 @@ from ..config import SearchConfig
 from ..pieces import WORD_START, WordPieces
 from .prefixes import PrefixScores, PrefixState
 
-CANDIDATES = 16  # next tokens of a hypothesis that are looked at
+CANDIDATES = 16  # next tokens that are tried for a hypothesis
 MAX_WORD = 32  # characters after which a word counts as finished: some languages write no spaces
 
 
@@ -38,7 +38,7 @@ class Hypothesis(NamedTuple):
         tokens: so far.
         log_prob: by the decoder.
         word: the last word, as the tokenizer writes it.
-        score: with what CTC says.
+        score: its log-probability and CTC's, together.
     """
 
     clip: int
@@ -56,12 +56,12 @@ class Ended(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A hypothesis with a token more.
+    """A hypothesis with one more token.
 
     Attributes:
         row: of the hypothesis.
         token: the decoder's.
-        log_prob: by the decoder, of all.
+        log_prob: by the decoder, of all tokens.
         word: the last word with the token.
         begins: whether the token begins a word.
         pieces: the classes of the word.
@@ -82,8 +82,8 @@ class Lexicon:
         tokenizer: the decoder's.
         split: its word pieces.
         vocabulary: (C - 1,) int64, the pieces that compete. The search does not write characters that are in none of
-            them: CTC has never learned their sound.
-        end_ids: tokens that end what is written.
+            them, as CTC has not learned their sound.
+        end_ids: tokens that end a transcript.
     """
 
     def __init__(self, tokenizer: Any, split: WordPieces, vocabulary: Tensor, end_ids: set[int]) -> None:
@@ -100,7 +100,7 @@ class Lexicon:
         return self._classes.get(self._split.longest_at_start(name), 0)
 
     def spell(self, word: str) -> tuple[int, ...]:
-        """Return the classes of a word; empty where CTC cannot say it."""
+        """Return the classes of a word; empty if it has none."""
         if word not in self._spelled:
             found = [self._classes.get(piece, 0) for piece in self._split.spell(word)]
             self._spelled[word] = tuple(found) if all(found) else ()
@@ -113,7 +113,7 @@ class _Beam:
     Attributes:
         hypotheses: R of them, those of a clip side by side.
         before, now: states of their prefixes: without the last word, and with it.
-        ended: the best text of each clip that has ended; whether the limit cut off what might have been better.
+        ended: the best text of each clip that has ended, and whether the limit cut off one that might be better.
     """
 
     def __init__(self, scores: PrefixScores, lexicon: Lexicon, search: SearchConfig, limits: Sequence[int]) -> None:
@@ -124,7 +124,7 @@ class _Beam:
         self.ended = [Ended(-math.inf, ()) for _ in clips]
 
     def end(self, log_probs: Tensor) -> None:
-        """Let each hypothesis end here, too, given the decoder's log-probabilities (R, V) of what comes next."""
+        """Try to end each hypothesis here, given the decoder's log-probabilities (R, V) of the next token."""
         ends = log_probs[:, self.lexicon.end_ids].logsumexp(1).tolist()
         for one, end, whole in zip(self.hypotheses, ends, self.now.whole.tolist(), strict=True):
             score = one.log_prob + end + self.search.ctc_weight * whole
@@ -132,7 +132,7 @@ class _Beam:
                 self.ended[one.clip] = Ended(score, one.tokens)
 
     def grow(self, log_probs: Tensor) -> list[int]:
-        """Write the best next tokens; return which hypothesis each new one goes on from."""
+        """Write the best next tokens; return the hypothesis that each new one continues."""
         candidates = self._propose(log_probs)
         if not candidates:
             return []
@@ -190,7 +190,7 @@ class _Beam:
         return [Candidate(row, token, log_prob, word, begins, pieces)] if pieces else []
 
     def _say(self, before: PrefixState, candidates: list[Candidate]) -> tuple[PrefixState, Tensor]:
-        """Return the states after the words of candidates, and the log-probabilities that what is said begins so."""
+        """Return the states after the words of candidates, and the log-probabilities that the speech begins so."""
         clips = torch.tensor([self.hypotheses[one.row].clip for one in candidates])
         state, said = PrefixState(*(part.clone() for part in before)), torch.zeros(len(candidates), dtype=torch.double)
         for place in range(max(len(one.pieces) for one in candidates)):
@@ -224,11 +224,11 @@ def search_rows(
     """Write after B clips by beam search.
 
     Args:
-        log_probs: the decoder's (R, V) of what comes next, on the CPU; R is B at first.
-        step: writes tokens (R,) after hypotheses, given which one each goes on from.
+        log_probs: returns the decoder's (R, V) of the next token, on the CPU; R is B at first.
+        step: writes tokens (R,), given the hypothesis that each of them continues.
         scores: of the clips' prefixes by CTC.
-        lexicon, search: see there.
-        limits: most tokens of each clip.
+        lexicon, search: see `Lexicon` and `config.SearchConfig`.
+        limits: upper limit of tokens for each clip.
 
     Returns:
         The best tokens of each clip, without their end, and whether the limit of tokens cut them off.

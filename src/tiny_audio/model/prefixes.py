@@ -21,12 +21,12 @@ BEYOND = -1e3  # of a piece at an audio token that the clip does not have
 
 
 class PrefixState(NamedTuple):
-    """What is known of N prefixes.
+    """The scores of N prefixes.
 
     Attributes:
         piece, blank: (N, t + 1) log-probabilities that the first 0 to t audio tokens say the prefix, and nothing
             besides, the last of them being its last piece, or blank.
-        last: (N,) int64, the class of the last piece; 0 where there is none.
+        last: (N,) int64, the class of the last piece; 0 if there is none.
     """
 
     piece: Tensor
@@ -44,15 +44,15 @@ class PrefixState(NamedTuple):
 
 
 class PrefixScores:
-    """Scores prefixes of what B clips say.
+    """Scores prefixes of the texts of B clips.
 
     Args:
         log_probs: (B, t, C) of each class at each audio token, class 0 being blank; on the CPU.
-        counts: audio tokens of each clip; what is beyond does not count.
+        counts: audio tokens of each clip; later ones are ignored.
     """
 
     def __init__(self, log_probs: Tensor, counts: list[int]) -> None:
-        if not log_probs.shape[1]:  # no clip has an audio token: all have one that says nothing
+        if not log_probs.shape[1]:  # no clip has an audio token: give each a blank one
             log_probs = log_probs.new_zeros(len(counts), 1, log_probs.shape[2])
         beyond = torch.arange(log_probs.shape[1])[None] >= torch.tensor(counts)[:, None]
         self._log_probs = log_probs.double().masked_fill(beyond[..., None], BEYOND)
@@ -62,12 +62,12 @@ class PrefixScores:
         self._probs[..., 0] = 0.0
 
     def start(self, clips: Tensor) -> PrefixState:
-        """Return the prefix of nothing, for clips (N,) int64."""
+        """Return the empty prefix, for clips (N,) int64."""
         blank = self._blanks.index_select(0, clips)
         return PrefixState(torch.full_like(blank, NEVER), blank, torch.zeros_like(clips))
 
     def extend(self, clips: Tensor, state: PrefixState, pieces: Tensor) -> tuple[PrefixState, Tensor]:
-        """Put a piece behind each prefix.
+        """Append a piece to each prefix.
 
         Args:
             clips: (N,) int64, which clip each prefix is of.
@@ -75,7 +75,7 @@ class PrefixScores:
             pieces: (N,) int64, classes.
 
         Returns:
-            The longer prefixes, and (N,) the log-probabilities that what is said begins with them.
+            The longer prefixes, and (N,) the log-probabilities that the speech begins with them.
         """
         said = self._log_probs[clips, :, pieces]  # (N, t)
         before = _can_precede(state, pieces)
@@ -84,7 +84,7 @@ class PrefixScores:
         return PrefixState(piece, blank, pieces), (before + said).logsumexp(1)
 
     def next_pieces(self, clip: int, state: PrefixState) -> Tensor:
-        """Return (N, C) log-probabilities that what is said in one clip begins with a prefix and each of the pieces."""
+        """Return (N, C) log-probabilities that the speech in one clip begins with a prefix and each of the pieces."""
         rows = torch.arange(len(state.last))
         before = torch.logaddexp(state.piece, state.blank)[:, :-1]
         top = before.max(1, keepdim=True).values
@@ -97,7 +97,7 @@ class PrefixScores:
 def _can_precede(state: PrefixState, pieces: Tensor) -> Tensor:
     """Return (N, t) log-probabilities of the prefixes after 0 to t - 1 audio tokens, such that a piece can come next.
 
-    Between two that are alike there has to be a blank.
+    There must be a blank between two equal pieces.
     """
     same = (state.last == pieces)[:, None]
     return torch.where(same, state.blank, torch.logaddexp(state.piece, state.blank))[:, :-1]

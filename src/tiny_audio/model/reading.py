@@ -24,25 +24,25 @@ from .writing import Rows
 logger = logging.getLogger(__name__)
 
 LENGTHS = [19, 12]  # positions of the clips
-NOISE = 0.05  # on the embeddings of text: those of audio are no token's, and a model might look for one
+NOISE = 0.05  # on the embeddings of text: audio tokens match no entry of the table, and a model might search for one
 WINDOW = 4  # positions of a sliding window while it is tried: shorter than the clips, as the real one may be
-# Relative, at most positions: in bf16 a large model may round a single one to something else altogether, where a wrong
-# window or place changes them all, by 0.2 and more. Rounding is 1e-6 in fp32, and 0.03 in bf16 and fp16.
+# Relative, at most positions: in bf16 a large model may round a single one very differently, but a wrong window or
+# position changes them all, by 0.2 and more. Rounding is 1e-6 in fp32, and 0.03 in bf16 and fp16.
 TOLERANCE = {torch.float32: 0.01}
 COARSE_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was found out.
+    """The result of trying a model.
 
     Attributes:
         attention: the implementation of `transformers` that is used.
         packed: whether clips are read as one row; else as a batch, padded on the right.
-        pads_left: whether clips of unequal length can be written after together; else only those of equal length.
-        rows_leave: whether clips that have ended leave the batch while others are written after, see `writing`; else
+        pads_left: whether clips of unequal length can be in one batch for writing; else only those of equal length.
+        rows_leave: whether clips that have ended leave the batch while others are still written, see `writing`; else
             `transformers` writes padding after them until the last one has ended.
-        bare_head: whether logits are what the output embeddings make of hidden states, not scaled or capped afterwards.
+        bare_head: whether logits are the plain output of the output embeddings, not scaled or capped afterwards.
         reason: why clips are not packed.
     """
 
@@ -60,18 +60,18 @@ class Reading:
 
 @torch.no_grad()
 def find_reading(module: Any, embeddings: Tensor) -> Reading:
-    """Try a frozen causal language model, and leave it with the attention that suits it.
+    """Try a frozen causal language model, and set the attention that suits it.
 
     Args:
         module: of `transformers`, in evaluation mode.
-        embeddings: (N, W) of some text; what is read again and again, if there is too little.
+        embeddings: (N, W) of some text; they are repeated if there are too few.
 
     Raises:
-        UserError: a clip of a padded batch, too, is read otherwise than alone; or the model takes no embeddings.
+        UserError: the model reads a clip differently in any batch than alone, or does not accept embeddings.
     """
     try:
         trial = _Trial(module, embeddings)
-    except Exception as error:  # whatever a model says to embeddings in the place of tokens
+    except Exception as error:  # any error of a model that does not accept embeddings
         raise UserError(f"it does not read audio tokens: {first_line(error)}") from error
     if not (reason := trial.problem(PACKED_ATTENTION, packed=True)):
         return Reading(PACKED_ATTENTION, True, *trial.writing(), trial.has_bare_head())
@@ -82,7 +82,7 @@ def find_reading(module: Any, embeddings: Tensor) -> Reading:
 
 
 class _Trial:
-    """Two clips, and what the model makes of each alone."""
+    """Two clips, and the model's output for each alone."""
 
     def __init__(self, module: Any, embeddings: Tensor) -> None:
         self.module = module
@@ -94,20 +94,20 @@ class _Trial:
         module.set_attn_implementation("eager")
         with short_windows(module, WINDOW) as windowed:
             self.alone = [self._read([clip], packed=False)[0] for clip in self.clips]
-        # A window that stays as long as it is, whatever is set, cannot be tried.
+        # A window whose length cannot be set cannot be tried.
         self.has_hidden_window = windowed and self._agrees(self._read(self.clips[:1], packed=False)[0], self.alone[0])
 
     def problem(self, attention: str, packed: bool) -> str:
-        """Say why clips cannot be read with this attention, in a row or as a padded batch; empty: they can."""
+        """Return why clips cannot be read with this attention, in a row or as a padded batch; empty: they can."""
         if packed and self.has_hidden_window:
             return "its sliding window cannot be tried"
         first, second = self.clips
-        spoilt = [torch.full_like(first[:7], torch.nan)] * packed  # whoever sees it is spoilt, too
+        spoilt = [torch.full_like(first[:7], torch.nan)] * packed  # a clip that attends to it becomes NaN
         try:
             self.module.set_attn_implementation(attention)
             with short_windows(self.module, WINDOW):
                 read = self._read([first, *spoilt, second], packed)
-        except Exception as error:  # whatever a model says to arguments that it does not know
+        except Exception as error:  # any error of a model that does not accept the arguments
             return first_line(error)
         if self._agrees(read[0], self.alone[0]) and self._agrees(read[-1], self.alone[1]):
             return ""
@@ -115,11 +115,11 @@ class _Trial:
         return "they are read otherwise than alone" if apart else "they see each other"
 
     def writing(self) -> tuple[bool, bool]:
-        """Say whether the shorter clip is written after as if it were alone, whatever stands in the padding before it;
-        and whether it is when the longer one leaves meanwhile.
+        """Return whether the model writes after the shorter clip as if it were alone, whatever its padding holds; and
+        whether it does so when the longer clip leaves the batch.
 
         Raises:
-            UserError: nothing can be written even after one clip.
+            UserError: the model cannot write even after a single clip.
         """
         try:
             with short_windows(self.module, WINDOW):
@@ -133,7 +133,7 @@ class _Trial:
         try:
             with short_windows(self.module, WINDOW):
                 return self._agrees(write(self.clips), alone)
-        except Exception as error:  # whatever a model says to padding, or to a cache that it does not know
+        except Exception as error:  # any error of a model that does not support padding, or this cache
             logger.debug("Padding on the left: %s", first_line(error))
             return False
 
@@ -171,7 +171,7 @@ class _Trial:
         return torch.stack([step[-1] for step in written.logits]).float()
 
     def _write_leaving(self, clips: Sequence[Tensor]) -> Tensor:
-        """Return what `_write` does, of `Rows`: the last clip goes on alone after the first token."""
+        """Return the same as `_write`, by `Rows`: after the first token only the last clip stays."""
         embeddings, mask = self._pad_left(clips)
         rows = Rows(self.module, embeddings, mask, [len(clip) for clip in clips])
         found = [rows.logits[-1]]
@@ -192,7 +192,7 @@ class _Trial:
 
 @contextmanager
 def short_windows(module: Any, size: int) -> Iterator[bool]:
-    """Let the model's sliding windows be `size` positions, and say whether it has any."""
+    """Set the model's sliding windows to `size` positions within this context; yield whether it has any."""
     holders = [module.config, module.config.get_text_config(), *module.modules()]
     windows = [(holder, holder.sliding_window) for holder in holders if isinstance(_window(holder), int)]
     try:
@@ -200,7 +200,7 @@ def short_windows(module: Any, size: int) -> Iterator[bool]:
             holder.sliding_window = size
         yield bool(windows)
     finally:
-        for holder, window in reversed(windows):  # the configuration may stand there twice
+        for holder, window in reversed(windows):  # the same configuration may be in the list twice
             holder.sliding_window = window
 
 
@@ -223,7 +223,7 @@ def write_after(module: Any, embeddings: Tensor, mask: Tensor, **options: Any) -
     """
 
     def replace(layer: Any, arguments: Any, output: Tensor) -> Tensor:
-        hook.remove()  # what is written comes next
+        hook.remove()  # later calls embed written tokens
         assert output.shape == embeddings.shape
         return embeddings
 

@@ -1,6 +1,6 @@
-"""Writing transcripts of several clips, a token at a time. Clips that have ended leave the batch.
+"""Write transcripts of several clips, a token at a time. Clips whose transcript has ended leave the batch.
 
-Dimensions: B clips that are still written after, L positions so far, H heads, E head width, V vocabulary.
+Dimensions: B clips that are still in the batch, L positions so far, H heads, E head width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RoomyLayer(DynamicLayer):
     sliding window: positions outside it stay in the tensors.
     """
 
-    _layer_type = None  # else `transformers` would take this class for every cache from now on
+    _layer_type = None  # else `transformers` would use this class for all later caches
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values (B, H, n, E); return all of them, as views."""
@@ -65,13 +65,13 @@ class Rows:
 
     Args:
         module: of `transformers`; a class that keeps more than keys and values, or takes no positions, cannot write
-            like this: it raises something, or writes otherwise than alone.
+            like this: it raises an error, or writes something else than for a single clip.
         embeddings: (B, L, W).
-        mask: (B, L) int64, 0 where there is padding.
-        lengths: B numbers of positions without padding, as `mask` has them.
+        mask: (B, L) int64, 0 at padding.
+        lengths: B numbers of positions without padding, as in `mask`.
 
     Attributes:
-        logits: (B, V) of what comes next.
+        logits: (B, V) of the next token.
     """
 
     def __init__(self, module: Any, embeddings: Tensor, mask: Tensor, lengths: Sequence[int]) -> None:
@@ -89,11 +89,11 @@ class Rows:
         self.logits = self._read(positions, inputs_embeds=embeddings)
 
     def step(self, tokens: Tensor, rows: Sequence[int]) -> None:
-        """Write tokens (b,) int64, each after the row of `rows` beside it; a row may go on more than once, or leave."""
+        """Write tokens (b,) int64, each after its row in `rows`; a row may be continued more than once, or leave."""
         if list(rows) != list(range(len(self._padding))):
             chosen = torch.tensor(rows, device=tokens.device)
             padding = [self._padding[row] for row in rows]
-            start = min(padding)  # columns of padding that only clips needed that have left
+            start = min(padding)  # columns of padding that only clips needed which have left
             for layer in self._cache.layers:
                 assert isinstance(layer, RoomyLayer)
                 layer.keep(chosen, start)
@@ -125,12 +125,12 @@ def write_rows(
 
     Args:
         module, embeddings, mask, lengths: see `Rows`.
-        limits: most tokens of each clip, at least 1.
-        end_ids: tokens that end what is written.
-        kept: where given, clips that loop are ended, and it gets how many of their tokens are of use, by their number.
+        limits: upper limit of tokens for each clip, at least 1.
+        end_ids: tokens that end a transcript.
+        kept: if given, transcripts that loop are ended, and `kept[number of the clip]` is set to the tokens to keep.
 
     Returns:
-        The tokens of each clip, without what ended them.
+        The tokens of each clip, without the end token.
     """
     written: list[list[int]] = [[] for _ in limits]
     running: list[int | None] = list(range(len(limits)))  # None: it has ended, and has not left yet
