@@ -33,10 +33,10 @@ def shipped_folder() -> Path:
 
 
 def own_folders(typed: Sequence[Path]) -> list[Path]:
-    """Return the whole paths of the folders that `--config-dir` names.
+    """Return the absolute paths of the folders in `--config-dir`.
 
     Raises:
-        UserError: one of them is not there.
+        UserError: one of them does not exist.
     """
     own = [folder.resolve() for folder in typed]
     for folder in own:

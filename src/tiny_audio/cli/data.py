@@ -173,7 +173,7 @@ def configure(args: argparse.Namespace) -> Config:
     own = own_folders(args.config_dir)
     if not paths and (args.split or args.eval_split):
         raise UserError("split= needs a path: ta data check my/manifest.jsonl split=train")
-    if paths:  # a preset may ask for paths of its own (data=custom does)
+    if paths:  # a preset may require its own paths (data=custom does)
         typed += ["data.datasets=[]", "data.eval_datasets=[]"]
     register(own)
     config, _ = compose(to_overrides(typed, own))

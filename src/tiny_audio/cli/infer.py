@@ -139,7 +139,7 @@ def run(argv: list[str]) -> int:
 
 
 def transcribe(paths: list[str], args: argparse.Namespace) -> Iterator[Transcription]:
-    """Load what is needed, and transcribe."""
+    """Load the model, and transcribe."""
     from ..inference.files import transcribe_files
     from ..inference.transcribe import Decoding
 

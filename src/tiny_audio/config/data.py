@@ -15,7 +15,7 @@ AUGMENTATIONS = ("none", "light")
 
 @dataclass
 class DatasetConfig:
-    """One corpus of a mixture. A known `name` sets hub id, columns and cleaning.
+    """One corpus of a mixture. A known `name` sets Hub id, columns and cleaning.
 
     `path` is a user's own corpus: a manifest (.jsonl, .csv), a folder with `metadata.jsonl|csv` or `manifest.jsonl`,
     or a Hub id.

@@ -85,7 +85,7 @@ class SearchConfig:
 
 @dataclass
 class ModelConfig:
-    """Which models are used, and what of them trains. Encoder and decoder: a hub id, a local folder, or `pocket`."""
+    """Which models are used, and which parts train. Encoder and decoder: a Hub id, a local folder, or `pocket`."""
 
     encoder: str = "zai-org/GLM-ASR-Nano-2512"
     encoder_revision: str | None = None
@@ -98,8 +98,8 @@ class ModelConfig:
     projector_config: ProjectorConfig = field(default_factory=ProjectorConfig)
     projector_checkpoint: str | None = None  # start the projector from this checkpoint
     checkpoint: str | None = None  # start projector and LoRA from this checkpoint
-    freeze_projector: bool = False  # true: it stays as it is in its checkpoint
-    freeze_lora: bool = False  # true: the adapters stay as they are, too
+    freeze_projector: bool = False  # true: keep the weights of its checkpoint
+    freeze_lora: bool = False  # true: likewise those of the adapters
     use_lora: bool = False
     freeze_decoder: bool = True  # false: all of its weights train, in fp32
     audio_token_dropout: float = 0.0  # share of the audio tokens that a training step hides, in spans

@@ -1,4 +1,4 @@
-"""Files to text: they are read ahead and transcribed together, and told one by one."""
+"""Transcribe files: read them ahead, transcribe them together, and yield them one by one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .transcribe import Decoding, Recognizer, Transcription
 logger = logging.getLogger(__name__)
 
 READ_AHEAD = 4  # batches of recordings
-READ_AHEAD_SECONDS = 600.0  # of recordings, 38 MB, at which no more are read ahead
+READ_AHEAD_SECONDS = 600.0  # of recordings, 38 MB; no more are read ahead
 
 
 def transcribe_files(
@@ -34,19 +34,19 @@ def transcribe_files(
     decoding: Decoding | None = None,
     context: str = "",
 ) -> Iterator[Transcription]:
-    """Transcribe files, in order; some batches of them are read at a time, so that pieces of like length meet.
+    """Transcribe files, in order; some batches are read at a time, so that pieces of similar length share a batch.
 
-    What is known of all of them is told by `context`: see `TypedContexts`.
+    `context` is what is known of all files: see `TypedContexts`.
 
     Yields:
-        A `Transcription` for each file; one that cannot be used has an `error`, and the others go on.
+        A `Transcription` for each file; a file that cannot be used has an `error`, and the others are transcribed.
 
     Raises:
         UserError: the checkpoint, its models or the context cannot be read, or the memory is too small for
             `batch_size`.
     """
     recognizer = Recognizer(checkpoint, device, encoder, decoder, decoding)
-    recognizer.read_context(context)  # told before anything is transcribed
+    recognizer.read_context(context)  # raises its error before anything is transcribed
     guard = "on: what repeats itself is tried again in halves" if recognizer.decoding.loop_guard else "off"
     pauses = "where it is quiet" if recognizer.activity is None else "in pauses that silero-vad finds"
     logger.info("Pieces of at most %.1f s, cut %s; loop guard %s.", recognizer.piece_seconds, pauses, guard)
@@ -70,9 +70,9 @@ def transcribe_files(
 
 
 class _Seconds:
-    """Progress in seconds of audio, whose total is known of the recordings that were read, and guessed of the others.
+    """Progress in seconds of audio; the total is known for the recordings that were read, and guessed for the others.
 
-    What is silent is not transcribed, and what ran away twice: it is put right whenever some recordings are done.
+    Silence is not transcribed, and retried pieces are transcribed twice; this is corrected when recordings are done.
     """
 
     def __init__(self, num_files: int) -> None:
@@ -80,13 +80,13 @@ class _Seconds:
         self.bar = Progress("Transcribing", 0, "s of audio")
 
     def begin(self, files: int, seconds: float) -> None:
-        """Take the next recordings, of so many seconds together."""
+        """Start the next recordings, of `seconds` in all."""
         self.files += files
         self.seconds += seconds
         self.bar.total = round(self.seconds * self.num_files / self.files)
 
     def advance(self, seconds: float) -> None:
-        """Count what was transcribed, no more than there is."""
+        """Count what was transcribed, at most the length of the recordings."""
         self.bar.advance(min(round(seconds), round(self.seconds) - self.bar.done))
 
     def end(self) -> None:
@@ -94,12 +94,12 @@ class _Seconds:
         self.bar.advance(round(self.seconds) - self.bar.done)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.bar.close()
 
 
 def _read_ahead(paths: Sequence[str], most: int) -> Iterator[tuple[list[str], list[np.ndarray | str]]]:
-    """Read recordings, at most so many at a time, and fewer where they are long; see `_read`."""
+    """Read recordings, at most `most` at a time, and fewer if they are long; see `_read`."""
     some: list[str] = []
     read: list[np.ndarray | str] = []
     seconds = 0.0

@@ -17,7 +17,7 @@ from ..lengths import SAMPLE_RATE
 Recording: TypeAlias = "str | Path | bytes | IO[bytes] | np.ndarray | torch.Tensor | dict[str, Any]"
 
 MIN_SECONDS = 0.02  # half an alignment unit holds no speech
-MAX_CHANNELS = 32  # of an array; its other side is time
+MAX_CHANNELS = 32  # of an array; the other dimension is time
 FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
 RATES = (1_000, 768_000)  # Hz
 
@@ -97,7 +97,7 @@ def _of_array(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def check_recording(waveform: np.ndarray) -> None:
-    """Refuse samples that cannot be transcribed; silence can: nothing was said.
+    """Refuse samples that cannot be transcribed; silence is allowed, and has an empty transcript.
 
     Raises:
         AudioError: non_finite or too_short.

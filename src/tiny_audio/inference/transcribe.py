@@ -27,9 +27,9 @@ from .spans import find_spans, halve
 
 logger = logging.getLogger(__name__)
 
-MIN_PIECE_SECONDS = 1.5  # however short the clips that were trained on: below, words would be cut
-MIN_HALF_SECONDS = 1.0  # of what a piece that ran away is cut into
-MAX_RETRIES = 3  # times that it is cut: eighths of a piece
+MIN_PIECE_SECONDS = 1.5  # even if the training clips were shorter: shorter pieces would cut words
+MIN_HALF_SECONDS = 1.0  # of the halves of a piece whose transcript looped or was cut off
+MAX_RETRIES = 3  # times that it is halved, to eighths of a piece
 LOOP, LIMIT, RETRIED, UNPLACED = "loop", "limit", "retried", "unplaced"
 
 

@@ -124,7 +124,7 @@ class _Trial:
         try:
             with short_windows(self.module, WINDOW):
                 alone = self._write(self.clips[1:])
-        except Exception as error:  # whatever a model says to being asked to generate
+        except Exception as error:  # any error of a model that cannot generate
             raise UserError(f"it cannot write text after a clip: {first_line(error)}") from error
         pads_left = self._writes_as(alone, self._write)
         return pads_left, pads_left and self._writes_as(alone, self._write_leaving)
