@@ -41,7 +41,7 @@ class Decoding:
         piece_seconds: the longest piece that the model reads at once; None: as in the checkpoint, and longer if there
             is no pause, see `piece_seconds_of`.
         max_new_tokens: of each piece.
-        loop_guard: end a transcript that loops; try its piece again in halves, as one that the limit of tokens cut off.
+        loop_guard: end a transcript that loops. If one looped or reached the limit of tokens, try its piece in halves.
         silence_seconds: silences of at least this length are left out, and shorter ones at the edges of pieces; 0: only
             digital silence.
         word_timestamps: find where each word was said; the checkpoint must have a CTC head.

@@ -190,7 +190,7 @@ class CheckpointFolder:
         return None
 
     def prune(self, keep: int | None, newest: int, best: int | None) -> None:
-        """Keep the last `keep` checkpoints and delete the others, except the `newest` step and the `best`."""
+        """Keep the last `keep` checkpoints (None: all), the `newest` step and the `best`; delete the others."""
         steps = self.steps()
         for step in steps[:-keep] if keep else []:
             if step not in (best, newest):

@@ -58,7 +58,7 @@ class StopRequest:
         warning = f"\n[WARN] Stopping after this {self.unit}; again to leave without saving.\n"
         try:
             os.write(2, warning.encode())  # logging is not reentrant
-        except OSError:  # the terminal is closed; printing must not end the run before it has saved
+        except OSError:  # the terminal is closed; later printing must not end the run before it has saved
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 1)
             os.dup2(nowhere, 2)

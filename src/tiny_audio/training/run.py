@@ -79,7 +79,7 @@ def train(config: Config) -> float | None:
     except (UserError, KeyboardInterrupt, SystemExit) as error:
         if accelerator.num_processes == 1:
             raise
-        # Without its frames: they hold the model, and to free it after its process group would block for ever.
+        # Without its frames: they hold the model, and freeing it after its process group would block forever.
         failure = error.with_traceback(None)
         failure.__context__ = None
     leave_group(accelerator, together=failure is None)

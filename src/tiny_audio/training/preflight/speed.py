@@ -22,7 +22,7 @@ IDLE_SHARE = 0.2  # of a step without workers: below this, there is no warning a
 def measure_throughput(model: SpeechLLM, plan: SamplingPlan, accelerator: Accelerator) -> float:
     """Return how many seconds of audio a step processes in a second, for a batch of usual length.
 
-    Only forward and backward pass are timed; the optimizer adds a few per cent.
+    Only forward and backward pass are timed; the optimizer adds a few percent.
     """
     batches = [[float(plan.durations[draw.source][draw.row]) for draw in plan.batch(n)] for n in range(BATCHES)]
     seconds = sorted(batches, key=sum)[BATCHES // 2]
