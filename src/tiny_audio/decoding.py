@@ -157,7 +157,7 @@ def _find(source: Path | bytes, pattern: re.Pattern[bytes]) -> list[int]:
 
 
 class _Seeking:
-    """For decoders that look for places that cannot be: their bindings print what is raised there."""
+    """For decoders that seek to impossible places: their bindings print errors that are raised there."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         try:

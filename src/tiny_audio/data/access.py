@@ -123,7 +123,7 @@ def _written(entries: Iterable[DatasetConfig]) -> str:
 
 
 def typed_command(config: Config, settings: Sequence[str]) -> str:
-    """Return the command that was typed, with other settings of data in the place of those that it had."""
+    """Return the command that was typed, with its data settings replaced."""
     typed = sys.argv[2:] if sys.argv[1:2] == ["train"] else [f"experiment={config.experiment}"]
     replaced = {setting.partition("=")[0] for setting in settings}
     if "data" in replaced:

@@ -1,4 +1,4 @@
-"""Archives, unpacked once: each into a folder of its own, which is named by the archive's place, time and size."""
+"""Archives, unpacked once: each into its own folder, which is named by the archive's place, time and size."""
 
 from __future__ import annotations
 

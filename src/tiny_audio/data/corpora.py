@@ -108,7 +108,7 @@ CORPORA: dict[str, Corpus] = {
 
 
 def known_corpus(entry: DatasetConfig) -> Corpus | None:
-    """Return the corpus that an entry names; None for `custom`, or any name of one's own beside a `path`.
+    """Return the corpus that an entry names; None for `custom`, or for any other name with a `path`.
 
     Raises:
         UserError: the name is not known and there is no path, or a setting does not belong to the corpus.

@@ -73,7 +73,7 @@ def find_on_hub(entry: DatasetConfig, cache_dir: Path) -> tuple[RepoSplit, Colum
     places = [(entry.subset or entry.language, entry.split or "train")]
     if corpus is not None:
         places = [hub_location(entry, corpus), *places] if entry.path else [hub_location(entry, corpus)]
-    if entry.path is not None:  # a mirror, or a repository of one's own
+    if entry.path is not None:  # a mirror, or the user's own repository
         corpus = replace(corpus or Corpus(""), hub_id=entry.path, guessed=True, terms=None, note=None)
     assert corpus is not None  # known_corpus refuses an unknown name without a path
     found = find_split(corpus, places, revision=entry.revision, cache_dir=cache_dir)

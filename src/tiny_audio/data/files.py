@@ -1,4 +1,4 @@
-"""Finds the files that a manifest names: beside it, or by names that another machine or system wrote."""
+"""Finds the files that a manifest names, also by names that another machine or system wrote."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def fetch_sample(split: RepoSplit, limit: int, seed: int, cache_dir: Path) -> tu
 
 
 def _keep_group(group: RowGroup, path: Path) -> None:
-    """Write a row group to a parquet file of its own."""
+    """Write a row group to a separate parquet file."""
     import pyarrow.parquet
 
     table = group.read()

@@ -170,7 +170,7 @@ class ReadAhead:
 
 
 def _read_ahead(stream: RemoteStream, block: int) -> None:
-    if not threading.main_thread().is_alive():  # the interpreter runs what is left in the queue at its end
+    if not threading.main_thread().is_alive():  # at its end, the interpreter still runs the queue
         return
     try:
         stream.keep_transcripts([block])
