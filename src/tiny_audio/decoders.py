@@ -210,7 +210,7 @@ class PacketDecoder:
         size: in bytes.
     """
 
-    is_float = False  # not of any scale: decoders of compressed audio keep to full scale 1
+    is_float = False  # not floats of any scale: decoders of compressed audio have a fixed one
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size

@@ -203,7 +203,7 @@ class Prompt:
     def _around(self, mark: str, turns: Turns, add_generation_prompt: bool = False) -> tuple[str, str]:
         """Render a conversation and return what stands before and after `mark`.
 
-        Contents are strings, or lists of parts where the template wants those.
+        Contents are strings, or lists of parts if the template needs those.
         """
         reason = "it is left out"
         for in_parts in (False, True):

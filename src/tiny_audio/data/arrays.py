@@ -67,7 +67,7 @@ def to_wav(samples: Any, rate: int) -> bytes:
         rate: Hz.
 
     Raises:
-        AudioError: decode_error, if they are no samples.
+        AudioError: decode_error, if they are not samples.
     """
     try:
         values = np.asarray(samples.as_py() if _is_nested(samples.type) else samples.values)

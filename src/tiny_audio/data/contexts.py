@@ -47,7 +47,7 @@ def find_contexts(columns: Iterable[str], asked: str | None, origin: object) -> 
     """Return the column that holds contexts; None where there is none, or none is wanted (`asked` is empty).
 
     Raises:
-        UserError: the one that was asked for is missing.
+        UserError: the requested column is missing.
     """
     columns = list(map(str, columns))
     if asked == "" or (asked is None and COLUMN not in map(plain_name, columns)):

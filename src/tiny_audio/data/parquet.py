@@ -92,7 +92,7 @@ def open_parquet(files: Sequence[Path], origin: str, columns: Columns) -> Table:
     size = sum(file.stat().st_size for file in files)
     if size > TOLD_BYTES:
         logger.info("Opening %s, %.1f GB in %d files; the first time takes minutes...", origin, size / 1e9, len(files))
-    if not is_terminal():  # a bar that is drawn anew fills a log file
+    if not is_terminal():  # each update of a bar would add a line to a log file
         datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")

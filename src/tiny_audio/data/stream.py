@@ -156,7 +156,7 @@ class ReadAhead:
             rows = np.concatenate([window[number] for window in windows])
             blocks, first = np.unique(stream.blocks[rows], return_index=True)
             if sum(stream.groups[block].num_bytes for block in blocks.tolist()) > stream.max_bytes:
-                continue  # one would be deleted for the other before it was drawn
+                continue  # the next one would delete it before it was drawn
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(READERS)
             for block in blocks[np.argsort(first)].tolist():

@@ -161,7 +161,7 @@ def plain_name(column: str) -> str:
 
 
 def find_column(columns: Iterable[str], asked: str | None, usual: Sequence[str], setting: str, origin: object) -> str:
-    """Return the column that was asked for, or else the first of the usual ones.
+    """Return the requested column, or else the first of the usual ones.
 
     Raises:
         UserError: there is none; the message names the `setting` that chooses the column.

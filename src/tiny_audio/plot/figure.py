@@ -24,7 +24,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 COLUMNS = 3
 WIDTH = 13.0  # inches
 LOG_FROM = 15.0  # ratio of largest and smallest value, above which an axis is logarithmic
-SMOOTHED_SHARE = 1 / 25  # share of a curve in the mean that gives a smoothed value
+SMOOTHED_SHARE = 1 / 25  # share of a curve's values that a smoothed value averages
 ASIAN_FONTS = ("Noto Sans CJK KR", "Noto Sans CJK JP", "NanumGothic", "Apple SD Gothic Neo", "Malgun Gothic")
 
 
