@@ -19,10 +19,10 @@ def load_model(name: str | Path, device: str = "auto", **options: Any) -> Recogn
     Args:
         name: what to open.
         device: auto, cuda, cuda:N, mps or cpu.
-        options: further arguments of `tiny_audio.inference.Recognizer`: where its models lie now, how it writes down.
+        options: further arguments of `tiny_audio.inference.Recognizer`: paths of its models, how it transcribes.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is no such model, or it cannot be read.
     """
     from .inference import Recognizer  # takes seconds, and every command imports this module
 

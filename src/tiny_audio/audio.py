@@ -24,15 +24,15 @@ from .lengths import HOP_LENGTH, N_FFT, SAMPLE_RATE, align_samples, num_mel_fram
 logger = logging.getLogger(__name__)
 
 LENGTH_SLACK = 0.01  # seconds: resampling may add a sample or two
-CANCELLED = 0.05  # of the power that a mixture of unrelated channels would have: below it, they cancel each other
+CANCELLED = 0.05  # share of the power of a mix of unrelated channels: below it, the channels cancel each other out
 INTEGER_PEAK = 32.0  # of floats, whose full scale is 1: above it, they are integers that were written as floats
-UNREAD_BYTES, UNREAD_SHARE = 16_384, 0.3  # of a file, which tags and tables take
-STEP = 2.0**-15  # of 16 bits
+UNREAD_BYTES, UNREAD_SHARE = 16_384, 0.3  # of a file, for tags and tables
+STEP = 2.0**-15  # the step of 16 bits
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a recording: `seconds` of the file from `start` seconds on; None: all that follows."""
+    """A part of a recording: `seconds` of the file from `start` seconds on; None: to its end."""
 
     path: Path
     start: float
@@ -43,7 +43,7 @@ _told: set[str] = set()
 
 
 def tell_once(kind: str, message: str) -> None:
-    """Warn of the first recording of a kind that this process meets; a corpus may have a million of them."""
+    """Warn only of the first recording of a kind in this process; a corpus may have a million of them."""
     if kind not in _told:
         _told.add(kind)
         logger.warning("%s. Further ones of this kind are not reported.", message)
@@ -58,14 +58,14 @@ def load_audio(
 ) -> np.ndarray:
     """Decode a recording of any format, rate and channel count from a path or its bytes, to the end of its file.
 
-    Of a segment, no more than its part of the file is read.
+    For a segment, only its part of the file is read.
 
     Args:
         source: the recording.
-        channel: which one to take, 0 being the first; None mixes them, unless they cancel each other out: then the
-            loudest is taken.
-        max_seconds: nothing is decoded beyond.
-        tell: gets what is to be said of a recording that can be used, as its kind and a message.
+        channel: the channel to read, 0 being the first; None: a mix of all, or the loudest where they cancel each
+            other out.
+        max_seconds: decoding stops there.
+        tell: called with kind and message for a warning about a usable recording.
 
     Returns:
         float32 samples (S,), mono, 16 kHz.
@@ -90,7 +90,7 @@ def load_audio(
 
 
 def change_speed(waveform: np.ndarray, percent: int) -> np.ndarray:
-    """Play (S,) samples at `percent` of their speed, pitch and all: (S * 100 / percent,) samples.
+    """Play (S,) samples at `percent` of their speed, with a change of pitch: (S * 100 / percent,) samples.
 
     Speed perturbation: Ko et al., "Audio augmentation for speech recognition", Interspeech 2015.
     """
@@ -121,7 +121,7 @@ def read_blocks(source: str | Path | bytes | Segment, notes: dict[str, str]) -> 
 
     Args:
         source: the recording.
-        notes: gets what is to be said of it in the end, by kind.
+        notes: receives warnings about it at the end, by kind.
 
     Yields:
         Samples (S, C) float32 as the file has them, their rate in Hz, and whether the file holds floats.
@@ -165,7 +165,7 @@ def read_blocks(source: str | Path | bytes | Segment, notes: dict[str, str]) -> 
 
 
 class _Sound:
-    """Gathers samples of any rate and channel count as one waveform, and what has to be known of all of it."""
+    """Collects samples of any rate and channel count into one waveform, and facts about the whole of it."""
 
     def __init__(self, channel: int | None) -> None:
         self.channel = channel
@@ -175,7 +175,7 @@ class _Sound:
         self._bytes = bytearray()  # a waveform of hours is never copied
         self._rate = SAMPLE_RATE
         self._resampler: soxr.ResampleStream | None = None
-        self._power, self._expected = 0.0, 0.0  # of the mixture; what it would be, were the channels unrelated
+        self._power, self._expected = 0.0, 0.0  # of the mix; its expected value for unrelated channels
         self._powers: Counter[int] = Counter()
 
     @property
@@ -201,7 +201,7 @@ class _Sound:
         self._append(mixed, last=False)
 
     def _weigh(self, samples: np.ndarray, mixed: np.ndarray) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):  # told as non_finite
+        with np.errstate(over="ignore", invalid="ignore"):  # reported as non_finite
             powers = np.square(samples).sum(axis=0, dtype=np.float64)
             self._power += float(np.square(mixed).sum(dtype=np.float64))
         self._expected += float(powers.sum()) / samples.shape[1] ** 2
@@ -213,7 +213,7 @@ class _Sound:
         self._bytes += np.ascontiguousarray(mixed).data
 
     def finish(self) -> None:
-        """Take out what the resampler still holds."""
+        """Take the last samples out of the resampler."""
         if self._resampler is not None:
             self._append(np.zeros(0, dtype=np.float32), last=True)
         self._resampler, self._rate = None, SAMPLE_RATE
@@ -231,7 +231,7 @@ class _Sound:
 
     @property
     def full_scale(self) -> int:
-        """1, or the largest number of the integers that were written as floats."""
+        """1, or the full scale of integers that were written as floats."""
         if self.peak > INTEGER_PEAK or (self._are_whole and self.peak >= 2):
             return next((1 << bits for bits in (15, 23) if self.peak <= 1 << bits), 1 << 31)
         return 1
@@ -239,7 +239,7 @@ class _Sound:
 
 @dataclass(frozen=True)
 class Header:
-    """What a recording says of itself: its format (`flac`, `mp3`, ...), Hz, channels, and seconds."""
+    """The header of a recording: its format (`flac`, `mp3`, ...), Hz, channels, and seconds."""
 
     format: str
     sample_rate: int
@@ -262,9 +262,9 @@ def read_header(source: str | Path | bytes | Segment) -> Header:
 
 
 def header_seconds(source: str | Path | bytes | Segment) -> float:
-    """Read how long a recording says it is, in seconds; where it does not say, or not reliably, its end is looked for.
+    """Read the length in seconds from the header; if it is missing or not reliable, search for the end of the file.
 
-    Of a recording that was cut short this is the announced length.
+    For a recording that was cut short, this is the announced length.
 
     Raises:
         AudioError: missing, empty, or not audio.
@@ -276,7 +276,7 @@ def header_seconds(source: str | Path | bytes | Segment) -> float:
 
 def mix_down(samples: np.ndarray) -> np.ndarray:
     """Average channels, (S, C) to (S,); channel by channel, since numpy's mean over so short an axis takes as long as
-    decoding does.
+    decoding.
     """
     mixed = samples[:, 0]
     for channel in samples.T[1:]:
@@ -285,7 +285,7 @@ def mix_down(samples: np.ndarray) -> np.ndarray:
 
 
 def is_cut_short(seconds: float, expected_seconds: float) -> bool:
-    """Whether a clip misses more of its expected length than codecs explain: 10 % and half a second."""
+    """Whether a clip is shorter than expected by more than codecs explain: 10 % and half a second."""
     return seconds < expected_seconds - max(0.5, 0.1 * expected_seconds)
 
 
@@ -334,8 +334,8 @@ def pad_waveforms(waveforms: list[np.ndarray]) -> tuple[Tensor, Tensor]:
 class LogMel(nn.Module):
     """Whisper's log-mel spectrogram (arXiv 2212.04356, section 2.2) of a padded batch, on the batch's device.
 
-    Each clip's result is the one of that clip alone: its end is reflected where the clip ends, not where
-    the batch does, and its dynamic range is clamped to its own maximum. Equal to
+    Each clip's result is the same as for that clip alone: it is reflected at its own end, not at the end of
+    the batch, and its dynamic range is clamped to its own maximum. Equal to
     `transformers.WhisperFeatureExtractor` without padding.
     """
 
@@ -363,8 +363,8 @@ class LogMel(nn.Module):
         """
         half = N_FFT // 2
         num_frames = num_mel_frames(waveforms.shape[1])
-        # Sample i of the clip stands at half + i. A position past the end reads the sample mirrored about
-        # the last.
+        # Sample i of the clip is at half + i. A position after the end reads the sample mirrored at the last
+        # one.
         position = torch.arange(-half, waveforms.shape[1] + half, device=waveforms.device).abs()[None]
         last = lengths[:, None] - 1
         mirrored = torch.where(position > last, 2 * last - position, position)

@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in one line: the name as it is typed, the value, the nearest right one."""
+"""Errors about settings in one line: the name as it is typed, the value, the nearest valid one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_type_hints
 if TYPE_CHECKING:
     from omegaconf.errors import OmegaConfBaseException
 
-# Part of a type annotation -> what it takes, the first that matches.
+# Part of a type annotation -> the values that it allows; the first match counts.
 EXPECTED = {
     "list": "a list such as [a,b]",
     "int": "a whole number",
@@ -22,7 +22,7 @@ EXPECTED = {
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean X?` for the nearest of the known words, or nothing where none is near."""
+    """Return ` Did you mean X?` for the nearest of the known words, or an empty text where none is near."""
     near = difflib.get_close_matches(word, list(known), 1)
     return f" Did you mean {near[0]}?" if near else ""
 
@@ -38,7 +38,7 @@ def setting_keys(schema: type, prefix: str = "") -> Iterator[str]:
 
 
 def unknown_setting(key: str, schema: type) -> str:
-    """Say that the schema has no such setting, and name the nearest one, else those beside it."""
+    """Return the message that the schema has no such setting, with the nearest one, or else all in its group."""
     keys = list(setting_keys(schema))
     section, _, name = key.rpartition(".")
     beside = {k.removeprefix(f"{section}."): k for k in keys if section and k.startswith(f"{section}.")}
@@ -56,12 +56,12 @@ def unknown_setting(key: str, schema: type) -> str:
 
 
 def explain(error: OmegaConfBaseException, schema: type) -> str:
-    """Say in one line what OmegaConf refused of the values for a schema."""
+    """Return one line on the value for a schema that OmegaConf refused."""
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
 
     key, name, owner = error.full_key or "", str(error.key), error.object_type
     known = get_type_hints(owner) if isinstance(owner, type) and is_dataclass(owner) else {}
-    # The entries of a list do not know where they stand: their key is their own, without the path to it.
+    # OmegaConf's key for an entry of a list lacks the path to the list.
     in_entry = bool(known) and key == name and owner is not schema
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         if in_entry:

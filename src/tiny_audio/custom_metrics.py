@@ -1,4 +1,4 @@
-"""Metrics of one's own: `log_metric("custom/name", value)`, called from anywhere inside a training step."""
+"""Custom metrics: `log_metric("custom/name", value)`, called from anywhere inside a training step."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from .errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-OWN_GROUPS = ("train", "eval", "system")  # of the toolkit's own metrics
+OWN_GROUPS = ("train", "eval", "system")  # groups of the toolkit's own metrics
 
-_collecting: CustomMetrics | None = None  # of the step that is being made; None outside of one
+_collecting: CustomMetrics | None = None  # of the current step; None outside of a step
 
 
 def log_metric(name: str, value: float | Tensor) -> None:
-    """Log a metric of one's own together with the step's others.
+    """Log a custom metric together with the other metrics of the step.
 
-    A line of metrics holds the mean of the values since the line before. A tensor stays on its device until then, so
-    that the host never waits for it. Outside of a training step (at evaluation, at inference) nothing happens, and of
-    several processes only the main one's values are logged.
+    A line of metrics holds the mean of the values since the previous line. A tensor stays on its device until then, so
+    that the host does not wait for it earlier. Outside of a training step (at evaluation, at inference) nothing
+    happens. With several processes, only the values of the main process are logged.
 
     Args:
         name: `custom/gate_entropy`, say: any group but `train/`, `eval/` and `system/`.
@@ -42,10 +42,10 @@ def log_metric(name: str, value: float | Tensor) -> None:
 
 
 class CustomMetrics:
-    """What `log_metric` was given since the last line; as a context manager it is where the values go.
+    """Sums of the values of `log_metric` since the last line; as a context manager it receives the values.
 
     Args:
-        state: what an earlier `state` returned.
+        state: the result of an earlier `state`.
     """
 
     def __init__(self, state: dict[str, list[float]]) -> None:
@@ -54,12 +54,12 @@ class CustomMetrics:
         }
 
     def add(self, name: str, value: float | Tensor) -> None:
-        """Add a value up."""
+        """Add a value to its sum."""
         total, count = self._sums.get(name, (0.0, 0))
         self._sums[name] = (total + value, count + 1)
 
     def take(self) -> dict[str, float]:
-        """Return the means, and begin anew."""
+        """Return the means, and reset the sums."""
         means = {name: float(total) / count for name, (total, count) in self._sums.items()}
         self._sums.clear()
         return means
@@ -69,7 +69,7 @@ class CustomMetrics:
         return {name: [float(total), count] for name, (total, count) in self._sums.items()}
 
     def __enter__(self) -> None:
-        # Not a ContextVar: the backward pass runs on threads of its own, and a gradient hook may log too.
+        # Not a ContextVar: the backward pass runs on other threads, and a gradient hook may log too.
         global _collecting
         _collecting = self
 

@@ -1,7 +1,7 @@
-"""Encoded recordings to blocks of samples: who decodes what, and how far a file is believed in what it says of itself.
+"""Encoded recordings to blocks of samples: the decoders, and the checks of what a header claims.
 
-A header is a claim. Its length is a hint, since the end of the file decides; its rate and channels have to be
-possible; and what is decoded is bounded by the size of the file.
+The length in a header is only a hint: the end of the file decides. Its rate and channels have to be possible, and the
+size of the file bounds how much it may decode to.
 
 Dimensions: S samples, C channels.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 BLOCK_VALUES = 1 << 20  # samples times channels that are decoded at once
-RATES = (1_000, 384_000)  # Hz: no speech was recorded outside of these
+RATES = (1_000, 384_000)  # Hz: no recording of speech has a rate outside of these
 MAX_CHANNELS = 64
 
 # The most that a file may decode to. Two hours of digital silence take 100 kB, and speech takes more than 1 kbit/s.
@@ -27,17 +27,17 @@ FREE_VALUES, VALUES_PER_BYTE = 1 << 28, 512
 
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4}
 SAMPLE_BYTES |= {"FLOAT": 4, "DOUBLE": 8}
-STREAMED_WAV_BYTES = 0x7FF00000  # who writes wav to a pipe puts a placeholder above this for the length
-PREROLL_SECONDS = 0.5  # decoded before the place that is wanted: codecs build on what came before
-LONGEST_PACKET = 1.0  # seconds; one that is damaged may say anything
-GAPLESS_SECONDS = 0.25  # by which the packets of a file may exceed its sound: the encoder's delay and padding
+STREAMED_WAV_BYTES = 0x7FF00000  # programs that write wav to a pipe put a placeholder above this for the length
+PREROLL_SECONDS = 0.5  # decoded before the wanted place, since codecs depend on earlier packets
+LONGEST_PACKET = 1.0  # seconds; a damaged one may claim any length
+GAPLESS_SECONDS = 0.25  # by which the packets of a file may exceed its samples: the encoder's delay and padding
 
-PLANES = 8  # FFmpeg keeps room for as many; where they are all in use, PyAV reads beyond them, and the process ends
+PLANES = 8  # FFmpeg has room for so many; if all are in use, PyAV reads beyond them, and the process crashes
 _MP3_HEAD_BYTES = 4_096  # of frames, of which the first may list the others
-#: Those whose files have no table of what is in them: FFmpeg guesses their length by the first packets.
+#: Formats without a table of packets: FFmpeg guesses their length from the first packets.
 GUESSED = ("mp3", "flac", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3", "mpeg", "mpegts", "dts")
 
-#: FFmpeg's demuxers that read one file of sound; it has others, which open what a file names: playlists, devices.
+#: FFmpeg's demuxers that read one audio file; others open what a file names, such as playlists and devices.
 DEMUXERS = (
     "mp3,ogg,flac,aac,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,amr,amrnb,amrwb,ac3,eac3,ape,wv,tta,mpeg,mpegts,avi,"
     "flv,wav,w64,aiff,au,caf,mp2,dts,spx"
@@ -45,7 +45,7 @@ DEMUXERS = (
 
 
 class AudioError(Exception):
-    """A recording that cannot be used; `reason` is one word of `REASONS`, the message says more."""
+    """A recording that cannot be used; `reason` is one word of `REASONS`, the message gives details."""
 
     REASONS = (
         "missing",
@@ -69,13 +69,13 @@ class Decoder(Protocol):
     """One encoded recording, open.
 
     Attributes:
-        format: the codec, or the container where it holds samples as they are: `flac`, `mp3`, `wav`.
+        format: the codec, or the container of uncompressed samples: `flac`, `mp3`, `wav`.
         sample_rate: Hz.
         channels: C.
-        is_float: whether it holds floats, of whatever scale.
-        tracks: of sound in the file, of which one is read.
-        lost: seconds that were found damaged so far, and left out.
-        unread: bytes of the file that no sound was found in, once all of it was decoded; 0 where that is usual.
+        is_float: whether it holds floats, of any scale.
+        tracks: number of audio tracks in the file, of which one is read.
+        lost: damaged seconds that were left out so far.
+        unread: bytes of the file without audio, once all of it was decoded; 0 where such bytes are usual.
     """
 
     format: str
@@ -87,20 +87,20 @@ class Decoder(Protocol):
     unread: int
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the file."""
 
     def announced(self) -> float | None:
-        """Return the seconds that the header announces; None where it does not, or what cannot be."""
+        """Return the seconds that the header announces; None where it announces none, or an impossible length."""
 
     def seconds(self) -> float:
-        """Return how long the recording is, by its header where that can be believed, else by going through it."""
+        """Return the length of the recording, from its header where that is reliable, else from the whole file."""
 
     def blocks(self, start: float = 0.0) -> Iterator[tuple[np.ndarray, int]]:
         """Yield samples (S, C) float32 and their rate, from `start` seconds on, to the end of the file."""
 
 
 class Allowance:
-    """Counts what a recording decodes to against the most that a file of its size may.
+    """Compares the decoded length of a recording with the most that is possible for a file of its size.
 
     Args:
         size: of the file, in bytes.
@@ -120,7 +120,7 @@ class Allowance:
         return self.check(self._seconds + len(samples) / rate, self._values + samples.size)
 
     def check(self, seconds: float, values: int = 0) -> float:
-        """Take these amounts for those so far, as `add` does."""
+        """Set the amounts so far, and check them as `add` does."""
         self._seconds, self._values = seconds, values
         if seconds > self.max_seconds or values > self._max_values:
             raise AudioError(
@@ -132,7 +132,7 @@ class Allowance:
 
 
 def check_claims(rate: int, channels: int) -> None:
-    """Refuse what a header may say and no recording can be.
+    """Refuse a rate or channel count that no recording can have.
 
     Raises:
         AudioError: decode_error.
@@ -144,10 +144,10 @@ def check_claims(rate: int, channels: int) -> None:
 
 
 class SndfileDecoder:
-    """What libsndfile reads: samples as they are, FLAC and Vorbis. See `Decoder`.
+    """Decodes with libsndfile: uncompressed samples, FLAC and Vorbis. See `Decoder`.
 
     Args:
-        file: a path or what is in a file.
+        file: a path or the content of a file.
         size: in bytes.
     """
 
@@ -164,13 +164,13 @@ class SndfileDecoder:
 
     @property
     def is_believable(self) -> bool:
-        """Whether libsndfile finds all of it: not mp3 or GSM in wav, nor what has no length, or one that cannot be."""
+        """Whether libsndfile reads all of it: not mp3 or GSM in wav, and not a missing or impossible length."""
         known = not self._file.subtype.startswith("MPEG") and self._file.seekable()
         return known and self._file.frames > 0 and self.announced() is not None
 
     @property
     def goes_on(self) -> bool:
-        """Whether a wav file holds more samples than its header says: what follows them is no chunk of such a file."""
+        """Whether a wav file holds more samples than its header says: the bytes after them are not a wav chunk."""
         width = SAMPLE_BYTES.get(self._file.subtype, 0) * self.channels
         rest = self.unread > 0.5 * self.sample_rate * width > 0
         return rest and self.format == "wav" and "Exiting parser" in self._file.extra_info
@@ -180,7 +180,7 @@ class SndfileDecoder:
         self._file.close()
 
     def announced(self) -> float | None:
-        """See `Decoder`. Of a wav file that was cut short, what libsndfile passes over in silence."""
+        """See `Decoder`. For a wav file that was cut short, the length in its header, which libsndfile ignores."""
         seconds = self._file.frames / self.sample_rate
         cut = re.search(r"^data : (\d+) \(should be (\d+)\)", self._file.extra_info, re.MULTILINE)
         if cut and int(cut[2]) > 0 and int(cut[1]) < STREAMED_WAV_BYTES:
@@ -201,27 +201,27 @@ class SndfileDecoder:
 
 
 class PacketDecoder:
-    """What FFmpeg reads: compressed sound, in containers of all kinds. See `Decoder`.
+    """Decodes with FFmpeg: compressed audio, in containers of all kinds. See `Decoder`.
 
-    A damaged packet is left out, as all players do, and its length counted.
+    A damaged packet is left out, as in all players, and its length is counted.
 
     Args:
         file: open, at its beginning.
         size: in bytes.
     """
 
-    is_float = False  # of whatever scale: decoders of compressed sound keep to theirs
+    is_float = False  # not floats of any scale: decoders of compressed audio have a fixed one
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
         self._open()
         context = self._stream.codec_context
         self.tracks, self.lost = len(self._container.streams.audio), 0.0
-        self._zero = 0.0  # seconds by the clock of the file at which the recording begins
-        self._first = 0.0  # and at which the first frame stands that was decoded
+        self._zero = 0.0  # where the recording begins, in seconds by the clock of the file
+        self._first = 0.0  # where the first decoded frame begins, by the same clock
         self.format = context.codec.canonical_name
         self.sample_rate, self.channels = context.sample_rate, context.layout.nb_channels
-        if self.format == "opus" and context.extradata:  # decodes to 48 kHz whatever went in (RFC 7845)
+        if self.format == "opus" and context.extradata:  # always decodes to 48 kHz (RFC 7845)
             self.sample_rate = int.from_bytes(context.extradata[12:16], "little") or self.sample_rate
 
     def _open(self) -> None:
@@ -232,14 +232,14 @@ class PacketDecoder:
         if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
             self._container.close()
             raise AudioError("decode_error", "holds no sound that can be decoded")
-        stream.codec_context.options = {"err_detect": "crccheck+explode"}  # damaged frames are not to be heard
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}  # do not decode damaged frames
         self._stream = stream
         self._begun = False
         pictures = self._container.streams.video or self._container.streams.subtitles or self._container.streams.data
         self.unread = 0 if pictures or len(self._container.streams.audio) > 1 else self._size
 
     def close(self) -> None:
-        """Close what was opened, the file included."""
+        """Close the decoder and the file."""
         self._container.close()
         self._file.close()
 
@@ -258,7 +258,7 @@ class PacketDecoder:
         return seconds if 0 < seconds <= Allowance(self._size).max_seconds else None
 
     def seconds(self) -> float:
-        """See `Decoder`. Where no table lists the packets, they are counted, which takes no decoding."""
+        """See `Decoder`. Where no table lists the packets, they are counted, without decoding."""
         assert not self._begun
         announced = self.announced()
         if announced is not None and self._container.format.name not in GUESSED:
@@ -270,7 +270,7 @@ class PacketDecoder:
         return Allowance(self._size).check(counted)
 
     def _is_listed(self) -> bool:
-        """Whether the first frame of an mp3 file says how many follow; else its length was guessed from its size."""
+        """Whether the first frame of an mp3 file says how many follow; else FFmpeg guessed the length from the size."""
         if self.format != "mp3":
             return False
         self._file.seek(0)
@@ -282,7 +282,7 @@ class PacketDecoder:
         return re.search(rb"Xing|Info|VBRI", self._file.read(_MP3_HEAD_BYTES)) is not None
 
     def _packets(self) -> Iterator[av.Packet[av.AudioStream]]:
-        """Packets to the end of the file; the last, empty one has the decoder give out what it holds."""
+        """Packets to the end of the file; the last, empty one makes the decoder return its last frames."""
         self._begun = True
         try:
             yield from self._container.demux(self._stream)
@@ -330,7 +330,7 @@ class PacketDecoder:
                 if gathered and kind != (frame.sample_rate, frame.layout.nb_channels, frame.format.name):
                     yield _drained(fifo)
                     gathered = 0
-                if not gathered:  # the queue itself does not look at the number of channels, and would fall over
+                if not gathered:  # the queue does not check the number of channels, and would crash
                     fifo, kind = av.AudioFifo(), (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
                 fifo.write(frame)
                 gathered += frame.samples
@@ -344,11 +344,11 @@ class PacketDecoder:
             raise AudioError("decode_error", f"is damaged: {missing:.2f} of {reached:.2f} s cannot be decoded")
 
     def _time(self, frame: av.AudioFrame) -> float:
-        """When a frame is due, in seconds by the clock of the file."""
+        """The time of a frame, in seconds by the clock of the file."""
         return float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else 0.0
 
     def _seek(self, seconds: float) -> bool:
-        """Go to a place at or before `seconds`; tell whether that could be done."""
+        """Seek to a place at or before `seconds`; return whether that was possible."""
         assert self._stream.time_base is not None
         try:
             self._zero = next(map(self._time, self._container.decode(self._stream)), 0.0)

@@ -1,4 +1,4 @@
-"""Which decoder reads a recording, and which files hold recordings at all."""
+"""Chooses the decoder of a recording, and tells which files hold recordings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import soundfile
 
 from .decoders import STREAMED_WAV_BYTES, AudioError, Decoder, PacketDecoder, SndfileDecoder, check_claims
 
-#: What names of recordings end in: of the files in a folder, and of the fields of a manifest.
+#: Suffixes of recordings, for the files in a folder and the fields of a manifest.
 AUDIO_SUFFIXES = frozenset(
     (
         *(".wav", ".wave", ".bwf", ".flac", ".mp3", ".mp2", ".mpga", ".ogg", ".oga", ".opus", ".spx"),
@@ -27,29 +27,29 @@ AUDIO_SUFFIXES = frozenset(
     )
 )
 
-# By their first bytes: what libsndfile reads better than FFmpeg, which takes long to guess at PCM and does not verify
-# FLAC. Of Vorbis, FFmpeg loses the end of short files, and libsndfile finds a place in a file up to a block beside it.
-# Its mp3 decoder would write to the terminal, and believes headers.
+# First bytes of formats that libsndfile reads better than FFmpeg, which takes long to guess PCM and does not verify
+# FLAC. For Vorbis, FFmpeg loses the end of short files, and libsndfile's seeks are wrong by up to a block.
+# libsndfile's mp3 decoder would write to the terminal, and trusts headers.
 _SNDFILE = re.compile(rb"RIF[FX]|RF64|FORM|\.snd|caff|riff\x2e\x91|NIST|Creative Voice|fLaC")
 _VORBIS = re.compile(rb"OggS.{24}\x01vorbis", re.DOTALL)
 _HEAD_BYTES = 64
 _OGG_START = re.compile(rb"OggS\x00[\x02\x03\x06\x07]", re.DOTALL)  # the first page of a stream
 _OGG_HEAD_BYTES = 400  # within which the streams of one recording begin together
 _MATROSKA = b"\x1a\x45\xdf\xa3"
-_MATROSKA_START = re.compile(_MATROSKA + rb".{1,60}\x42\x82", re.DOTALL)  # and in its head what kind of document it is
+_MATROSKA_START = re.compile(_MATROSKA + rb".{1,60}\x42\x82", re.DOTALL)  # and in its head the type of document
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22", re.DOTALL)
 
 
 @contextmanager
 def open_recording(source: Path | bytes, whole: bool = False) -> Iterator[list[Decoder]]:
-    """Open a file, or what was in one: a decoder for each of the recordings in it that were joined end to end.
+    """Open a file or its bytes: one decoder for each of the recordings in it, which may be joined end to end.
 
     Args:
-        source: where it lies, or its bytes.
-        whole: all of it will be decoded; else its header is asked, or a part of it read.
+        source: its path, or its bytes.
+        whole: all of it will be decoded; else only its header or a part of it is read.
 
     Raises:
-        AudioError: missing or decode_error, also for what goes wrong while the decoders are in use.
+        AudioError: missing or decode_error, also for errors while the decoders are in use.
     """
     size = _size(source)
     try:
@@ -70,7 +70,7 @@ def open_recording(source: Path | bytes, whole: bool = False) -> Iterator[list[D
 
 
 def split_channel(name: str) -> tuple[str, int | None]:
-    """Return the file and the channel that `call.wav@1` means; None where no channel is named."""
+    """Return the file and the channel of a name such as `call.wav@1`; None where it names no channel."""
     file, at, number = name.rpartition("@")
     if at and number.isdecimal() and not os.path.exists(name):  # noqa: PTH110  (it may be too long for a name)
         return file, int(number)
@@ -78,7 +78,7 @@ def split_channel(name: str) -> tuple[str, int | None]:
 
 
 def count_channels(path: str) -> int:
-    """Return how many channels a recording has; 0 where it cannot be opened, which is told when it is read."""
+    """Return how many channels a recording has; 0 where it cannot be opened, which is reported when it is read."""
     try:
         with open_recording(Path(path)) as recordings:
             return max(recording.channels for recording in recordings)
@@ -87,14 +87,14 @@ def count_channels(path: str) -> int:
 
 
 def _size(source: Path | bytes) -> int:
-    """Bytes of a recording; refuses what is not there, or empty."""
+    """Bytes of a recording; refuses a missing or empty one."""
     if isinstance(source, bytes):
         if not source:
             raise AudioError("decode_error", "the recording is empty (0 bytes)")
         return len(source)
     try:
         is_file, size = source.is_file(), source.stat().st_size
-    except (OSError, ValueError):  # not there, or a name that no file can have
+    except (OSError, ValueError):  # missing, or a name that no file can have
         is_file = False
     if not is_file:
         raise AudioError("missing", f"there is no file {source}")
@@ -128,7 +128,7 @@ def _parts(source: Path | bytes, size: int, whole: bool) -> Sequence[Path | byte
                 starts.append(place)
     elif head[:4] == _MATROSKA:
         starts = _find(source, _MATROSKA_START) or [0]
-    elif head[:4] == b"fLaC" and whole:  # all of the file has to be read for it
+    elif head[:4] == b"fLaC" and whole:  # this needs the whole file
         starts = _find(source, _FLAC_START) or [0]
     if len(starts) == 1:
         return [source]
@@ -136,7 +136,7 @@ def _parts(source: Path | bytes, size: int, whole: bool) -> Sequence[Path | byte
 
 
 def _without_length(wav: bytes) -> bytes:
-    """Return a wav file with the length that those have who write to a pipe: its samples end where it ends."""
+    """Return a wav file with the placeholder for its length that a pipe gets: its samples end where the file ends."""
     order: Literal["little", "big"] = "little" if wav[:4] == b"RIFF" else "big"
     chunk = 12
     while wav[chunk : chunk + 4] != b"data":
@@ -149,7 +149,7 @@ def _without_length(wav: bytes) -> bytes:
 
 
 def _find(source: Path | bytes, pattern: re.Pattern[bytes]) -> list[int]:
-    """Where in a file a pattern begins."""
+    """The places in a file where a pattern begins."""
     if isinstance(source, bytes):
         return [match.start() for match in pattern.finditer(source)]
     with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -157,7 +157,7 @@ def _find(source: Path | bytes, pattern: re.Pattern[bytes]) -> list[int]:
 
 
 class _Seeking:
-    """For decoders that look for places that cannot be: their bindings print what is raised there."""
+    """For decoders that seek to impossible places: their bindings print errors that are raised there."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         try:

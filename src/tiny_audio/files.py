@@ -1,4 +1,4 @@
-"""Files that interruptions and other processes meet: written whole or not at all, and locked."""
+"""Files that are safe from interruptions and other processes: written whole or not at all, and locked."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from .errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# What mounts (NFS without a lock service, FUSE, Google Drive, SMB) answer to a call that they do not know. A lock that
-# somebody else holds is another answer: EAGAIN or EACCES, which `filelock` reads.
+# Errors of mounts (NFS without a lock service, FUSE, Google Drive, SMB) for a call that they do not support. A lock
+# that another process holds gives another error: EAGAIN or EACCES, which `filelock` handles.
 UNSUPPORTED = {
     getattr(errno, name)
     for name in ("ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL", "ENOLCK", "EBADF", "ENOTTY", "EPERM")
     if hasattr(errno, name)
 }
-_told: set[Path] = set()  # folders without locks that were spoken of
+_told: set[Path] = set()  # folders without locks that were reported
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give the name of a temporary file to write to; on leaving, it is synced and becomes `path`.
+    """Yield the name of a temporary file to write to; on leaving, it is synced and becomes `path`.
 
-    Whatever happens, `path` is as it was or whole, also for processes side by side and after a power cut.
+    `path` is always either unchanged or whole, also with parallel processes and after a power cut.
 
     Raises:
-        OSError: such as a full disk; `path` is as it was, and nothing is left behind.
+        OSError: such as a full disk; `path` is unchanged, and nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")  # containers share numbers of processes
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")  # containers may have equal process numbers
     try:
         yield temporary
         _sync(temporary, os.O_RDWR)
         temporary.replace(path)
     except BaseException:
-        with suppress(OSError):  # what went wrong before is what is told
+        with suppress(OSError):  # the earlier error is the one to report
             temporary.unlink(missing_ok=True)
         raise
     if os.name == "posix":  # the name is part of the folder
@@ -49,19 +49,19 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file in one stroke: see `written_whole`."""
+    """Write a file atomically: see `written_whole`."""
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Delete what killed processes left half-written in a folder; only who holds it may."""
+    """Delete half-written files of killed processes in a folder; only the process that locks the folder may call it."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def _sync(path: Path, flags: int) -> None:
-    """Have the disk hold what was written, where the mount can."""
+    """Write data through to the disk, where the mount supports it."""
     try:
         opened = os.open(path, flags)
         try:
@@ -75,19 +75,19 @@ def _sync(path: Path, flags: int) -> None:
 
 @contextmanager
 def locked(path: Path, busy: str | None = None, wait: bool = True) -> Iterator[int | None]:
-    """Hold the lock file `path`, which is made where there is none; give its descriptor.
+    """Hold the lock file `path`, which is created if it does not exist; yield its descriptor.
 
-    The lock goes with the process, however that ends; forked workers do not keep it, but a process that the descriptor
-    is passed to does. Where the mount has no locks, this is said once, and the work goes on without: None.
+    The lock ends with the process, in any way. Forked workers do not keep it, but a process that gets the descriptor
+    does. Where the mount has no locks, one message says so, and the work goes on without a lock: None.
 
     Args:
         path: the lock's file, in a folder that exists.
-        busy: what to tell the user where another process holds it.
-        wait: until that one is done; otherwise `busy` is an error.
+        busy: the message for the user if another process holds it.
+        wait: wait for that process; otherwise `busy` is an error.
 
     Raises:
-        UserError: another process holds it, and it is not waited for.
-        OSError: the file cannot be made or opened.
+        UserError: another process holds it, and `wait` is false.
+        OSError: the file cannot be created or opened.
     """
     descriptors: list[int] = []
     lock = FileLock(path, fallback_to_soft=False, on_acquired=descriptors.append)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 FORMATS = tuple(SUFFIXES)
 SUBTITLES = ("srt", "vtt")  # of one recording each
-# What subtitles are usually made of, so that they can be read: lines, letters of a line, and how long they are shown.
+# Usual limits of readable subtitles: lines, letters in a line, and how long they are shown.
 CUE_LINES, LINE_LETTERS = 2, 42
 MIN_CUE_SECONDS, MAX_CUE_SECONDS = 1.0, 7.0
 
@@ -37,7 +37,7 @@ def _segment(segment: TextSegment) -> dict[str, Any]:
 
 
 def to_text(item: Transcription, form: str) -> str:
-    """Return what a file for this recording alone holds: one of `SUFFIXES`."""
+    """Return the content of a file for this recording alone, in one of `SUFFIXES`."""
     if form == "text":
         return item.text + "\n"
     if form == "json":
@@ -55,7 +55,7 @@ def to_text(item: Transcription, form: str) -> str:
 
 
 def _cues(segment: TextSegment) -> Iterator[tuple[float, float, str]]:
-    """Return start, end and text of subtitles: a segment cut between words; whole where theirs are not known."""
+    """Yield start, end and text of subtitles: a segment cut between words, or whole if their times are not known."""
     if not segment.words:
         yield segment.start, segment.end, " ".join(segment.text.split())
         return
@@ -84,7 +84,7 @@ def _time(seconds: float, form: str) -> str:
 
 
 def warnings(item: Transcription) -> list[str]:
-    """Return a line for each segment whose text is not to be trusted, and one for those that were tried again."""
+    """Return a line for each segment with doubtful text, and one line for segments that were decoded again."""
     lines = []
     for segment in item.segments:
         where = f"{segment.start:.1f} to {segment.end:.1f} s"

@@ -1,13 +1,13 @@
-"""Lengths along the way, each derived from the last: samples, mel frames, encoder frames, audio tokens."""
+"""Lengths from clip to decoder, each derived from the one before: samples, mel frames, encoder frames, audio tokens."""
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform inside the toolkit
 MAX_CLIP_SECONDS = 30  # the longest that the encoders were trained on
 MAX_CLIP_SAMPLES = MAX_CLIP_SECONDS * SAMPLE_RATE
-HOP_LENGTH = 160  # samples a mel frame: 10 ms
+HOP_LENGTH = 160  # samples per mel frame: 10 ms
 N_FFT = 400  # samples in an analysis window: 25 ms
-CONV_STRIDE = 2  # mel frames an encoder frame (the encoder's second convolution): 20 ms
+CONV_STRIDE = 2  # mel frames per encoder frame (the encoder's second convolution): 20 ms
 FRAME_SECONDS = CONV_STRIDE * HOP_LENGTH / SAMPLE_RATE  # of an encoder frame: 20 ms
-ALIGNMENT_FRAMES = 4  # encoder frames that a clip is a multiple of: 80 ms
+ALIGNMENT_FRAMES = 4  # encoder frames in a clip are a multiple of this: 80 ms
 FRAME_SAMPLES = CONV_STRIDE * HOP_LENGTH  # 320
 ALIGNMENT_SAMPLES = ALIGNMENT_FRAMES * FRAME_SAMPLES  # 1280 samples
 
@@ -15,16 +15,16 @@ assert ALIGNMENT_SAMPLES == 1280
 
 
 def align_samples(num_samples: int) -> int:
-    """Return the length of a clip once zero-padded to whole alignment units (1280 samples, 80 ms).
+    """Return the length of a clip after zero-padding to whole alignment units (1280 samples, 80 ms).
 
-    An odd number of mel frames would let the bias of the encoder's first convolution leak over a clip's end,
-    and the last mel frame depends on what follows it; whole units make a clip alone and a clip in a batch equal.
+    With an odd number of mel frames, the bias of the encoder's first convolution would leak over a clip's end,
+    and the last mel frame depends on what follows it. Whole units make a clip alone and a clip in a batch equal.
     """
     return -(-num_samples // ALIGNMENT_SAMPLES) * ALIGNMENT_SAMPLES
 
 
 def num_mel_frames(num_samples: int) -> int:
-    """Mel frames of a waveform: one a hop, the trailing partial frame dropped as in Whisper's extractor."""
+    """Mel frames of a waveform: one per hop, without the trailing partial frame, as in Whisper's extractor."""
     return num_samples // HOP_LENGTH
 
 
@@ -34,9 +34,9 @@ def num_encoder_frames(mel_frames: int) -> int:
 
 
 def num_clip_frames(num_samples: int) -> int:
-    """Return how many encoder frames are kept of a clip: those that hold any of it, and at least a stack of four.
+    """Return how many encoder frames of a clip are kept: those that hold a part of it, and at least a stack of four.
 
-    GLM-ASR's processor in `transformers` counts them like this, so that stacks make as many tokens there.
+    GLM-ASR's processor in `transformers` counts them in this way, so that the number of audio tokens is the same.
     """
     return max(-(-num_samples // FRAME_SAMPLES), ALIGNMENT_FRAMES)
 

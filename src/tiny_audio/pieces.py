@@ -1,9 +1,9 @@
-"""Transcripts in word pieces that were heard often enough: what CTC is taught to read off the audio tokens.
+"""Transcripts in frequent word pieces: the targets of CTC on the audio tokens.
 
 A language model's own tokenizer writes most words as one token, and in a few hours of speech most of its tokens occur
-once or never: their sound cannot be learned. Here rare words are put together from smaller tokens of the same
-vocabulary, by a unigram model (Kudo, arXiv 1804.10959) over the tokens that occur at least `MIN_COUNT` times. With much
-speech hardly any word is rare, and the pieces are those of the tokenizer.
+once or never: their sound cannot be learned. So rare words are built from smaller tokens of the same vocabulary, by a
+unigram model (Kudo, arXiv 1804.10959) over the tokens that occur at least `MIN_COUNT` times. With much speech hardly
+any word is rare, and the pieces are those of the tokenizer.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-MIN_COUNT = 30  # occurrences from which on the sound of a piece can be learned
+MIN_COUNT = 30  # occurrences that are enough to learn the sound of a piece
 MAX_CHARACTERS = 16  # of a piece
 ROUNDS = 8  # of estimation
 WORD_START = re.compile(r"(?=[\u0120\u2581])")  # the space before a word, in byte-level and sentencepiece tokenizers
-UNKNOWN = -25.0  # log-probability of a single character that was never seen: it is taken where nothing else will do
+UNKNOWN = -25.0  # log-probability of a single character that was never seen: used only if no other piece fits
 
 
 class WordPieces:
-    """Splits text into tokens of a vocabulary, those that were heard often.
+    """Splits text into frequent tokens of a vocabulary.
 
     Args:
         tokenizer: the decoder's.
@@ -46,11 +46,11 @@ class WordPieces:
         return [self._word(word) for word in words_of(self._tokenizer, text)]
 
     def spell(self, name: str) -> list[int]:
-        """Return the pieces of a word, or of its beginning, as the tokenizer writes it; empty where there are none."""
+        """Return the pieces of a word or its beginning, as the tokenizer writes it; empty where there are none."""
         return [self._ids[piece] for piece in best_split(name, self._known, self._ids)]
 
     def longest_at_start(self, name: str) -> int:
-        """Return the longest piece that a word begins with, as a token id; -1 where it begins with none."""
+        """Return the longest piece at the start of a word, as a token id; -1 where there is none."""
         starts = (name[:end] for end in range(min(len(name), MAX_CHARACTERS), 0, -1))
         return next((self._ids[start] for start in starts if start in self._known), -1)
 
@@ -64,7 +64,7 @@ class WordPieces:
 
     @classmethod
     def learn(cls, tokenizer: Any, transcripts: Iterable[str], min_count: int = MIN_COUNT) -> WordPieces:
-        """Find the pieces that transcripts are made of, each at least `min_count` times but for single characters."""
+        """Find the pieces of transcripts: each occurs at least `min_count` times, except single characters."""
         words: Counter[str] = Counter()
         for text in transcripts:
             words.update(name for name, _ in words_of(tokenizer, text))
@@ -99,7 +99,7 @@ def words_of(tokenizer: Any, text: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def best_split(word: str, known: Mapping[str, float], ids: Mapping[str, int]) -> list[str]:
-    """Return the likeliest pieces of a word (Viterbi); empty where it holds a character that is no token."""
+    """Return the likeliest pieces of a word (Viterbi); empty where one of its characters is not a token."""
     score = [0.0] + [-math.inf] * len(word)
     came_from = [0] * (len(word) + 1)
     for end in range(1, len(word) + 1):

@@ -1,7 +1,7 @@
-"""How far a long piece of work is, in a terminal and in a log file.
+"""Progress of long work, in a terminal and in a log file.
 
-The bars are rich's. The lines of a log file are ours: there rich writes the finished bar alone, and tqdm one bar for
-each time that it draws it.
+rich draws the bars. The lines of a log file are our own: there rich would write only the finished bar, and tqdm a new
+bar at each update.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def is_terminal() -> bool:
 class LiveBar:
     """A bar that stays below the lines of a terminal: a title, how much is done, and a text.
 
-    Bars that are open at a time, such as those of a run and of its evaluation, lie below each other.
+    Bars that are open at the same time, such as those of a run and of its evaluation, lie below each other.
     """
 
-    _shared: ClassVar[Any] = None  # rich's, which can draw only one set of bars on a terminal
+    _shared: ClassVar[Any] = None  # rich can draw only one set of bars on a terminal
 
     def __init__(self, title: str, total: int, done: int = 0, info: str = "") -> None:
         from rich.console import Console as RichConsole
@@ -64,7 +64,7 @@ class LiveBar:
             LiveBar._shared.update(self._task, **values)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._task is not None:
             LiveBar._shared.remove_task(self._task)
             self._task = None
@@ -74,13 +74,13 @@ class LiveBar:
 
 
 class Progress:
-    """How far a long piece of work is: a live bar in a terminal, elsewhere a line now and then.
+    """Progress of long work: a live bar in a terminal, elsewhere a line from time to time.
 
     Args:
         title: such as `Encoding`.
-        total: of what is counted.
+        total: the number of items.
         unit: such as `clips`.
-        quiet: print nothing (other processes than the first).
+        quiet: print nothing (in all processes but the first).
     """
 
     def __init__(self, title: str, total: int, unit: str, quiet: bool = False) -> None:
@@ -103,12 +103,12 @@ class Progress:
             logger.info("%s: %s/%s %s, %s", self.title, f"{self.done:,}", f"{self.total:,}", self.unit, left)
 
     def over(self, items: Iterable[T], count: Callable[[T], int]) -> Iterator[T]:
-        """Yield items, and count each as so many more when the next is asked for."""
+        """Yield items; add `count(item)` when the next one is requested."""
         for item in items:
             yield item
             self.advance(count(item))
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()

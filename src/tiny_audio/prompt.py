@@ -1,9 +1,9 @@
-"""The only place that knows what the decoder reads: chat template, audio position, context, target tokens.
+"""The only place that defines what the decoder reads: chat template, audio position, context, target tokens.
 
-One clip is read as ``prefix_ids | audio tokens | suffix_ids | target_ids``. Training and inference use the very same
-prefix and suffix, an empty think block included where the template writes one, and the loss covers exactly
-`target_ids`: the transcript, and what the template writes to end an assistant's turn. Of a clip with a context the
-suffix is another one, which holds the context's tokens: see `Prompt.suffix`.
+The decoder reads a clip as ``prefix_ids | audio tokens | suffix_ids | target_ids``. Training and inference use the same
+prefix and suffix, including an empty think block where the template writes one. The loss covers exactly `target_ids`:
+the transcript, and the tokens with which the template ends an assistant's turn. A clip with a context has another
+suffix, which holds the context's tokens: see `Prompt.suffix`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Prompt:
 
     Attributes:
         prefix_ids, suffix_ids: before and after the audio.
-        end_ids: that end the decoder's turn; the last of them is what generation stops at.
-        pad_id: of what is written after the end, in a batch.
-        before_context_ids, after_context_ids: around a context, in the place of `suffix_ids`; None where a context has
-            no place (of a model that was exported without one).
+        end_ids: end the decoder's turn; generation stops at the last of them.
+        pad_id: written after the end, in a batch.
+        before_context_ids, after_context_ids: around a context, in the place of `suffix_ids`; None where the model
+            takes no context (it was exported without one).
 
     Args:
         tokenizer: a `transformers` tokenizer with a chat template.
-        instruction: what the user's turn asks for, after the audio.
-        context: the line below it, of clips that have a context, which takes the place of `{context}`.
+        instruction: the text of the user's turn, after the audio.
+        context: the line below it for clips with a context, which replaces `{context}`.
 
     Raises:
         UserError: the tokenizer has no chat template, its template drops the content, or nothing ends a turn.
@@ -76,7 +76,7 @@ class Prompt:
 
     @classmethod
     def of(cls, tokenizer: Any, instruction: str, stored: dict[str, Any]) -> Prompt:
-        """Return what `describe` told of, for a tokenizer whose template writes nothing else (of an exported model)."""
+        """Return the prompt of an exported model from what `describe` stored, without rendering its template."""
         prompt = cls.__new__(cls)
         prompt.tokenizer, prompt.instruction = tokenizer, instruction
         prompt._rendered = {name: stored[name] for name in IDS} | {name: stored.get(name) for name in CONTEXT_IDS}
@@ -89,19 +89,19 @@ class Prompt:
         return self.end_ids[-1]
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a transcript, without any that begin or end a text."""
+        """Return the tokens of a transcript, without tokens for the beginning or end of a text."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def context_ids(self, context: str) -> list[int]:
-        """Return the tokens of a context: of text alone, whatever it holds.
+        """Return the tokens of a context, which are always tokens of plain text.
 
-        What looks like a token of the chat template, such as the end of a turn, is spelled with other tokens.
+        Text that looks like a token of the chat template, such as the end of a turn, is spelled with other tokens.
 
         Args:
             context: as `text.clean_context` returns it; empty: there is none.
 
         Raises:
-            UserError: the model has no place for one.
+            UserError: the model takes no context.
         """
         if not context:
             return []
@@ -110,7 +110,7 @@ class Prompt:
         return [part for token in self.encode(f" {context}") for part in self._spelled(token)]
 
     def suffix(self, context_ids: Sequence[int] = ()) -> list[int]:
-        """Return the tokens after the audio, of a clip with or without a context."""
+        """Return the tokens after the audio, for a clip with or without a context."""
         if not context_ids:
             return self.suffix_ids
         assert self.before_context_ids is not None
@@ -118,29 +118,29 @@ class Prompt:
         return [*self.before_context_ids, *context_ids, *self.after_context_ids]
 
     def _spelled(self, token: int) -> list[int]:
-        """Return a token of a text, or, of one that no text should have, the tokens of its letters."""
+        """Return a token of a text, or the tokens of its letters if it is one that no text should have."""
         if token not in self._control or token == self.tokenizer.unk_token_id:
             return [token]
         text = str(self.tokenizer.decode([token]))
         return [one for part in (text[:1], text[1:]) for one in self.encode(part) if one not in self._control]
 
     def target_ids(self, transcript: str) -> list[int]:
-        """Return the tokens that the decoder is taught to write: the transcript, then the end of its turn."""
+        """Return the target tokens: the transcript, then the end of the decoder's turn."""
         return [*self.encode(transcript), *self.end_ids]
 
     def pieces(self, token_ids: list[int]) -> list[str]:
-        """Return the text of each token alone, special tokens too; part of a character is a replacement character."""
+        """Return the text of each token, also of special ones; a part of a character gives a replacement character."""
         return [str(self.tokenizer.decode([token])) for token in token_ids]
 
     def decode(self, token_ids: list[int]) -> str:
-        """Return generated tokens as text, without special tokens and what ends the turn, whole or cut short."""
-        for token in reversed(self.end_ids):  # not every tokenizer says that they are special
+        """Return generated tokens as text, without special tokens and the end of the turn, whole or cut short."""
+        for token in reversed(self.end_ids):  # not every tokenizer marks them as special
             if token_ids[-1:] == [token]:
                 token_ids = token_ids[:-1]
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
 
     def describe(self) -> dict[str, Any]:
-        """Return what a checkpoint stores: what is read around the audio, and which tokens those numbers stand for.
+        """Return the data for a checkpoint: the token ids around the audio, and a hash of the tokens of these ids.
 
         A template may write something else tomorrow, such as the date.
         """
@@ -148,10 +148,10 @@ class Prompt:
         return {**self.ids, "vocabulary_size": size, "vocabulary": self._fingerprint(size)}
 
     def adopt(self, stored: dict[str, Any] | None) -> bool:
-        """Read from now on what `describe` returned in training; what the template writes, where nothing was stored.
+        """Use the ids that `describe` returned in training; keep those of the template where nothing was stored.
 
         Returns:
-            Whether it could be done: not where those numbers stand for other tokens, in another tokenizer.
+            Whether that is possible: false where the ids mean other tokens, in another tokenizer.
         """
         if stored is not None:
             size = stored["vocabulary_size"]
@@ -163,11 +163,11 @@ class Prompt:
 
     @property
     def ids(self) -> dict[str, Any]:
-        """All that is read around the audio, by name."""
+        """All ids around the audio, by name."""
         return {name: getattr(self, name) for name in (*IDS, *CONTEXT_IDS)}
 
     def _fingerprint(self, size: int) -> str:
-        """Return a hash of the tokens of the ids below `size`: tokens that were added since then change nothing."""
+        """Return a hash of the tokens of the ids below `size`, so that tokens that were added later change nothing."""
         return hashlib.sha256("\n".join(map(str, self._tokens[:size])).encode(errors="replace")).hexdigest()[:16]
 
     @cached_property
@@ -177,14 +177,14 @@ class Prompt:
 
     @cached_property
     def _control(self) -> set[int]:
-        """The tokens that are none of a text's: what was added to the vocabulary, but white space."""
+        """The tokens that plain text does not have: those that were added to the vocabulary, except white space."""
         added = self.tokenizer.added_tokens_decoder.items()  # some tokenizers add runs of white space
         return {token for token, text in added if str(text).strip()} | set(self.tokenizer.all_special_ids)
 
     def _find_end(self, mark: str) -> list[int]:
-        """Return what follows an assistant's message, up to the first token that is none of the text's.
+        """Return the tokens after an assistant's message, up to the first one that plain text does not have.
 
-        Some templates write it at once, some only before the next turn (GLM-4), and some not at all: then it is the
+        Some templates write it at once, some only before the next turn (GLM-4), and some never: then it is the
         tokenizer's own end of a text.
         """
         turns = [("user", self.instruction), ("assistant", mark), ("user", self.instruction)]
@@ -203,7 +203,7 @@ class Prompt:
     def _around(self, mark: str, turns: Turns, add_generation_prompt: bool = False) -> tuple[str, str]:
         """Render a conversation and return what stands before and after `mark`.
 
-        Contents are strings, or lists of parts where the template wants those.
+        Contents are strings, or lists of parts if the template needs those.
         """
         reason = "it is left out"
         for in_parts in (False, True):
@@ -215,7 +215,7 @@ class Prompt:
                 rendered = self.tokenizer.apply_chat_template(
                     messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
                 )
-            except (TemplateError, TypeError, ValueError) as error:  # whatever it says to a content that it cannot read
+            except (TemplateError, TypeError, ValueError) as error:  # any error of a template for such contents
                 reason = " ".join(str(error).split())
                 continue
             parts = re.split(mark, rendered, flags=re.IGNORECASE)
@@ -228,9 +228,9 @@ class Prompt:
 
 
 def _mark(texts: str) -> str:
-    """Return what stands for the audio while a template is rendered: a word that occurs in none of `texts`.
+    """Return a placeholder for the audio while a template is rendered: a word that occurs in none of `texts`.
 
-    Letters and figures alone come through trimming, stripping and escaping; that their case may be changed is seen to
-    where they are looked for.
+    Letters and digits alone survive trimming, stripping and escaping. A template may change their case, so the search
+    for the word ignores case.
     """
     return next(word for n in count() if (word := f"audio{n}audio") not in texts.lower())

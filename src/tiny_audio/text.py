@@ -1,7 +1,7 @@
 """Transcripts: cleaning of labels, quirks of the known corpora, and normalization for scoring.
 
-Labels and scores go through the same rules, so that a model is never marked down for a convention that it was
-taught. Nothing here rewrites words: numbers, spellings and fillers stay as they were written.
+Labels and scores use the same rules, so that a convention of the labels never counts as an error. Nothing here
+rewrites words: numbers, spellings and fillers stay as they were written.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cache
 
-#: Stands beside the figures of a run (training_state.json), since an error rate means nothing without it.
+#: Stored with the figures of a run (training_state.json), since an error rate means nothing without it.
 NORMALIZER_NAME = (
     "NFKC, lower case, no tags, no punctuation but inside words and numbers, no rewriting of words or numbers; "
     "scripts without spaces character by character"
@@ -20,7 +20,7 @@ NORMALIZER_NAME = (
 
 _APOSTROPHES = "\u2019\u2018\u201b\u02bb\u02bc\u02b9\u2032\u00b4\u1ffd\uff07\ua78b\ua78c\u055a\u05f3"
 _JOINERS = "\u200c\u200d"
-# Scripts whose letters join or stack, so that a joiner shows: Arabic to Sinhala, Burmese, Khmer, Mongolian, others.
+# Scripts whose letters join or stack, where joiners are visible: Arabic to Sinhala, Burmese, Khmer, Mongolian, others.
 _JOINING = "\u0600-\u0dff\u1000-\u109f\u1780-\u18af\ua800-\uabff\U00010a00-\U00011fff\U0001e900-\U0001e95f"
 _LOOSE_JOINERS = re.compile(f"(?<=[{_JOINING}])([{_JOINERS}])[{_JOINERS}]*(?=[{_JOINING}])|[{_JOINERS}]+")
 # Unicode's Default_Ignorable_Code_Point, interlinear annotation, and the stretch of Arabic and N'Ko letters.
@@ -29,9 +29,9 @@ _INVISIBLE = re.compile(
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00016fe4\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\U000e0000-\U000e0fff]"
 )
-_BLANK = "\u2800\U0001d159"  # symbols that are drawn as nothing
-# NFKC would take apart what nobody writes in parts (the vowel AM of Thai and Lao, single Korean letters), or glue a
-# trade mark to its word.
+_BLANK = "\u2800\U0001d159"  # symbols that are drawn blank
+# NFKC would split characters that are never written in parts (the vowel AM of Thai and Lao, single Korean letters), or
+# join a trade mark to its word.
 _KEPT_FORMS = re.compile("[\u0e33\u0eb3\u3131-\u318e\u2120\u2122]")
 _DOTTED_I = re.compile("i\u0307+")
 _EXPONENT = re.compile("(?<=\\d)(?=[\u00b2\u00b3\u00b9\u2070\u2074-\u207b])")
@@ -45,7 +45,7 @@ _UNSPACED_GAP = re.compile(f"(?<=[{_UNSPACED}]) | (?=[{_UNSPACED}])")
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|amp|lt|gt|quot|apos|nbsp);", re.IGNORECASE)
 _CLOCK = r"(?:\d{1,2}:)?\d{1,2}:\d{2}"
-#: Marks of recognizers, subtitles, chat templates and transcribers: nobody says them.
+#: Marks of recognizers, subtitles, chat templates and transcribers, which are not speech.
 TAG = re.compile(
     r"<{1,2}\|[^<>|]{0,40}\|>{1,2}"  # <|0.00|>, <|im_end|>
     r"|<{1,2}/?[^\W\d][^<>\s]{0,40}(?:\s[^<>]{0,60}=[^<>]{0,60})?\s?/?>{1,2}"  # <asr_text>, </s>, <font color=red>
@@ -60,8 +60,9 @@ _MAY_TAG = re.compile(r"[]>})\u3011:]")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)+")
 _GROUPED = re.compile(r"[^\W0]\d{0,2}(?:,\d{3})+(?:\.\d+)?|[^\W0]\d?(?:,\d{2})+,\d{3}(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"\d+,\d+|\d{1,3}(?:\.\d{3})+,\d+")
-# What may stand inside a word or a number is loose elsewhere. Each begins with what it looks for, which the regex
-# engine finds 7 times as fast as a look-behind. Around them nothing but letters, marks, digits and spaces is left.
+# `_LOOSE` finds the characters of `_INSIDE` that are not inside a word or a number. Each pattern begins with the
+# character itself, which the regex engine finds 7 times as fast as a look-behind. All other characters are letters,
+# marks, digits and spaces by now.
 _INSIDE = "'.,/\u00b7"
 _LOOSE = re.compile(
     rf"'(?:(?![^\s{_INSIDE}])|(?<![^\s{_INSIDE}]'))"
@@ -70,9 +71,9 @@ _LOOSE = re.compile(
 
 
 class _FormTable(dict[int, str]):
-    """A `str.translate` table to one way of writing each character, decided when it is first met.
+    """A `str.translate` table to one form of each character, computed when the character first occurs.
 
-    The whole of it, normalized by NFC, is NFKC with a few exceptions: for each character NFKC is asked for alone.
+    The translated text, normalized by NFC, is NFKC with a few exceptions. The table uses NFKC of single characters.
     """
 
     def __missing__(self, code: int) -> str:
@@ -94,7 +95,7 @@ class _FormTable(dict[int, str]):
 
 
 class _CharacterTable(dict[int, str]):
-    """A `str.translate` table of what may stay, decided for each character when it is first met."""
+    """A `str.translate` table of the characters to keep, computed when a character first occurs."""
 
     def __init__(self, keep_punctuation: bool) -> None:
         self.keep_punctuation = keep_punctuation
@@ -102,7 +103,7 @@ class _CharacterTable(dict[int, str]):
     def __missing__(self, code: int) -> str:
         char = chr(code)
         category = unicodedata.category(char)
-        letter = category[0] in "LMN"  # marks too: Hindi and Thai vowels are no letters to Unicode
+        letter = category[0] in "LMN"  # marks too: in Unicode, Hindi and Thai vowels are not letters
         symbol = category[0] in "PS" and char not in _BLANK
         if letter or char in _JOINERS or (symbol and (self.keep_punctuation or char in _INSIDE)):
             kept = char
@@ -118,7 +119,7 @@ _TABLES = {keep: _CharacterTable(keep) for keep in (False, True)}
 
 @cache
 def _marks() -> str:
-    """The combining marks, as the inside of a class of a regular expression."""
+    """The combining marks, as the content of a regular expression's character class."""
     codes = {code for code in range(0x20000) if unicodedata.category(chr(code))[0] == "M"}
     starts = sorted(code for code in codes if code - 1 not in codes)
     ends = sorted(code for code in codes if code + 1 not in codes)
@@ -127,26 +128,26 @@ def _marks() -> str:
 
 @cache
 def _orphans(keep_punctuation: bool) -> re.Pattern[str]:
-    """Marks and joiners with nothing before them to stand on: what an emoji leaves; and joiners that join nothing."""
+    """Marks and joiners without a character before them, such as an emoji leaves, and joiners that join nothing."""
     around = r"\s" if keep_punctuation else rf"\s{_INSIDE}"
     return re.compile(f"(?<![^{around}])[{_marks()}{_JOINERS}]+|[{_JOINERS}]+(?![^{around}])")
 
 
 def _in_one_form(text: str) -> str:
-    """Write each character in one way, NFKC but for a few, without what is invisible."""
+    """Write each character in one form, NFKC with a few exceptions, without invisible characters."""
     if text.isascii():
         return text
     text = _EXPONENT.sub("^", text).translate(_FORMS)
     text = unicodedata.normalize("NFC", _LOOSE_JOINERS.sub(r"\1", text))
-    return text.replace("\u0e4d\u0e32", "\u0e33").replace("\u0ecd\u0eb2", "\u0eb3")  # AM, typed in its parts
+    return text.replace("\u0e4d\u0e32", "\u0e33").replace("\u0ecd\u0eb2", "\u0eb3")  # AM, typed in two parts
 
 
 def take_out_tags(text: str) -> tuple[str, list[str]]:
     """Return a transcript in one form without its tags, and the tags.
 
-    Taken out are what stands in angle and square brackets and their like (`<|0.00|>`, `</s>`, `[noise]`), speaker
-    labels (`[SPEAKER_01]:`), times of subtitles and codes of style; `&amp;` and its like become what they stand for.
-    What stands in parentheses or braces may have been said, and stays.
+    It removes text in angle, square and similar brackets (`<|0.00|>`, `</s>`, `[noise]`), speaker labels
+    (`[SPEAKER_01]:`), times of subtitles and codes of style. `&amp;` and other entities become their characters.
+    Text in parentheses or braces may have been said, and stays.
     """
     text, tags = _in_one_form(text), []
     while "&" in text and (plain := _ENTITY.sub(lambda match: html.unescape(match[0]), text)) != text:
@@ -159,13 +160,13 @@ def take_out_tags(text: str) -> tuple[str, list[str]]:
 
 
 def clean_transcript(text: str, case: str = "lower", keep_punctuation: bool = False) -> str:
-    """Bring a transcript into the one form that the model is taught to write.
+    """Bring a transcript into the one form that the model learns to write.
 
-    Tags are taken out (see `take_out_tags`). Unicode is normalized (NFKC), typographic apostrophes become plain ones,
-    what is invisible goes, and white space becomes single spaces. Letters, marks and digits of any language stay.
-    Without punctuation, an apostrophe stays inside a word (`don't`), a point, a decimal comma or a slash inside or a
-    point before a number (`3.5`, `1,5`, `1 1/2`, `.5`), and `1,000` becomes `1000`; everything else that is no letter
-    or digit becomes a space.
+    Tags are removed (see `take_out_tags`). Unicode is normalized (NFKC), typographic apostrophes become plain ones,
+    invisible characters are removed, and white space becomes single spaces. Letters, marks and digits of any language
+    stay. Without punctuation, an apostrophe inside a word stays (`don't`). A point, a decimal comma or a slash inside a
+    number stays, and so does a point before one (`3.5`, `1,5`, `1 1/2`, `.5`); `1,000` becomes `1000`. All other
+    characters that are not letters or digits become spaces.
 
     Args:
         text: the transcript as the corpus has it.
@@ -173,7 +174,7 @@ def clean_transcript(text: str, case: str = "lower", keep_punctuation: bool = Fa
         keep_punctuation: leave punctuation and symbols where they are.
 
     Returns:
-        The cleaned transcript; empty where nothing is left to say.
+        The cleaned transcript; empty where nothing is left.
     """
     assert case in ("lower", "keep")
     text, _ = take_out_tags(text)
@@ -193,7 +194,7 @@ def clean_transcript(text: str, case: str = "lower", keep_punctuation: bool = Fa
 
 
 def clean_context(text: str, case: str = "lower") -> str:
-    """Bring a context into the form of transcripts, so that its words are read as they are to be written.
+    """Bring a context into the form of transcripts, so that its words look as the model is to write them.
 
     Args:
         text: as it was written.
@@ -203,7 +204,7 @@ def clean_context(text: str, case: str = "lower") -> str:
 
 
 def _without_grouping(number: re.Match[str]) -> str:
-    """Join `1,000` and `12,34,567.8`; keep a decimal comma; what else has commas is a list of numbers."""
+    """Join `1,000` and `12,34,567.8`; keep a decimal comma; any other number with commas is a list of numbers."""
     written = number[0]
     if _GROUPED.fullmatch(written):
         return written.replace(",", "")
@@ -216,14 +217,14 @@ def normalize_for_scoring(text: str) -> str:
 
 
 def words_for_scoring(normalized: str) -> list[str]:
-    """Split a normalized transcript into words; in scripts without spaces each character, with its marks, is one."""
+    """Split a normalized transcript into words; in scripts without spaces, each character with its marks is a word."""
     if not normalized.isascii() and _UNSPACED_CHARACTER.search(normalized):
         normalized = _cluster().sub(r" \g<0> ", normalized)
     return normalized.split()
 
 
 def characters_for_scoring(normalized: str) -> list[str]:
-    """Split a normalized transcript into characters, spaces among them but in scripts that are written without."""
+    """Split a normalized transcript into characters, including spaces except in scripts without them."""
     return list(normalized if normalized.isascii() else _UNSPACED_GAP.sub("", normalized))
 
 
@@ -233,7 +234,7 @@ def _cluster() -> re.Pattern[str]:
 
 
 def is_unspaced(texts: Iterable[str]) -> bool:
-    """Whether most characters of transcripts are of scripts without spaces, so that CER is the figure, not WER."""
+    """Whether most characters of transcripts belong to scripts without spaces, so that CER is used, not WER."""
     unspaced, characters = 0, 0
     for text in texts:
         characters += len(text) - text.count(" ")
@@ -247,7 +248,7 @@ _GIGASPEECH_GARBAGE = re.compile(r"<(SIL|MUSIC|NOISE|OTHER)>", re.IGNORECASE)
 
 
 def _clean_gigaspeech(text: str) -> str:
-    """Upper case with punctuation as tags; rows without speech hold a tag that says so."""
+    """Upper case with punctuation as tags; rows without speech hold a special tag."""
     if _GIGASPEECH_GARBAGE.search(text):
         return ""
     return _GIGASPEECH_TAG.sub(lambda tag: _GIGASPEECH_PUNCTUATION[tag[1].upper()], text).lower()
@@ -258,10 +259,10 @@ _TEDLIUM_CLITIC = re.compile(r"(?<=\w) '(?=(?:s|t|re|ve|ll|d|m|clock)\b)")
 
 
 def _clean_tedlium(text: str) -> str:
-    """Lower case, clitics set apart, comments in brackets, `<unk>` for words that were not transcribed.
+    """Lower case, separated clitics, comments in brackets, `<unk>` for words that were not transcribed.
 
-    An `<unk>` at an edge stands for speech that is in the recording but not in the transcript: such a row
-    would teach the model to drop the first or the last word. Inside, it is a word among many, and only it
+    An `<unk>` at an edge means speech that is in the recording but not in the transcript: such a row
+    would teach the model to drop the first or the last word. Elsewhere it is one word among many, and only it
     is removed.
     """
     if text.strip() == "ignore_time_segment_in_scoring":
@@ -273,14 +274,13 @@ def _clean_tedlium(text: str) -> str:
 
 
 def _clean_common_voice(text: str) -> str:
-    """Some sentences stand in quotation marks as a whole, for no reason in the sentence."""
+    """Some whole sentences are in quotation marks, without a reason."""
     text = text.strip()
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1] else text
 
 
-#: What each corpus needs before `clean_transcript`; an empty result drops the row. LibriSpeech and
-#: GigaSpeech carry no case at all: lower case is the honest reading of their capitals, also under
-#: `data.text_case=keep`.
+#: Cleaning of each corpus before `clean_transcript`; an empty result drops the row. The capitals of LibriSpeech and
+#: GigaSpeech carry no information about case, so they become lower case, even with `data.text_case=keep`.
 CLEANERS: dict[str, Callable[[str], str]] = {
     "librispeech": str.lower,
     "gigaspeech": _clean_gigaspeech,

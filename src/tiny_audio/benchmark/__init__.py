@@ -1,1 +1,1 @@
-"""What a training step costs on this machine, at the published widths and with random weights: nothing is loaded."""
+"""The cost of a training step on this machine, at the published widths, with random weights, so nothing is loaded."""

@@ -1,4 +1,4 @@
-"""How fast the data pipeline delivers, for each number of worker processes, with nothing behind it."""
+"""The speed of the data pipeline alone, without a model, for each number of worker processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def open_data(path: str, batch_size: int, prompt: Prompt) -> tuple[SamplingPlan,
         prompt: its tokenizer reads the transcripts.
 
     Raises:
-        UserError: it cannot be read, or has no usable clip.
+        UserError: the corpus cannot be read, or has no usable clip.
     """
     config = DataConfig()
     entry = DatasetConfig(name="pocket", split="train") if path == "pocket" else DatasetConfig(path=path)
@@ -36,18 +36,18 @@ def open_data(path: str, batch_size: int, prompt: Prompt) -> tuple[SamplingPlan,
 
 
 def measure_data(plan: SamplingPlan, dataset: ClipDataset, workers: tuple[int, ...], seconds: float) -> dict[str, Any]:
-    """Draw batches as fast as they come.
+    """Draw batches as fast as the loader delivers them.
 
-    What was made ready before the clock started is not counted: as many batches as the workers keep ahead are
-    thrown away first.
+    Batches that were ready before the clock started do not count: as many as the workers prefetch are thrown
+    away first.
 
     Args:
         plan, dataset: see `open_data`.
-        workers: numbers of worker processes; 0: the training process reads by itself.
-        seconds: how long to measure each.
+        workers: numbers of worker processes; 0: the training process reads.
+        seconds: duration of the measurement for each.
 
     Returns:
-        clips and hours of the corpus, and the decoded audio hours an hour for each number of workers.
+        clips and hours of the corpus, and the decoded audio hours per hour for each number of workers.
     """
     next(iter(train_loader(plan, dataset)))  # first use of the decoder
     rates = {}
@@ -59,7 +59,7 @@ def measure_data(plan: SamplingPlan, dataset: ClipDataset, workers: tuple[int, .
 
 
 def _rate(plan: SamplingPlan, dataset: ClipDataset, workers: int, seconds: float) -> float:
-    """Return seconds of audio a second."""
+    """Return seconds of audio per second."""
     ahead = dataset.data.prefetch_factor
     batches = iter(train_loader(plan, dataset, num_workers=workers, prefetch_factor=ahead))
     for _ in range(workers * ahead):
@@ -77,11 +77,11 @@ def _rate(plan: SamplingPlan, dataset: ClipDataset, workers: int, seconds: float
 
 
 def bottleneck(rates: dict[int, float], throughput: float) -> str:
-    """Say in a line whether data or step is the slower one.
+    """Return one line on whether the data or the step is slower.
 
     Args:
-        rates: audio hours an hour for each number of workers.
-        throughput: audio hours an hour that the step takes.
+        rates: audio hours per hour for each number of workers.
+        throughput: audio hours per hour that the step consumes.
     """
     enough = [count for count, rate in sorted(rates.items()) if count and rate >= throughput]
     if enough:

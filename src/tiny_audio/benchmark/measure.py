@@ -1,4 +1,4 @@
-"""Clocks and gauges: time as the device sees it, and how fast the device multiplies matrices at all."""
+"""Measurements: time on the device, and the device's highest rate of matrix products."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 class Timeline:
-    """Moments between pieces of work. Each mark names the work that was given to the device since the one before.
+    """Times between pieces of work. Each mark names the work that was given to the device since the previous mark.
 
-    On CUDA the marks are events in the stream: the host is not kept waiting, so that what it could hide behind the
-    device's work stays hidden.
+    On CUDA the marks are events in the stream. The host does not wait for them, so its work still overlaps with the
+    device's work.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -23,7 +23,7 @@ class Timeline:
         self._marks: list[tuple[str, torch.cuda.Event | float]] = []
 
     def mark(self, name: str) -> None:
-        """Note that `name` has been given to the device; the first mark only starts the clock."""
+        """Record that `name` has been given to the device; the first mark only starts the clock."""
         self._marks.append((name, self._now()))
 
     def _now(self) -> torch.cuda.Event | float:
@@ -52,18 +52,18 @@ def _between(start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> 
 
 
 def return_freed_memory() -> None:
-    """Have glibc give freed tensors of 1 MiB and more back at once, so that the process is as large as what is alive.
+    """Make glibc return freed tensors of 1 MiB and more at once, so that the process is as large as its live tensors.
 
-    By itself it keeps what was freed for later, in pieces that depend on what came before.
+    By default it keeps freed memory for later, in an amount that depends on earlier work.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the operations a second of a large matrix product: the best of some, after warming up.
+    """Return the operations per second of a large matrix product: the best of some, after a warm-up.
 
-    What no step can exceed here, and what utilization is measured against. The sizes, 8192 on a GPU and 2048 on a CPU,
+    No step can exceed this rate, so utilization is measured against it. The sizes, 8192 on a GPU and 2048 on a CPU,
     fill the device and take milliseconds.
     """
     size, repeats = (8192, 20) if device.type == "cuda" else (2048, 5)

@@ -1,4 +1,4 @@
-"""The real classes at the published widths, with random weights: the time of a step does not depend on their values."""
+"""The real classes at the published widths, with random weights, whose values do not change the time of a step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Sizes:
 
     @property
     def widths(self) -> Widths:
-        """What the arithmetic of a step needs of them."""
+        """The widths for counting the operations of a step."""
         query, key = (heads * self.decoder_head_dim for heads in (self.decoder_heads, self.decoder_kv_heads))
         encoder_layer = 4 * self.encoder_dim**2 + 2 * self.encoder_dim * self.encoder_hidden
         decoder_layer = self.decoder_dim * (2 * query + 2 * key + 3 * self.decoder_hidden)
@@ -63,10 +63,10 @@ PUBLISHED = Sizes()
 
 
 def build_frozen(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tuple[GlmAsrSpeechEncoder, Decoder]:
-    """Make encoder and decoder with random weights of precision `dtype`, right on the device.
+    """Make encoder and decoder with random weights of precision `dtype`, directly on the device.
 
-    The prompt is the real one in the pocket decoder's tokens: 3 before the audio and 16 after it, with Qwen3's own
-    tokens 3 and 17.
+    The prompt is the real one in the pocket decoder's tokens: 3 before the audio and 16 after it; in Qwen3's tokens
+    it is 3 and 17.
     """
     audio = GlmAsrEncoderConfig(
         hidden_size=sizes.encoder_dim,
@@ -98,9 +98,9 @@ def build_frozen(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tupl
 
 
 def build_model(kind: str, encoder: GlmAsrSpeechEncoder, decoder: Decoder, some: Batch) -> SpeechLLM:
-    """Put a projector between the frozen models: of default widths, without dropout, so that losses compare.
+    """Put a projector between the frozen models: of default widths, without dropout, so that losses can be compared.
 
-    As in a run, its output is scaled to the decoder's embeddings, by `some` clips.
+    As in a run, `some` clips scale its output to the decoder's embeddings.
     """
     torch.manual_seed(0)
     projector = build_projector(kind, ProjectorConfig(dropout=0.0), encoder.encoder_dim, decoder.decoder_dim)
@@ -111,14 +111,14 @@ def build_model(kind: str, encoder: GlmAsrSpeechEncoder, decoder: Decoder, some:
 
 
 def clip_lengths(batch_size: int, mean_seconds: float) -> list[float]:
-    """Return lengths in seconds, evenly spread by 70 % about their mean as far as 30 s allow: 12 s is 3.6 to 20.4 s."""
+    """Return lengths in seconds, spread evenly within 70 % of their mean, up to 30 s: for 12 s from 3.6 to 20.4 s."""
     spread = min(0.7 * mean_seconds, MAX_CLIP_SECONDS - mean_seconds) if batch_size > 1 else 0.0
     lengths: list[float] = np.linspace(mean_seconds - spread, mean_seconds + spread, batch_size).tolist()
     return lengths
 
 
 def random_batch(batch_size: int, mean_seconds: float, prompt: Prompt, vocabulary: int) -> Batch:
-    """Return noise and random target tokens as the loader would, the same at every call; from no source at all."""
+    """Return a batch of noise and random target tokens, the same at every call, without a source."""
     rng = np.random.default_rng(0)
     seconds = clip_lengths(batch_size, mean_seconds)
     targets = [[*rng.integers(0, vocabulary, round(s * TOKENS_PER_SECOND)).tolist(), prompt.end_id] for s in seconds]

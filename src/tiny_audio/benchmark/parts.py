@@ -1,7 +1,7 @@
-"""Where the time of our step goes, seen from inside the real one.
+"""The time of each part of our step, measured inside the real step.
 
-Hooks on the modules of the model, on two gradients and on the optimizer note when a part has been given to the device.
-What lies between two notes belongs to the later one, so the parts add up to the step. Hooks cost microseconds each;
+Hooks on the modules of the model, on two gradients and on the optimizer mark when a part has been given to the device.
+The time between two marks belongs to the later one, so the parts add up to the step. Hooks cost microseconds each;
 the whole step is timed without them.
 """
 
@@ -30,10 +30,10 @@ PARTS = (
 
 
 def measure_parts(ours: Ours, steps: int) -> dict[str, float]:
-    """Return the mean seconds of each of `PARTS`, over `steps` steps after another one.
+    """Return the mean seconds of each of `PARTS`, over `steps` steps after a warm-up step.
 
-    Forward and backward of the projector, and of head and loss, are together. `the rest` is what precedes the
-    spectrogram (the copy to the device) and follows the optimizer.
+    Forward and backward of the projector are one part, and so are those of head and loss. `the rest` is the time
+    before the spectrogram (the copy to the device) and after the optimizer.
     """
     ours.step()
     timeline = Timeline(ours.device)
@@ -50,7 +50,7 @@ def measure_parts(ours: Ours, steps: int) -> dict[str, float]:
 
 @contextmanager
 def watched(ours: Ours, mark: Callable[[str], None]) -> Iterator[None]:
-    """Have `mark(part)` called whenever a part of the step has been given to the device."""
+    """Call `mark(part)` whenever a part of the step has been given to the device."""
     model, optimizer = ours.model, ours.trainer.optimizer.optimizer
     language_model: Any = model.decoder.module
 

@@ -1,4 +1,4 @@
-"""The figures as tables: in a terminal, or plain where the output goes to a file or another program."""
+"""The figures as tables: for a terminal, or plain for a file or another program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTES = {
 
 
 class Report:
-    """Prints each table when it is there.
+    """Prints each table as soon as it is measured.
 
     Args:
         console: standard output.
@@ -34,10 +34,10 @@ class Report:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._told: set[str] = set()  # notes, each told once
+        self._told: set[str] = set()  # notes, each printed once
 
     def line(self, text: str) -> None:
-        """Print a line as it is, broken between words in a terminal alone."""
+        """Print a line unchanged; only a terminal breaks it between words."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _print(self, title: str, table: Table) -> None:
@@ -49,7 +49,7 @@ class Report:
     def machine(
         self, machine: dict[str, Any], settings: Settings, sizes: Sizes, published: Sizes, audio_seconds: float
     ) -> None:
-        """Print what was measured, and on what."""
+        """Print the settings and the machine of the measurement."""
         threads = f", {machine['threads']} threads" if machine["device"] == "cpu" else ""
         self.line(f"{machine['name']}{threads}, torch {machine['torch']}, {machine['precision']}")
         compiled = ", layers compiled" if settings.compile else ""
@@ -91,7 +91,7 @@ class Report:
         self.line("projector, head and loss: forward and backward.")
 
     def data(self, data: dict[str, Any], throughput: float | None) -> None:
-        """Print what the data pipeline delivers, next to what the step takes."""
+        """Print the speed of the data pipeline next to that of the step."""
         rates = data["audio_hours_per_hour"]
         taken = [] if throughput is None else [_number(throughput)]
         title = f"Data alone: {data['clips']:,} clips, {data['hours']:.2f} h"
@@ -106,7 +106,7 @@ class Report:
 
 
 def _number(value: float) -> str:
-    """Write three digits, or all of those before the point."""
+    """Write three digits, or all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -122,7 +122,7 @@ def _table(*columns: str) -> Table:
 
 
 def _rows(settings: Settings, variants: dict[str, Any]) -> list[tuple[str, Callable[[dict[str, Any]], str]]]:
-    """Labels, and what stands beside them for a variant."""
+    """Labels, each with the function that writes its value for a variant."""
     ours = variants["ours"].get("loss")
 
     def show(key: str, form: str | None = None, scale: float = 1.0) -> Callable[[dict[str, Any]], str]:

@@ -1,4 +1,4 @@
-"""A benchmark, composed in order: device, models, the variants one after another, the data."""
+"""A benchmark, in order: device, models, the variants one after another, the data."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from .variants import Ours, Plain, Usual, Variant, Windows
 logger = logging.getLogger(__name__)
 
 DATA_SECONDS = 5.0  # for each number of workers
-WARM_UP_STEPS = 3  # on a GPU, or where layers are compiled; elsewhere the forward pass that gives the loss is enough
+WARM_UP_STEPS = 3  # on a GPU, or with compiled layers; otherwise the forward pass for the loss is enough
 
 
 def benchmark(settings: Settings, report: Report) -> dict[str, Any]:
-    """Measure, show each table as soon as it is there, and return all figures in plain values.
+    """Measure, print each table as soon as it is measured, and return all figures in plain values.
 
     Raises:
-        UserError: a device, precision or attention that is not there; data that cannot be read.
+        UserError: a device, precision or attention is not available; data cannot be read.
     """
     hardware = HardwareConfig(device=settings.device, mixed_precision=settings.precision, attention=settings.attention)
     accelerator = start_accelerator(Config(hardware=hardware))
@@ -48,7 +48,7 @@ def benchmark(settings: Settings, report: Report) -> dict[str, Any]:
     assert settings.batch_size is not None
     figures: dict[str, Any] = {"settings": asdict(settings)}
     corpus = None
-    if settings.data is not None:  # now, not after minutes of other things: a mistake ends it here
+    if settings.data is not None:  # first, so that a mistake ends the benchmark at once
         prompt = load_prompt("pocket", None, ModelConfig().prompt)
         corpus = open_data(settings.data, settings.batch_size, prompt)
     throughput = None
@@ -63,7 +63,7 @@ def benchmark(settings: Settings, report: Report) -> dict[str, Any]:
 
 
 def choose_load(settings: Settings, sizes: Sizes, device: torch.device) -> tuple[Settings, Sizes]:
-    """Fill in what was left open: the whole models on a GPU, on a CPU what takes minutes."""
+    """Fill in the settings that are None: the whole models on a GPU, on a CPU a size that takes minutes."""
     whole = device.type == "cuda"
     layers = (sizes.encoder_layers, sizes.decoder_layers) if whole else (4, 4)
     settings = replace(
@@ -106,7 +106,7 @@ def measure_steps(settings: Settings, sizes: Sizes, accelerator: Accelerator, re
 
 
 def describe_machine(accelerator: Accelerator, attention: str) -> dict[str, Any]:
-    """Return what the figures depend on besides the settings."""
+    """Return the facts about the machine that the figures depend on."""
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
@@ -120,7 +120,7 @@ def describe_machine(accelerator: Accelerator, attention: str) -> dict[str, Any]
 
 
 def cpu_name() -> str:
-    """Return what the processor calls itself."""
+    """Return the name of the processor."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -136,9 +136,9 @@ def measure_projector(
     sizes: Sizes,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """Measure all variants with one projector, each from the same weights, and the parts of our own.
+    """Measure all variants with one projector, each from the same weights, and the parts of our own step.
 
-    The matrix rate is measured before and after, and the higher one taken: on a busy machine either may be too low.
+    The matrix rate is measured before and after, and the higher one counts: on a busy machine either may be too low.
     """
     rate = matrix_rate(accelerator.device, model.encoder.dtype)
     start = {name: weight.clone() for name, weight in model.projector.state_dict().items()}
@@ -177,7 +177,7 @@ def measure_variant(
     sizes: Sizes,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """Measure the loss, the seconds of whole steps, the memory, and of our own step the parts."""
+    """Measure the loss, the seconds of whole steps, the memory, and the parts of our own step."""
     assert settings.steps is not None
     device = accelerator.device
     with PeakMemory(device) as peak:
@@ -195,7 +195,7 @@ def measure_variant(
     flops = step_flops(sizes.widths, variant.load, model.projector)
     found = {
         "loss": loss,
-        "seconds": statistics.median_low(seconds),  # of two steps the faster one: the first may be cold
+        "seconds": statistics.median_low(seconds),  # the faster one of two steps: the first may be cold
         "seconds_of_each_step": seconds,
         "peak_bytes": peak.bytes,
         "flops": sum(flops.values()),
@@ -207,7 +207,7 @@ def measure_variant(
 
 
 def derive(found: dict[str, Any], settings: Settings, audio_seconds: float, rate: float) -> dict[str, float]:
-    """Return what follows from a step's seconds and operations."""
+    """Return the figures that follow from a step's seconds and operations."""
     hours = found["seconds"] * settings.run_steps / 3600
     cost = {} if settings.price is None else {"run_usd": hours * settings.price}
     return {

@@ -1,4 +1,4 @@
-"""What a benchmark measures: the options of `ta benchmark`, checked. Imports no torch."""
+"""The settings of a benchmark: the options of `ta benchmark`, checked. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ PRECISIONS = ("auto", "bf16", "no")
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure. None: what suits the device, see `run.choose_load`.
+    """What to measure. None: a value that suits the device, see `run.choose_load`.
 
     Attributes:
         device, precision, attention: as in the `hardware` settings of a run.
-        compile: layers of our own step.
+        compile: compile the layers of our own step.
         encoder_layers, decoder_layers: depth of the random models; their widths are the published ones.
-        batch_size: clips a step.
+        batch_size: clips per step.
         seconds: mean length of a clip.
-        projectors: model.projector_type of each model that is measured.
+        projectors: model.projector_type of each model to measure.
         steps: timed steps of each variant.
         step: measure the training step.
-        baseline: also the usual and the plain way of computing it.
-        price: USD an hour of this machine; None: no cost is told.
-        run_steps: steps of the run whose hours and cost are told.
+        baseline: measure also the usual and the plain way to compute it.
+        price: USD per hour of this machine; None: no cost is printed.
+        run_steps: steps of the run whose hours and cost are printed.
         data: a manifest, a folder or `pocket`: measure the data pipeline on it.
         workers: numbers of worker processes to measure it with.
     """

@@ -1,4 +1,4 @@
-"""Three ways of computing the same training step, over the very same weights, clips and targets.
+"""Ways to compute the same training step, with the same weights, clips and targets.
 
 Dimensions: B clips, T encoder frames of the longest clip, L decoder positions of the longest clip, W decoder width.
 """
@@ -42,10 +42,10 @@ MASKED_ATTENTION = "masked"
 
 
 class Variant(ABC):
-    """A way of computing the step.
+    """A way to compute the step.
 
     Args:
-        model: shared by all variants; each is given the same projector weights to start from.
+        model: shared by all variants; each starts from the same projector weights.
         batch: clips on the CPU.
         accelerator: device and mixed precision.
     """
@@ -64,7 +64,7 @@ class Variant(ABC):
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Give the frozen models the attention of this variant, and theirs back on leaving."""
+        """Give the frozen models the attention of this variant; restore their own on leaving."""
         yield
 
     @abstractmethod
@@ -78,18 +78,18 @@ class Variant(ABC):
     @property
     @abstractmethod
     def load(self) -> Load:
-        """What the step runs on."""
+        """The lengths that the step computes over."""
 
 
 class Ours(Variant):
-    """`ta train`'s own step: `Trainer.train_step` on `SpeechLLM`, as they are, fed with the same batch for ever."""
+    """`ta train`'s own step: `Trainer.train_step` on `SpeechLLM`, unchanged, always on the same batch."""
 
     title = "ours"
 
     def __init__(self, model: SpeechLLM, batch: Batch, accelerator: Accelerator) -> None:
         super().__init__(model, batch, accelerator)
         size = len(batch)
-        silent = LoggingConfig(use_wandb=False)  # not asked for where nothing is logged
+        silent = LoggingConfig(use_wandb=False)  # nothing is logged
         config = Config(experiment="benchmark", training=TrainingConfig(batch_size=size), logging=silent)
         prepared, optimizer = accelerator.prepare(model, build_optimizer(config, model))
         nowhere = Path("benchmark")  # nothing is ever written there
@@ -127,7 +127,7 @@ class Ours(Variant):
 
 
 class Windows(Ours):
-    """The same with `model.encoder_window=30s`: every clip padded with silence to 30 s before it is encoded."""
+    """The same step with `model.encoder_window=30s`: every clip is padded with silence to 30 s before the encoder."""
 
     title = "ours, 30s"
 
@@ -145,7 +145,7 @@ class Windows(Ours):
 class Padded(Variant):
     """The stock decoder on a batch padded to its longest clip, `labels=` and logits of all positions, stock AdamW.
 
-    The spectrogram is computed before, and its time not counted: to the advantage of these variants.
+    The spectrogram is computed before, and its time does not count, which favors these variants.
     """
 
     attention: str
@@ -172,7 +172,7 @@ class Padded(Variant):
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """See `Variant.installed`. What was compiled for our step stays out of it."""
+        """See `Variant.installed`. Layers compiled for our step are not used."""
         encoder, decoder = self.model.encoder.module, self.model.decoder.module
         encoder.set_attn_implementation(self.attention)
         decoder.set_attn_implementation("sdpa")
@@ -192,7 +192,7 @@ class Padded(Variant):
         """Return the tokens (T, W) of the clips, one after another, and the projector's auxiliary loss."""
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Return the mean cross-entropy, and what is added to it."""
+        """Return the mean cross-entropy, and the loss that is added to it."""
         with self.accelerator.autocast():
             tokens, auxiliary = self.audio_tokens()
             embeddings = self.model.decoder.embed(self.token_ids)
@@ -216,7 +216,7 @@ class Padded(Variant):
         self.optimizer.zero_grad(set_to_none=True)
 
     def padded_load(self, frames: int, projector_lengths: list[int]) -> Load:
-        """Return what runs where each clip is `frames` encoder frames long."""
+        """Return the load where each clip is `frames` encoder frames long."""
         size, longest = len(self.batch), max(self.positions)
         return Load(
             mel_positions=0,
@@ -231,9 +231,9 @@ class Padded(Variant):
 
 
 class Usual(Padded):
-    """The stock encoder on clips padded with silence to 30 s, without a mask: as in most code around.
+    """The stock encoder on clips padded with silence to 30 s, without a mask: as in most other code.
 
-    Its loss is another one: every clip also attends to the silence after it.
+    Its loss differs: every clip also attends to the silence after it.
     """
 
     title = "usual"
@@ -261,9 +261,9 @@ class Usual(Padded):
 
 
 class Plain(Padded):
-    """Correct, and nothing else: clips padded to the longest, padding masked in the encoder's attention.
+    """Correct, but not optimized: clips padded to the longest, padding masked in the encoder's attention.
 
-    Its loss and gradients are what ours must be.
+    Our step must have the same loss and gradients.
     """
 
     title = "plain"

@@ -1,6 +1,6 @@
-"""What a run asks for, looked at before anything large is loaded or fetched: paths, corpora of the Hub, models.
+"""Checks what a run asks for, before anything large is loaded or fetched: paths, corpora of the Hub, models.
 
-Whatever is missing, gated or gone is told at once, all of it, with the command that does without.
+All that is missing, gated or gone is reported at once, with the command that leaves it out.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .hub import TIMEOUT_SECONDS, check_access
 
 logger = logging.getLogger(__name__)
 
-OPEN_CORPUS = DatasetConfig(name="loquacious")  # no terms to accept: what is recommended in the place of others
+OPEN_CORPUS = DatasetConfig(name="loquacious")  # no terms to accept: recommended in the place of others
 PARALLEL_LOOKUPS = 8
 
 
 def check_reach(config: Config) -> None:
-    """Make sure that all corpora and models of a run can be had; a few requests, and none where that is known.
+    """Make sure that all corpora and models of a run can be fetched: a few requests, and none where that is known.
 
     Raises:
-        UserError: some cannot. Each is named on the console with its reason; the error says what to type instead.
+        UserError: some cannot. The console names each with its reason; the error says what to type instead.
     """
     data, cache_dir = config.data, Path(config.paths.cache_dir)
     entries = [*data.datasets, *data.eval_datasets]
@@ -58,7 +58,7 @@ def check_reach(config: Config) -> None:
 
 
 def _fault(entry: DatasetConfig, cache_dir: Path) -> UserError | None:
-    """Why an entry cannot be had, as far as can be told without reading it."""
+    """Why an entry cannot be read, as far as is known without reading it."""
     try:
         if on_hub(entry):
             check_access(find_on_hub(entry, cache_dir)[0], cache_dir)
@@ -77,7 +77,7 @@ def _models(model: ModelConfig) -> tuple[list[str], list[str], list[str | None]]
 
 
 def _model_fault(part: str, name: str, revision: str | None) -> UserError | None:
-    """Why a model of the Hub may not be fetched; nothing is said of it where there is no network."""
+    """Why a model of the Hub may not be fetched; None where it may, or where there is no network."""
     from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     file = "config.json"
@@ -91,7 +91,7 @@ def _model_fault(part: str, name: str, revision: str | None) -> UserError | None
         why = f"has no revision {revision}."
     except errors.RepositoryNotFoundError:
         why = "is neither a model on the Hub (or it is private) nor a folder here."
-    except Exception as error:  # whatever it is, loading the model meets it again, and explains it
+    except Exception as error:  # loading the model meets the same error, and explains it
         logger.debug("model.%s=%s was not looked up: %s", part, name, error)
         return None
     else:
@@ -100,7 +100,7 @@ def _model_fault(part: str, name: str, revision: str | None) -> UserError | None
 
 
 def _advice(config: Config, kept: Sequence[DatasetConfig], kept_eval: Sequence[DatasetConfig], cache_dir: Path) -> str:
-    """What to type instead: the same command without what cannot be had, and with an open corpus in its place."""
+    """What to type instead: the same command, with an open corpus in the place of what cannot be fetched."""
     data = config.data
     ways = []
     if kept and (kept_eval or not data.eval_datasets):
@@ -113,7 +113,7 @@ def _advice(config: Config, kept: Sequence[DatasetConfig], kept_eval: Sequence[D
 
 
 def _written(entries: Iterable[DatasetConfig]) -> str:
-    """Entries as they are typed: what is not as by default, `[{name: librispeech, weight: 0.3}]`."""
+    """Entries as they are typed, without default values: `[{name: librispeech, weight: 0.3}]`."""
     default = asdict(DatasetConfig(path="."))
     rows = []
     for entry in entries:
@@ -123,7 +123,7 @@ def _written(entries: Iterable[DatasetConfig]) -> str:
 
 
 def typed_command(config: Config, settings: Sequence[str]) -> str:
-    """Return the command that was typed, with other settings of data in the place of those that it had."""
+    """Return the command that was typed, with its data settings replaced."""
     typed = sys.argv[2:] if sys.argv[1:2] == ["train"] else [f"experiment={config.experiment}"]
     replaced = {setting.partition("=")[0] for setting in settings}
     if "data" in replaced:

@@ -1,4 +1,4 @@
-"""Archives, unpacked once: each into a folder named by what it is, so that no two share one."""
+"""Archives, unpacked once: each into its own folder, which is named by the archive's place, time and size."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stem_of(archive: Path) -> str:
 
 
 def shards_of(folder: Path, split: str | None) -> list[Path]:
-    """Return the tars of a folder that holds nothing else, numbered (webdataset); with a split, those named by it."""
+    """Return the numbered tars of a folder that holds nothing else (webdataset); with a split, those named by it."""
     found = sorted(path for path in folder.iterdir() if not _is_litter(path.name))
     shards = [(path, match[1]) for path in found if (match := _SHARD.fullmatch(stem_of(path)))]
     if len(shards) < len(found) or not all(path.name.lower().endswith(TAR_SUFFIXES) for path in found):
@@ -56,8 +56,8 @@ def shards_of(folder: Path, split: str | None) -> list[Path]:
 def unpack(archives: Sequence[Path], data_dir: Path) -> Path:
     """Unpack archives below `data_dir`, once, and return their folder.
 
-    The folder's name says where the archives lie, when they were written, and how large they are: a corrected archive
-    is unpacked anew. An interrupted one is too; what is there already is written over.
+    The folder's name depends on where the archives lie, when they were written, and how large they are: so a corrected
+    archive is unpacked again. After an interruption it is also unpacked again, over the files that are there already.
 
     Raises:
         UserError: one of them cannot be read or written.
@@ -93,7 +93,7 @@ def _name(archives: Sequence[Path]) -> str:
 
 
 def _tell_older(folder: Path) -> None:
-    """Say which folders hold what the same archives were before: nobody else knows that they can go."""
+    """Name the folders that hold older versions of the same archives: only this code knows that they can be deleted."""
     own = (folder / ".unpacked").read_bytes()
     for done in folder.parent.glob("*/.unpacked"):
         if done.parent != folder and done.read_bytes() == own:
@@ -142,7 +142,7 @@ def _tar_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]
 
 
 def _zip_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]]:
-    """Unpack the members of a zip, as `_tar_members` does; one that would fill the disk is refused before."""
+    """Unpack the members of a zip, as `_tar_members` does; refuse a zip that would fill the disk."""
     try:
         opened = zipfile.ZipFile(archive, metadata_encoding="utf-8")  # as macOS writes names, without saying so
     except UnicodeDecodeError:
@@ -160,12 +160,12 @@ def _zip_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]
             if _is_unwritable(member.filename):
                 yield member.filename, None
                 continue
-            file.extract(member, folder)  # which drops what would lead out of the folder
+            file.extract(member, folder)  # drops parts of names that would lead out of the folder
             yield member.filename, done
 
 
 def _is_litter(name: str) -> bool:
-    """Whether a name is one of those that systems leave: hidden ones, ._x.wav and __MACOSX of macOS among them."""
+    """Whether a name is hidden or left by an operating system, such as ._x.wav and __MACOSX of macOS."""
     return name.startswith(".") or name == "__MACOSX"
 
 

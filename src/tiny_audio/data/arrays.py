@@ -54,7 +54,7 @@ def _cell(table: Any, place: tuple[str, ...]) -> Any:
     """The only row of a column, or of a field in it, as an Arrow scalar."""
     column = table.column(place[0]).combine_chunks()
     for name in place[1:]:
-        column = column.flatten()[column.type.get_field_index(name)]  # with the nulls of what it is in
+        column = column.flatten()[column.type.get_field_index(name)]  # with the nulls of the column that holds it
     return column[0]
 
 
@@ -63,11 +63,11 @@ def to_wav(samples: Any, rate: int) -> bytes:
 
     Args:
         samples: an Arrow list of S numbers, or of C lists (or tuples of C channels), floats in [-1, 1] or 16-bit
-            integers, of whatever width they are kept in.
+            integers, stored in any width.
         rate: Hz.
 
     Raises:
-        AudioError: decode_error, if they are no samples.
+        AudioError: decode_error, if they are not samples.
     """
     try:
         values = np.asarray(samples.as_py() if _is_nested(samples.type) else samples.values)
@@ -113,10 +113,10 @@ def _is_list(kind: Any) -> bool:
 
 
 def sample_columns(table: Any, audio: str, origin: str) -> tuple[Place, Place]:
-    """Return where an Arrow table keeps samples, and where their rate.
+    """Return where an Arrow table keeps samples, and where it keeps their rate.
 
     Raises:
-        UserError: nowhere is their rate.
+        UserError: the table does not hold their rate.
     """
     kind = table.column(audio).type
     if not pyarrow.types.is_struct(kind):
@@ -135,9 +135,9 @@ def sample_columns(table: Any, audio: str, origin: str) -> tuple[Place, Place]:
 
 
 def check_parts(table: Any, audio: str, recordings: Recordings, origin: str) -> None:
-    """Refuse rows that mean parts of recordings which stand whole in the table.
+    """Refuse rows that mean parts of recordings, where the table holds the whole recordings.
 
-    Of a corpus of clips, such as GigaSpeech, the same columns tell where a clip was cut from.
+    In a corpus of clips, such as GigaSpeech, the same columns tell where a clip was cut from.
 
     Raises:
         UserError: the first recordings are far longer than their rows say.

@@ -1,7 +1,7 @@
 """Augmentation of training clips: speed, room, noise, gain, in this order, as a pure function of seed and draw.
 
-Eight uniform numbers, made from the seed and the draw number, decide everything. So a draw sounds the same in any
-process, however often and in whatever order it is read, and the next draw of the same clip sounds different. No number
+Eight uniform numbers, made from the seed and the draw number, decide everything. So a draw sounds the same in every
+process, at every reading and in every order of reading; the next draw of the same clip sounds different. No number
 changes its meaning when another effect is turned on or off.
 
 S samples of a clip, R of a room response.
@@ -27,7 +27,7 @@ ROOM_PROBABILITY = 0.3
 NOISE_PROBABILITY = 0.5
 GAIN_DB = 6.0  # either way
 MAX_ROOM_SECONDS = 10.0  # a longer recording is not a room response
-STREAM = 3  # the plan's own choices are made of the seed and 0, 1, 2
+STREAM = 3  # the plan makes its own choices from the seed and 0, 1, 2
 
 
 class Augmenter:
@@ -35,8 +35,8 @@ class Augmenter:
 
     Args:
         seed: of all choices.
-        data: bounds on length that no change of speed may leave; the range of signal-to-noise ratios.
-        noises, rooms: what may be added and where it may be said; None: no such effect.
+        data: bounds on length, which hold after a change of speed too; the range of signal-to-noise ratios.
+        noises, rooms: noises to add, and room responses; None: no such effect.
     """
 
     def __init__(self, seed: int, data: DataConfig, noises: Sounds | None = None, rooms: Sounds | None = None) -> None:
@@ -71,7 +71,7 @@ class Augmenter:
         return waveform / max(1.0, np.abs(waveform).max())
 
     def change_speed(self, waveform: np.ndarray, percent: int) -> np.ndarray:
-        """Play (S,) samples at another speed, pitch and all; as they are where the length would leave its bounds."""
+        """Change speed and pitch of (S,) samples; return them unchanged where their length would leave its bounds."""
         if percent == 100 or not self.shortest <= len(waveform) * 100 / percent <= self.longest:
             return waveform
         return change_speed(waveform, percent)[: int(self.longest)]
@@ -115,7 +115,7 @@ def level(waveform: np.ndarray) -> np.float32:
 
 
 def open_augmenter(data: DataConfig, seed: int) -> Augmenter | None:
-    """Return what `data.augmentation` asks for, its noises and rooms checked; None where it is `none`.
+    """Check noises and rooms, and return the augmentation that `data.augmentation` names; None where it is `none`.
 
     Raises:
         UserError: `data.noise_path` or `data.room_path` holds nothing that can be used.

@@ -1,4 +1,4 @@
-"""Contexts: what is known of a clip before it is heard, such as names, a domain, or the sentence before it."""
+"""Contexts: text that is known about a clip in advance, such as names, a domain, or the sentence before it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .tables import find_column, plain_name
 logger = logging.getLogger(__name__)
 
 COLUMN = "context"
-STREAM = 5  # plan, augmentation and silence make their choices of the seed and 0 to 4
+STREAM = 5  # plan, augmentation and silence make their choices from the seed and 0 to 4
 
 
 class ContextReader:
     """Returns the tokens of the context that a draw is read with.
 
-    Whether a context is left out is a pure function of seed and draw, as augmentation is: it does not matter who reads
-    the draw, and a run that goes on draws as it would have.
+    Whether a context is left out is a pure function of seed and draw, as augmentation is. So it is the same in every
+    process, and in a resumed run.
 
     Args:
         encode: a cleaned context to tokens.
@@ -47,7 +47,7 @@ def find_contexts(columns: Iterable[str], asked: str | None, origin: object) -> 
     """Return the column that holds contexts; None where there is none, or none is wanted (`asked` is empty).
 
     Raises:
-        UserError: the one that was asked for is missing.
+        UserError: the requested column is missing.
     """
     columns = list(map(str, columns))
     if asked == "" or (asked is None and COLUMN not in map(plain_name, columns)):
@@ -56,7 +56,7 @@ def find_contexts(columns: Iterable[str], asked: str | None, origin: object) -> 
 
 
 def read_contexts(values: Iterable[Any], where: Callable[[int], str], origin: object) -> Strings:
-    """Return the contexts of a column as they are written, those of a list joined by commas; empty: there is none.
+    """Return the contexts of a column as they are written, lists joined by commas; empty: there is none.
 
     Args:
         values: of N rows.
@@ -64,7 +64,7 @@ def read_contexts(values: Iterable[Any], where: Callable[[int], str], origin: ob
         origin: what they were read from.
 
     Raises:
-        UserError: one is no text: such a column is not of contexts.
+        UserError: a value is not text, so the column does not hold contexts.
     """
     return Strings(_read(value, where, row, origin) for row, value in enumerate(values))
 
@@ -83,13 +83,13 @@ def _read(value: Any, where: Callable[[int], str], row: int, origin: object) -> 
 
 
 def clean_contexts(raw: Sequence[str] | None, rows: Sequence[int], data: DataConfig, name: str) -> Strings | None:
-    """Return the contexts of some rows in the form in which they are read; None where no row has one.
+    """Return the contexts of some rows in the form that the model reads; None where no row has one.
 
-    What is longer than `data.max_context_length` is cut, which is said.
+    A context longer than `data.max_context_length` is cut, with a message.
 
     Args:
-        raw: of a table.
-        rows: those that are wanted.
+        raw: the contexts of a table.
+        rows: the rows that are wanted.
         data: case and length.
         name: of the corpus.
     """
@@ -104,7 +104,7 @@ def clean_contexts(raw: Sequence[str] | None, rows: Sequence[int], data: DataCon
 
 
 def cut(context: str, limit: int) -> str:
-    """Return the beginning of a context, of at most `limit` characters, and whole words where there are several."""
+    """Return the first `limit` characters of a context at most, cut between words where it has several."""
     if len(context) <= limit:
         return context
     words, space, _ = context[: limit + 1].rpartition(" ")

@@ -1,7 +1,7 @@
 """The known corpora: where each lies on the Hugging Face Hub, and how to ask for its parts.
 
-Read from public documentation in September 2026. Loading scripts are gone from `datasets`, so a corpus is
-the parquet files below a folder of its repository, and nothing else of it is fetched.
+Taken from public documentation in September 2026. `datasets` no longer runs loading scripts, so a corpus is
+the parquet files below a folder of its repository. Nothing else of the repository is fetched.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Corpus:
         text_column: of the transcripts; None looks for a usual name.
         audio_column: of the recordings; likewise.
         selector: the setting of an entry (language, subset) that names a configuration of the repository.
-        configuration: the one that is taken if that setting is left out.
-        split: the one that is taken if the entry names none.
-        splits: split, as people type it: (configuration, split) of the repository, where they are spelled
+        configuration: the default for that setting.
+        split: the default where the entry names none.
+        splits: split, as users type it: (configuration, split) of the repository, where it spells them
             otherwise.
         terms: the page where terms have to be accepted first.
-        note: what to do where the repository turns out not to hold what is documented.
-        license: as the Hub spells it, or in words where it has terms of its own; None: not known here.
-        guessed: whether the id is a `path` of the user's that is not on this disk.
+        note: what to do where the repository does not hold what its documentation says.
+        license: as the Hub spells it, or in words where the corpus has its own terms; None: not known here.
+        guessed: whether the id is a `path` of an entry that is not on this disk.
     """
 
     hub_id: str
@@ -108,7 +108,7 @@ CORPORA: dict[str, Corpus] = {
 
 
 def known_corpus(entry: DatasetConfig) -> Corpus | None:
-    """Return the corpus that an entry names; None for `custom`, or any name of one's own beside a `path`.
+    """Return the corpus that an entry names; None for `custom`, or for any other name with a `path`.
 
     Raises:
         UserError: the name is not known and there is no path, or a setting does not belong to the corpus.
@@ -128,10 +128,10 @@ def known_corpus(entry: DatasetConfig) -> Corpus | None:
 
 
 def _refuse_foreign_settings(entry: DatasetConfig, corpus: Corpus) -> None:
-    """A setting that would be passed over in silence is an error."""
+    """Refuse a setting that would have no effect."""
     for setting in ("language", "subset"):
         value = getattr(entry, setting)
-        if (setting, value) == ("language", "en"):  # true of every corpus here, so there is no harm in saying it
+        if (setting, value) == ("language", "en"):  # true of every corpus here
             continue
         if value is not None and setting != corpus.selector:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Tables with delimiters: CSV as every spreadsheet writes it, TSV, pipes; with a heading, or without a needed one."""
+"""Tables with delimiters: CSV as spreadsheets write it, TSV, pipes; with a heading, or with columns that are known."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def read_table(path: Path, kind: str, file: IO[str], columns: Iterable[str]) -> 
 
     Args:
         path: for messages.
-        kind: its suffix, of `DELIMITERS`, or that and `.gz`.
+        kind: its suffix: one of `DELIMITERS`, with or without `.gz`.
         file: open, at its beginning.
         columns: names that the heading may have, beside `KNOWN_COLUMNS`.
 
     Raises:
-        UserError: rows do not fit the heading, or there is none and what the columns are cannot be told.
+        UserError: rows do not fit the heading, or there is no heading and the columns cannot be told apart.
     """
     known = {plain_name(name) for name in (*KNOWN_COLUMNS, *columns)}
     delimiters, first, declared = _first_line(file, DELIMITERS[kind.removesuffix(".gz")])
     if first is None:
         return
-    delimiter = max(delimiters, key=lambda one: _fitness(first, one, known))  # of equals the likeliest
-    plain = delimiter == "\t"  # Common Voice and its like write quotation marks as they stand
+    delimiter = max(delimiters, key=lambda one: _fitness(first, one, known))  # of equal ones the likeliest
+    plain = delimiter == "\t"  # Common Voice and similar corpora do not escape quotation marks
     heading = None
     if not any(plain_name(name) in known for name in _split(first, delimiter, plain)):
         heading = _without_heading(path, _split(first, delimiter, delimiter in "|\t"), delimiter)
@@ -54,7 +54,7 @@ def read_table(path: Path, kind: str, file: IO[str], columns: Iterable[str]) -> 
 def _first_line(file: IO[str], delimiters: str) -> tuple[str, str | None, int]:
     """Which delimiters are possible, the first line that is not empty, and how many lines declare the delimiter.
 
-    The file then stands behind these.
+    The file is then read from behind these lines on.
     """
     first, declared = None, 0
     for _, line in numbered_lines(file):
@@ -75,7 +75,7 @@ def _split(line: str, delimiter: str, plain: bool) -> list[str]:
 
 
 def _fitness(line: str, delimiter: str, known: set[str]) -> tuple[int, bool, bool, int]:
-    """How well a line splits: known names, a recording among the fields, no delimiter of plain text, most fields."""
+    """How well a line splits: known names, a field that names a recording, a delimiter rare in text, many fields."""
     rare = delimiter in "|\t"
     fields = _split(line, delimiter, rare)
     names = sum(plain_name(name) in known for name in fields)
@@ -104,11 +104,11 @@ def _without_heading(path: Path, fields: Sequence[str], delimiter: str) -> list[
 
 
 class _Records:
-    """The records of a table after one another, with what does not fit."""
+    """The records of a table, one after another, and the lines that do not fit."""
 
     def __init__(self, path: Path, file: IO[str], delimiter: str, plain: bool, declared: int) -> None:
         self.path = path
-        self.lines: list[str] = []  # of the record that is being read
+        self.lines: list[str] = []  # of the current record
         self.number = declared  # of the last line that was read
         self.cut: set[int] = set()  # lines that were too long
         self.misfits: list[tuple[int, str]] = []
@@ -126,7 +126,7 @@ class _Records:
             yield line or "\n"
 
     def _read(self) -> Iterator[tuple[int, list[str]]]:
-        """Each record with the number of its first line; where a line makes none, why goes to `misfits`."""
+        """Each record with the number of its first line; for a line that makes no record, `misfits` gets the reason."""
         while True:
             self.lines, first = [], self.number + 1
             try:
@@ -164,7 +164,7 @@ class _Records:
         return heading
 
     def _misfit(self, fields: Sequence[str], heading: Sequence[str]) -> str | None:
-        """Why a record is no row: another number of fields, or other rows within its quotation marks."""
+        """Why a record is not a row: another number of fields, or other rows within its quotation marks."""
         if len(fields) < len(heading) or any(field.strip() for field in fields[len(heading) :]):
             return f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
         for line in self.lines[1:]:

@@ -1,4 +1,4 @@
-"""Durations that a corpus does not list: read from the recordings' headers, once, and kept."""
+"""Durations that a corpus does not list: read once from the recordings' headers, and cached."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .tables import FileRecordings, Recordings, Table
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # of how lengths are found: what was kept by an earlier one is not read
+VERSION = 2  # of how lengths are found: caches of earlier versions are not read
 BLOCK_CLIPS = 512  # between two looks at the clock
 PROGRESS_SECONDS = 5.0
-# Threads: a header costs a round trip on network disks. With recordings in memory, 8 took twice as long as 1.
+# Threads, since a header costs a round trip on network disks. With recordings in memory, 8 took twice as long as 1.
 FILE_READERS = 8
 
 
 def read_durations(table: Table, rows: np.ndarray, cache_dir: Path) -> tuple[np.ndarray, dict[int, AudioError]]:
     """Read the seconds of some rows of a table, from the cache where they were read before.
 
-    What could not be read is not cached, since a file that is missing today may be there tomorrow; nor is
-    the work of an interrupted run lost.
+    A failure is not cached, since a file that is missing today may be there tomorrow. An interrupted run keeps
+    what it has read.
 
     Args:
         table: the corpus.
@@ -37,7 +37,7 @@ def read_durations(table: Table, rows: np.ndarray, cache_dir: Path) -> tuple[np.
             for all rows.
 
     Returns:
-        (R,) float32 seconds, NaN for the rows in the second value, which says why.
+        (R,) float32 seconds, NaN where reading failed; and the errors of those rows.
     """
     file = cache_dir / "durations" / (hashlib.sha256(f"{VERSION} {table.version}".encode()).hexdigest()[:24] + ".npy")
     known = np.load(file) if file.is_file() else np.full(len(table.names), np.nan, dtype=np.float32)
@@ -52,7 +52,7 @@ def read_durations(table: Table, rows: np.ndarray, cache_dir: Path) -> tuple[np.
 
 
 def _read(table: Table, rows: np.ndarray, known: np.ndarray, failures: dict[int, AudioError]) -> None:
-    """Fill in `known` and `failures`, saying every few seconds how far it is."""
+    """Fill in `known` and `failures`, and report progress every few seconds."""
     said = time.monotonic()
     readers = FILE_READERS if isinstance(table.recordings, FileRecordings) else 1
     with ThreadPoolExecutor(readers) as pool:

@@ -30,10 +30,10 @@ def open_table(
     data_dir: Path = Path("data"),
     seed: int = 0,
 ) -> Table:
-    """Find out what an entry is, a path, a dataset of the Hub, or a known corpus, and read what it lists.
+    """Find out what an entry is (a path, a dataset of the Hub, or a known corpus), and read what it lists.
 
-    Args and errors: see `sources.open_source`; nothing is left out here. `limit` counts rows: those of a corpus of the
-    Hub come by row groups that are chosen by the seed, whatever of it is on this disk.
+    Args and errors: see `sources.open_source`; no row is left out here. `limit` counts rows. A corpus of the Hub is
+    read by row groups that the seed chooses, whether or not parts of it are on this disk.
     """
     if entry.path is None and entry.name == "pocket":
         from ..pocket import SPEECH_DIR
@@ -56,7 +56,7 @@ def on_hub(entry: DatasetConfig) -> bool:
     """Whether an entry means a dataset of the Hub.
 
     Raises:
-        UserError: it names a corpus that is not known.
+        UserError: the entry names an unknown corpus.
     """
     if entry.path is not None:
         return is_hub_id(entry.path)
@@ -73,26 +73,26 @@ def find_on_hub(entry: DatasetConfig, cache_dir: Path) -> tuple[RepoSplit, Colum
     places = [(entry.subset or entry.language, entry.split or "train")]
     if corpus is not None:
         places = [hub_location(entry, corpus), *places] if entry.path else [hub_location(entry, corpus)]
-    if entry.path is not None:  # a mirror, or a repository of one's own
+    if entry.path is not None:  # a mirror, or the user's own repository
         corpus = replace(corpus or Corpus(""), hub_id=entry.path, guessed=True, terms=None, note=None)
-    assert corpus is not None  # known_corpus has refused an unknown name without a path
+    assert corpus is not None  # known_corpus refuses an unknown name without a path
     found = find_split(corpus, places, revision=entry.revision, cache_dir=cache_dir)
     return found, columns_of(entry, corpus)
 
 
 def columns_of(entry: DatasetConfig, corpus: Corpus | None = None) -> Columns:
-    """Return the columns that an entry names, or else those of the corpus that it is."""
+    """Return the columns that an entry names, or else those of its known corpus."""
     audio, text = (None, None) if corpus is None else (corpus.audio_column, corpus.text_column)
     return Columns(entry.audio_column or audio, entry.text_column or text, entry.context_column)
 
 
 def stream_bytes(data: DataConfig) -> int:
-    """Return what a stream may keep of each corpus."""
+    """Return how many bytes of each corpus a stream may keep."""
     return round(data.streaming_disk_gb * 1e9)
 
 
 def _open_local(entry: DatasetConfig, corpus: Corpus | None, path: Path, data_dir: Path) -> Table:
-    """Read what lies on this disk; of a known corpus also as it lies on the Hub or comes from its makers."""
+    """Read files on this disk; a known corpus may be laid out as on the Hub, or as its authors distribute it."""
     if path.is_file() and is_archive(path):
         unpacked = unpack([path], data_dir)
         path = unpacked if (unpacked / (entry.language or "en")).is_dir() else content_of(unpacked)
@@ -113,7 +113,7 @@ def _open_local(entry: DatasetConfig, corpus: Corpus | None, path: Path, data_di
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path means an `owner/name` of the Hub: nothing on this disk goes by it, or by its owner."""
+    """Whether a path means an `owner/name` of the Hub: neither it nor its owner is a path on this disk."""
     return (
         _HUB_ID.fullmatch(path) is not None
         and not path.endswith((*MANIFEST_SUFFIXES, *ARCHIVE_SUFFIXES, ".parquet"))
@@ -123,7 +123,7 @@ def is_hub_id(path: str) -> bool:
 
 
 def entry_keys(entries: Sequence[DatasetConfig], data: DataConfig) -> list[str]:
-    """Return the setting that each entry of `data.datasets` or `data.eval_datasets` was typed as."""
+    """Return the name under which each entry of `data.datasets` or `data.eval_datasets` was typed."""
     lists = (
         ("data.eval_path", data.eval_path, "data.eval_datasets"),
         ("data.train_path", data.train_path, "data.datasets"),
@@ -133,7 +133,7 @@ def entry_keys(entries: Sequence[DatasetConfig], data: DataConfig) -> list[str]:
 
 
 def under_key(error: UserError, key: str) -> UserError:
-    """Return an error about an entry under the setting that it was typed as."""
+    """Return an error about an entry that names the setting as it was typed."""
     message = str(error)
     return (
         UserError(f"{key}:{message.removeprefix('data.datasets:')}") if message.startswith("data.datasets:") else error

@@ -1,23 +1,23 @@
-"""Encoder outputs on disk: what the frozen encoder makes of a recording, computed once and read ever after.
+"""Encoder outputs on disk: the frozen encoder's frames of a recording, computed once and then read.
 
 A folder holds the outputs of one encoder, in any number of shards: safetensors files of C clips each, with
 
     keys         (C, 16) uint8, see `clip_keys`
     num_samples  (C,) int64, samples at 16 kHz as decoded; -1: it could not be decoded
-    num_frames   (C,) int64, of at most 30 s; 0: not encoded, being empty, silent, or too long for any setting
+    num_frames   (C,) int64, of at most 30 s; 0: not encoded, since it is empty, silent, or too long for any setting
     frames       (N, D) encoder frames, one clip after another, in float16
 
 and, as metadata, why clips could not be decoded.
 
-A clip is known by its recording alone: the file's path, size and time of writing, or its row in a table of a known
-version. Names of corpora, transcripts, weights, subsets and limits on length do not matter: a recording is encoded
-once, whatever draws it, and again when it was replaced. What a run's settings say of a clip (too short, cut short,
-too long) is judged when it is drawn, as it is for a decoded waveform.
+The key of a clip depends on its recording alone: the file's path, size and time of writing, or its row in a table of a
+known version. Names of corpora, transcripts, weights, subsets and limits on length do not matter. A recording is
+encoded once for all mixtures, and again when it was replaced. A run's limits (too short, cut short, too long) are
+checked when the clip is drawn, as they are for a decoded waveform.
 
-Frames are kept in float16, in whatever precision the encoder ran and the projector trains, so that another precision
-encodes nothing again. The encoders end in a norm, which keeps their outputs far within its range (Whisper base's stay
-below 20, the pocket encoder's below 8). It rounds what comes in fp32 by 2.1e-4 (relative, root mean square), bfloat16
-would by 1.7e-3, and it holds what comes in bfloat16 exactly, but for values below 6e-5.
+Frames are kept in float16, whatever the precision of the encoder and of the training, so that a change of precision
+encodes nothing again. The encoders end in a norm, which keeps their outputs far within the range of float16 (Whisper
+base's stay below 20, the pocket encoder's below 8). float16 rounds fp32 outputs by 2.1e-4 (relative, root mean square);
+bfloat16 would round them by 1.7e-3. float16 holds bfloat16 outputs exactly, except values below 6e-5.
 
 Dimensions: C clips of a shard, N encoder frames of all of them, n of one, D encoder width.
 """
@@ -49,7 +49,7 @@ VERSION = 3  # of the format, and of all that happens to a recording before the 
 
 @dataclass(frozen=True)
 class EncodedClip:
-    """What is stored of a clip.
+    """The stored data of a clip.
 
     Attributes:
         key: see `clip_keys`.
@@ -76,7 +76,7 @@ def clip_keys(versions: Sequence[str]) -> list[bytes]:
 
 
 def write_shard(folder: Path, clips: Sequence[EncodedClip]) -> None:
-    """Write a shard in one stroke: an interruption leaves all of it or nothing.
+    """Write a shard atomically: an interruption leaves all of it or nothing.
 
     Raises:
         OSError: such as a full disk; nothing is left behind.
@@ -96,7 +96,7 @@ def write_shard(folder: Path, clips: Sequence[EncodedClip]) -> None:
 class _Shards:
     """The frames of a folder's shards. Each process maps a file when it first reads from it.
 
-    A mapping has no position that forked workers could move under one another, and what it shows is in memory once.
+    A mapping has no file position, which forked workers would share, and all processes share its memory.
     """
 
     def __init__(self, paths: list[Path]) -> None:
@@ -118,7 +118,7 @@ class CachedClips:
     """The encoder outputs of a source, by row.
 
     Args:
-        shards: where they lie.
+        shards: the files that hold them.
         places: (N_rows, 4) int64: shard, first frame, number of frames, number of samples; shard -1: not looked up.
         failures: row: why it could not be decoded.
     """
@@ -152,7 +152,7 @@ class CachedClips:
 
 
 class FeatureCache:
-    """What a folder holds at the moment; empty where there is none. Damaged shards are named and passed over."""
+    """The present content of a folder; empty where there is none. Damaged shards are named and skipped."""
 
     def __init__(self, folder: Path) -> None:
         self._shards = _Shards([])

@@ -1,4 +1,4 @@
-"""Where the files are that a manifest names: beside it, or as another machine or another system writes their names."""
+"""Finds the files that a manifest names, also by names that another machine or system wrote."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .strings import shown
 logger = logging.getLogger(__name__)
 
 USUAL_FOLDERS = ("clips", "wavs", "wav", "audio")  # clips as Common Voice has it, wavs as LJSpeech
-LEFT_OUT_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")  # of names that have none
+LEFT_OUT_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")  # tried for names without a suffix
 MAX_NAME_BYTES = 255  # of a file, on every usual file system
 SAMPLED_NAMES = 50  # the first one may be the one that is missing
 GUESSED_NAMES = 5
@@ -34,9 +34,9 @@ class Files:
 
     Attributes:
         folder: the names start from it.
-        prefix: the beginning of names that `folder` stands for: a folder of another machine.
-        suffix: what is left out at the end of names.
-        uploaded: whether names have Label Studio's numbers before them, and files have not.
+        prefix: a folder of another machine at the beginning of names, which `folder` replaces.
+        suffix: the suffix that names lack.
+        uploaded: whether names begin with Label Studio's numbers, and files do not.
     """
 
     folder: Path
@@ -85,7 +85,7 @@ class Files:
         return self.guess(name)
 
     def guess(self, name: str) -> Path:
-        """Return where a file lies; of names that other systems write in other ways, the one that is there."""
+        """Return where a file lies; try the spellings of other systems until one leads to a file."""
         path = self._place(name)
         if name.isascii() and "\\" not in name and "%" not in name:
             return path
@@ -106,14 +106,14 @@ class Files:
 
 
 def _plain(name: str) -> str:
-    """A name without the address of the machine, or of the server, that it was written for."""
+    """A name without the address of its machine or server."""
     if name.startswith("file://"):
         return unquote(name.removeprefix("file://").removeprefix("localhost"))
     return unquote(name.partition(_SERVED)[2]) if _SERVED in name else name
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """A name as written, then as Windows, macOS, a browser, or an old file system would mean it."""
+    """A name as written, then as Windows, macOS, a browser, or an old file system would spell it."""
     for slashed in dict.fromkeys((name, name.replace("\\", "/"))):
         for decoded in dict.fromkeys((slashed, unquote(slashed) if "%" in slashed else slashed)):
             yield decoded
@@ -131,7 +131,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _fault(name: str) -> str | None:
-    """Why a name cannot be that of a file, or None."""
+    """Why a name cannot be the name of a file, or None."""
     if not name:
         return "the row names no recording"
     if _REMOTE.match(name):
@@ -149,7 +149,7 @@ def _fault(name: str) -> str | None:
 
 
 def archive_of(recording: Path) -> Path | None:
-    """Return the zip that stands in the place of a recording's folder; None where there is none."""
+    """Return the zip that replaces a recording's folder; None where there is none."""
     folder = recording.parent
     if not folder.name or _is_there(recording):
         return None

@@ -29,7 +29,7 @@ def open_path(path: Path, split: str | None, columns: Columns) -> Table:
     """Read a manifest or parquet file, or a folder of one of the `LAYOUTS`.
 
     Raises:
-        UserError: nothing is there, it cannot be read, or it lacks the column or the split.
+        UserError: the path does not exist, cannot be read, or lacks the column or the split.
     """
     if path.is_file():
         if path.suffix.lower() == ".parquet":
@@ -49,7 +49,7 @@ def open_path(path: Path, split: str | None, columns: Columns) -> Table:
 
 
 def _what_is_there(path: Path) -> str:
-    """What a folder holds that could be meant, in a sentence."""
+    """What a folder holds that the user may have meant, in a sentence."""
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     manifests = [name for name in names if kind_of(Path(name)) in MANIFEST_SUFFIXES or is_archive(Path(name))]
     if manifests:
@@ -76,19 +76,19 @@ def _open_named(path: Path, split: str | None, columns: Columns) -> Table | None
 
 
 def _open_parquet(path: Path, split: str | None, columns: Columns) -> Table | None:
-    """Read the parquet files of a folder, and of all in it."""
+    """Read the parquet files of a folder and of its subfolders."""
     files = [file.relative_to(path).as_posix() for file in path.rglob("*.parquet") if not file.name.startswith(".")]
     chosen = select_files(files, None, split)
     return open_parquet([path / name for name in chosen], str(path), columns) if chosen else None
 
 
 def missing_path(path: Path) -> UserError:
-    """Return the error that a path is not there, with what may have been meant."""
+    """Return the error that a path does not exist, with a suggestion."""
     return UserError(f"data.datasets: there is no {path}{_nearest(path)}")
 
 
 def _nearest(path: Path) -> str:
-    """The entry of the nearest existing folder that a misspelled path most resembles."""
+    """The entry of the nearest existing folder whose name is most like a misspelled path."""
     parent, missing = path.absolute().parent, path.name
     while not parent.is_dir():
         parent, missing = parent.parent, parent.name
@@ -99,8 +99,8 @@ def _nearest(path: Path) -> str:
 def _librispeech_tree(path: Path, split: str | None, columns: Columns) -> Table | None:
     """Read `SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt` with its recordings beside it, or return None.
 
-    LibriSpeech (Panayotov et al. 2015, ICASSP) as it comes from openslr.org; Multilingual LibriSpeech and LibriTTS are
-    laid out otherwise.
+    LibriSpeech (Panayotov et al. 2015, ICASSP) as openslr.org distributes it. Multilingual LibriSpeech and LibriTTS
+    have other layouts.
     """
     splits = [folder for folder in (path, path / "LibriSpeech") if any(folder.glob("*/*/*/*.trans.txt"))]
     if splits and split is None:
@@ -130,7 +130,7 @@ def _librispeech_tree(path: Path, split: str | None, columns: Columns) -> Table 
     )
 
 
-#: How a folder may be laid out, the surest signs first; each reads it, or returns None if it is not its own.
+#: The known layouts, the surest signs first; each function reads the folder, or returns None if the layout is another.
 LAYOUTS: dict[str, Callable[[Path, str | None, Columns], Table | None]] = {
     "manifest.jsonl, metadata.csv": _open_named,
     "wav.scp (Kaldi)": open_kaldi,

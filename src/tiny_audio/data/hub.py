@@ -1,8 +1,8 @@
 """Parquet files of dataset repositories on the Hugging Face Hub.
 
-A repository is looked up once: its commit and its files are noted in the cache, and every later run reads
-that very commit, without a network where the files are already there. Delete the note, or set `revision`,
-to move on. What is downloaded of a file when a run is stopped is not downloaded again.
+A repository is looked up once: its commit and its files are noted in the cache. Every later run reads the same
+commit, without a network where the files are already there. Delete the note, or set `revision`, to read a newer
+commit. When a run is stopped during a download, the next run continues that download.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class RepoSplit:
 
     @property
     def origin(self) -> str:
-        """For messages, and for whoever wants to know what exactly was trained on."""
+        """Names repository, split and commit, for messages and for the record of a run."""
         return f"{self.corpus.hub_id}@{self.commit[:12]} ({self.split})"
 
     @property
@@ -93,8 +93,8 @@ def find_split(
     Args:
         corpus: the repository, and what to say where it refuses or lacks the files.
         places: (configuration, split) where the files may be, the first that holds any is taken; a configuration is a
-            folder of the repository, None takes any.
-        revision: a branch, tag or commit; None takes the newest at first use, and that one from then on.
+            folder of the repository; None: any.
+        revision: a branch, tag or commit; None: the commit that was the newest at first use.
         cache_dir: where the note of that commit is kept.
 
     Raises:
@@ -150,7 +150,7 @@ def check_room(split: RepoSplit, needed: int, cache: Path, advice: str) -> None:
     """Refuse a disk that is too small: `datasets` keeps the same clips as Arrow beside the files, so both have to fit.
 
     Raises:
-        UserError: it is, with what to do.
+        UserError: the disk is too small; the message says what to do.
     """
     there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
@@ -163,7 +163,7 @@ def check_room(split: RepoSplit, needed: int, cache: Path, advice: str) -> None:
 
 @contextmanager
 def _own_progress() -> Iterator[None]:
-    """One line for all files, in place of the Hub's own bar for each."""
+    """Show one line for all files, in place of the Hub's own bar for each."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()
@@ -178,7 +178,7 @@ def _own_progress() -> Iterator[None]:
 def _check_choice(
     corpus: Corpus, configuration: str | None, split: str, files: Sequence[str], chosen: Sequence[str]
 ) -> None:
-    """Refuse an empty choice, and one that would mix what the repository keeps apart, such as languages."""
+    """Refuse an empty choice, and a choice that mixes parts of the repository, such as languages."""
     folders = sorted({str(PurePosixPath(f).parent) for f in chosen or files if f.endswith(".parquet")})
     listed = ", ".join(folders[:12]) + (", ..." if len(folders) > 12 else "")
     where = f"(see {HUB}/{corpus.hub_id})"
@@ -192,9 +192,9 @@ def _check_choice(
 
 
 def check_access(split: RepoSplit, cache_dir: Path) -> None:
-    """Make sure that the files of a split may be fetched, by asking for the first; once, then it is noted.
+    """Make sure that the files of a split may be fetched: ask for the first one, once, and note the result.
 
-    A gated repository lists its files to everybody, so looking it up does not tell.
+    A gated repository lists its files to everybody, so a look-up does not show whether they may be fetched.
 
     Raises:
         UserError: they may not, or the Hub cannot be reached.

@@ -1,6 +1,6 @@
-"""Requests to the Hub: what its answers mean, which of them are worth another try, and how long it wants to be left.
+"""Requests to the Hub: what its answers mean, which requests to repeat, and how long to wait before.
 
-All threads of a process share one pause: whoever is told to wait (HTTP 429), waits for all.
+All threads of a process share one pause: when the Hub tells one to wait (HTTP 429), all of them wait.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PARALLEL_REQUESTS = 20  # as many connections as huggingface_hub's client keeps open
-TRIES = 3  # of a request: somebody waits for the run to begin
-TRIES_WHEN_DRAWN = 6  # and where a run of hours would end: over six minutes
+TRIES = 3  # of a request at the start of a run, while the user waits
+TRIES_WHEN_DRAWN = 6  # of a request during a run, which would otherwise end: over six minutes
 MAX_PAUSES = 30  # of one request; the Hub counts in windows of five minutes
 DEFAULT_PAUSE = 30.0  # seconds, where a 429 does not say how long
-# Of the versions of huggingface_hub: their errors mean no network.
+# The HTTP clients of huggingface_hub's versions: their errors mean no network.
 HTTP_CLIENTS = ("httpx", "httpx2", "requests")
 
 
 class Pause:
-    """The time before which a process asks the Hub for nothing."""
+    """The time before which a process sends no request to the Hub."""
 
     def __init__(self) -> None:
         self._until = 0.0
@@ -43,7 +43,7 @@ class Pause:
             time.sleep(left)
 
     def extend(self, seconds: float) -> None:
-        """Ask for nothing for so long; told once, however many requests were in flight."""
+        """Send no request for so long; the message is printed once, even for many requests in flight."""
         with self._lock:
             now = time.monotonic()
             if self._until < now:
@@ -55,7 +55,7 @@ PAUSE = Pause()
 
 
 def pause_seconds(headers: Any) -> float:
-    """Return how long a 429 wants to be waited for: `Retry-After` (RFC 9110), seconds or a date, or `RateLimit`."""
+    """Return how long to wait after a 429: `Retry-After` (RFC 9110), seconds or a date, or `RateLimit`."""
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
@@ -75,12 +75,12 @@ def _date(value: str) -> datetime | None:
 
 
 def retry(request: Callable[[], T], corpus: Corpus, revision: str | None, tries: int = TRIES) -> T:
-    """Make a request, and make it again where the Hub asks for patience, or, ever later, where the network fails.
+    """Send a request; repeat it where the Hub says to wait, or, after growing pauses, where the network fails.
 
-    A run must not end of either. Waiting as long as the Hub asks for is no failed try.
+    Neither must end a run. A pause that the Hub asks for does not count as a failed try.
 
     Raises:
-        FetchError: it is refused, or fails every time.
+        FetchError: the request is refused, or fails every time.
     """
     pauses, failures = 0, 0
     while True:
@@ -106,7 +106,7 @@ def retry(request: Callable[[], T], corpus: Corpus, revision: str | None, tries:
 
 
 def _response(error: BaseException | None) -> Any:
-    """The answer that an error, or what caused it, is about; None where there was none."""
+    """The response that an error, or its cause, holds; None where there is none."""
     while error is not None:
         response = getattr(error, "response", None)
         if response is not None:
@@ -116,7 +116,7 @@ def _response(error: BaseException | None) -> Any:
 
 
 def explained(error: Exception, corpus: Corpus, revision: str | None) -> Exception:
-    """Return one line for the ways in which the Hub cannot be had; any other exception as it is."""
+    """Return a one-line error for each way in which the Hub can fail; any other exception unchanged."""
     from huggingface_hub import errors
 
     page = corpus.terms or f"{HUB}/{corpus.hub_id}"

@@ -1,6 +1,6 @@
-"""What is found out about a corpus when it is first opened, kept: cleaned transcripts, what is usable, what is not.
+"""The index of a corpus, made when it is first opened and cached: cleaned transcripts, usable rows, other rows.
 
-A corpus of a million clips takes a minute to clean; every later start reads the result in a second.
+To clean a corpus of a million clips takes a minute; every later start reads the result in a second.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .tables import Table
 
 logger = logging.getLogger(__name__)
 
-#: Of fluent English, spaces included: where a streamed corpus does not list durations, they are guessed by it.
+#: Of fluent English, spaces included. Durations that a streamed corpus does not list are estimated with it.
 CHARACTERS_PER_SECOND = 14.0
-MAX_TEXT = 100_000  # characters of a transcript: two hours of speech; more is a mistake, and takes all memory
+MAX_TEXT = 100_000  # characters of a transcript: two hours of speech; more is a mistake, and would fill the memory
 
 REASONS = (*AudioError.REASONS, "empty_text", "bad_row")
 UNREADABLE = (*AudioError.UNREADABLE, "bad_row")
@@ -66,9 +66,9 @@ class Index:
 
 
 def index_table(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path, evaluation: bool) -> Index:
-    """Find out the usable rows of a table, or read them from the cache where that was done before.
+    """Find the usable rows of a table, or read them from the cache where that was done before.
 
-    What could not be opened is tried anew at every start, so an index with such rows is not kept.
+    Clips that could not be opened are tried again at every start, so an index with such rows is not cached.
     """
     limits = (data.text_case, data.keep_punctuation, data.min_audio_length, data.max_audio_length)
     file = index_file(cache_dir, table.version, (corpus_name if corpus_name in CLEANERS else "", *limits))
@@ -81,7 +81,7 @@ def index_table(corpus_name: str, table: Table, data: DataConfig, cache_dir: Pat
 
 
 def clean_texts(raw: Iterable[str | None], corpus_name: str, data: DataConfig) -> list[str]:
-    """Bring transcripts into the form that is taught; empty where there is none."""
+    """Bring transcripts into the form that the model learns; empty where there is none."""
     prepare = CLEANERS.get(corpus_name)
     texts = []
     for one in raw:
@@ -91,7 +91,7 @@ def clean_texts(raw: Iterable[str | None], corpus_name: str, data: DataConfig) -
 
 
 def _index(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path, evaluation: bool) -> tuple[Index, bool]:
-    """Clean the transcripts, complete the durations, and leave out what cannot be used; tell if all could be opened."""
+    """Clean the transcripts, complete the durations, leave out unusable rows; return also if all could be opened."""
     failures: dict[int, AudioError] = {}
     faults = dict(table.faults)
     raw = list(table.texts)
@@ -130,19 +130,19 @@ def _index(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path, ev
 
 
 def estimated_seconds(text: str, data: DataConfig) -> float:
-    """How long it takes to say a transcript, roughly, within what is allowed; what is not is found when it is read."""
+    """Roughly how long it takes to say a transcript, within the limits; the real length is checked at reading."""
     return min(max(len(text) / CHARACTERS_PER_SECOND, data.min_audio_length), data.max_audio_length)
 
 
 def index_file(cache_dir: Path, version: str, settings: Sequence[object]) -> Path:
-    """Return where the index of a table belongs: its name changes with the table, the settings, and our own rules."""
+    """Return the file of a table's index: its name changes with the table, the settings, and our own rules."""
     digest = hashlib.sha256(repr((version, DURATIONS_VERSION, *settings)).encode())
     digest.update(Path(text_rules.__file__).read_bytes())
     return cache_dir / "index" / f"{digest.hexdigest()[:24]}.npz"
 
 
 def load_index(file: Path) -> Index | None:
-    """Read an index, or return None where there is none, or none that can be read."""
+    """Read an index, or return None where there is none, or it cannot be read."""
     try:
         with np.load(file) as saved:
             left_out = json.loads(saved["left_out"].tobytes())
@@ -153,7 +153,7 @@ def load_index(file: Path) -> Index | None:
 
 
 def save_index(file: Path, index: Index) -> None:
-    """Write an index in one stroke; a disk that is full costs the next start a minute, not this run."""
+    """Write an index atomically. A full disk does not end the run; the next start makes the index again."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(file) as part, part.open("wb") as stream:

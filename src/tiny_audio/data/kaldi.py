@@ -1,4 +1,4 @@
-"""Kaldi's data folders, as ESPnet, icefall and others have them too: wav.scp, text, and maybe segments and utt2spk."""
+"""Kaldi's data folders, which ESPnet, icefall and others use too: wav.scp, text, and maybe segments and utt2spk."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FIRST_CHANNEL = ("A", "0", "1")
 def open_kaldi(path: Path, split: str | None, columns: Columns) -> Table | None:
     """Read a data folder, or that of a split below `path`; None if there is none.
 
-    Relative paths start from the folder, or as in Kaldi's recipes from one above it.
+    Relative paths start from the folder, or, as in Kaldi's recipes, from a folder above it.
 
     Raises:
-        UserError: a file of it is missing or cannot be read, or a recording is what a command writes.
+        UserError: a file of it is missing or cannot be read, or a recording is the output of a command.
     """
     folder = path if split is None or path.name == split else path / split
     if not (folder / "wav.scp").is_file():
@@ -79,7 +79,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def _recording(folder: Path, number: int, wav: str) -> str:
-    """The file of a line of wav.scp."""
+    """The file that a line of wav.scp names."""
     place = f"data.datasets: {folder / 'wav.scp'} line {number}"
     if wav.endswith("|"):
         raise UserError(
@@ -95,7 +95,7 @@ def _recording(folder: Path, number: int, wav: str) -> str:
 
 
 def _segment(folder: Path, number: int, rest: str) -> tuple[str, float, float]:
-    """Recording, start and length in seconds of a line of segments; an end of -1 is that of the recording."""
+    """Recording, start and length in seconds of a line of segments; an end of -1 is the end of the recording."""
     fields = rest.split()
     place = folder / "segments"
     if len(fields) == 4 and fields[3] in FIRST_CHANNEL:
@@ -119,7 +119,7 @@ def _seconds(path: Path, number: int, field: str) -> float:
 
 
 def _check_channels(folder: Path) -> None:
-    """Refuse parts of files with two speakers on two channels: mixed down, both would be heard."""
+    """Refuse segments of files with two speakers on two channels: a mix of the channels would hold both speakers."""
     for number, _, rest in _lines(folder / "reco2file_and_channel"):
         if rest.split()[-1:] and rest.split()[-1] not in FIRST_CHANNEL:
             raise UserError(

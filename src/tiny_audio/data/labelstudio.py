@@ -15,10 +15,10 @@ _SHORT_FORM = {"annotation_id", "annotator"}  # columns of all short forms
 
 
 def flatten(rows: Rows, path: Path) -> Rows:
-    """Return rows of recording, transcript, start and end; rows of other programs as they are.
+    """Return rows of recording, transcript, start and end; rows of other programs are unchanged.
 
     Raises:
-        UserError: it is a short form that has lost what belongs together.
+        UserError: it is a short form that does not say which texts and times belong together.
     """
     some = rows.values[:10]
     if any(_is_task(row) for row in some):
@@ -38,12 +38,12 @@ def flatten(rows: Rows, path: Path) -> Rows:
 
 
 def _is_task(row: dict[str, Any]) -> bool:
-    """Whether a row is a task as the full export has it; `completions` is what old versions call annotations."""
+    """Whether a row is a task of the full export; old versions call annotations `completions`."""
     return isinstance(row.get("data"), dict) and isinstance(row.get("annotations", row.get("completions")), list)
 
 
 def _of_task(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of a task: a part of the recording for each region, or all of it; without annotation, no transcript."""
+    """The rows of a task: one for each region, or one for the whole recording; without annotation, no transcript."""
     data = row.get("data")
     data = data if isinstance(data, dict) else {}
     plain = {"audio": _audio(data)} | {key: data[key] for key in ("split", "speaker") if isinstance(data.get(key), str)}
@@ -70,7 +70,7 @@ def _audio(data: dict[str, Any]) -> Any:
 
 
 def _results(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the annotation says that counts: the one called the truth, or else the newest that was not cancelled."""
+    """The results of one annotation: the ground truth, or else the newest that was not cancelled."""
     annotations = row.get("annotations", row.get("completions"))
     valid = [
         one
@@ -94,10 +94,10 @@ def _strings(value: Any) -> list[str]:
 
 
 def _of_short_form(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of a row of the short forms: its regions, if their texts stand with their times, or itself.
+    """The rows of a row of the short forms: one for each region, if its times and text are together; else the row.
 
     Raises:
-        ValueError: the regions' texts stand apart from their times, and nothing says which belong together.
+        ValueError: the regions' texts are separate from their times, and nothing says which belong together.
     """
     cells = {key: _decoded(value) for key, value in row.items()}
     column = next((name for name in TEXT_COLUMNS if name in cells), None)
@@ -116,7 +116,7 @@ def _of_short_form(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _decoded(cell: Any) -> Any:
-    """A cell, out of its JSON if it is a list or an object in a table."""
+    """A cell; parsed as JSON if it is a list or an object in a table."""
     if isinstance(cell, str) and cell.startswith(("[", "{")):
         try:
             return json.loads(cell)

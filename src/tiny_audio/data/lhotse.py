@@ -1,4 +1,4 @@
-"""Manifests of lhotse (arXiv 2110.12561): cuts, or recordings with supervisions. Read by lhotse itself, an extra."""
+"""Manifests of lhotse (arXiv 2110.12561): cuts, or recordings with supervisions. The optional lhotse reads them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def is_lhotse(row: dict[str, Any]) -> bool:
 def open_lhotse(path: Path, first: dict[str, Any], context_column: str | None = None) -> Table:
     """Read cuts, or supervisions beside their recordings (`*supervisions*` and `*recordings*` of one name).
 
-    `first` is the first row, which says what the others are; `context_column` is a custom field.
+    `first` is the first row, which shows the kind of the others; `context_column` is a custom field.
 
-    A cut is a clip; its transcript is what its supervisions say, in their order. Relative paths of recordings start
-    from where the command is typed, as in lhotse.
+    A cut is a clip; its transcript joins the texts of its supervisions, in their order. Relative paths of recordings
+    start from the current folder, as in lhotse.
 
     Raises:
-        UserError: lhotse is not installed, the manifest cannot be read, or it holds what is not a plain part of a file.
+        UserError: lhotse is not installed, the manifest cannot be read, or a cut is not a plain part of a file.
     """
     try:
         import lhotse
@@ -69,7 +69,7 @@ def open_lhotse(path: Path, first: dict[str, Any], context_column: str | None = 
 
 
 def _contexts(cuts: Sequence[Any], key: str, path: Path) -> Strings:
-    """Return the contexts of cuts: a custom field of each, or of its supervisions."""
+    """Return the contexts of cuts, from a custom field of each cut or of its supervisions."""
     found = [[one.custom[key] for one in (cut, *cut.supervisions) if one.custom and key in one.custom] for cut in cuts]
     values = [own[0] if own else None for own in found]
     return read_contexts(values, lambda row: f"cut {cuts[row].id}", path)

@@ -1,4 +1,4 @@
-"""Draws to batches: clips are decoded and checked in worker processes, and what cannot be used is reported.
+"""Draws to batches: worker processes decode and check clips, and report those that cannot be used.
 
 Dimensions: B clips, S samples of the longest clip, rounded up to 1280 (80 ms).
 """
@@ -35,19 +35,19 @@ RAGGED = ("target_ids", "context_ids")  # of a batch: lists of tensors
 
 @dataclass
 class Batch:
-    """What leaves the loader. B counts the clips that could be read: it may be 0, and is less than the draws
-    wherever `skipped` is not empty.
+    """A batch of the loader. B counts the clips that could be read: it may be 0, and is less than the draws
+    where `skipped` is not empty.
     """
 
     waveforms: Tensor  # (B, S) float32, 16 kHz, zero beyond each clip's end; (0, 0) if B is 0
     num_samples: Tensor  # (B,) int64, each clip's own length
-    target_ids: list[Tensor]  # B tensors (number of tokens,) int64: what `tokenize` made of the transcript
+    target_ids: list[Tensor]  # B tensors (number of tokens,) int64: `tokenize` of the transcript
     transcripts: list[str]  # B cleaned transcripts
     names: list[str]  # B clip names, as in the source
     sources: list[int]  # B indices into the list of sources
     draws: list[int]  # B draw numbers
     skipped: list[Skip] = field(default_factory=list)  # draws that could not be read, each with its reason
-    seconds: list[float] = field(default_factory=list)  # B lengths as they are fed, augmented, without padding
+    seconds: list[float] = field(default_factory=list)  # B lengths after augmentation, without padding
     features: Tensor | None = None  # (N, D) encoder frames, where they are cached; waveforms is then (0, 0)
     # B tensors (number of tokens,) int64, empty where a clip is read without a context; or none at all: all are
     context_ids: list[Tensor] = field(default_factory=list)
@@ -66,11 +66,11 @@ class Batch:
         return [num_clip_frames(n) for n in self.num_samples.tolist()]
 
     def pin_memory(self) -> Batch:
-        """Copy what goes to the device to page-locked memory; the loader calls this where it was asked to pin."""
+        """Copy the tensors for the device to page-locked memory; the loader calls this where it was told to pin."""
         features = None if self.features is None else self.features.pin_memory()
         return replace(self, waveforms=self.waveforms.pin_memory(), features=features)
 
-    # Workers hand tensors over as open files, one each: B more of them a batch would run into the limit of
+    # Workers pass each tensor as an open file: B more of them for each batch would exceed the limit of
     # 1,024.
     def __getstate__(self) -> dict[str, Any]:
         state = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -86,9 +86,9 @@ class Batch:
 
 
 class Clip(NamedTuple):
-    """What was read of a clip: its samples (S,), augmented, or, from the cache, its encoder frames (n, D)."""
+    """A clip as it was read: its samples (S,), augmented, or, from the cache, its encoder frames (n, D)."""
 
-    num_samples: int  # S; of a cached clip, what its recording has
+    num_samples: int  # S; for a cached clip, the samples of its recording
     waveform: np.ndarray | None
     frames: Tensor | None
 
@@ -97,11 +97,11 @@ class ClipDataset(Dataset[Batch]):
     """Turns lists of draws into batches.
 
     Args:
-        sources: what `Draw.source` counts.
+        sources: `Draw.source` is an index into them.
         tokenize: transcript to the target tokens, the end-of-turn token included.
         data: the limits on length.
-        augmenter: what changes the clips, in training only.
-        contexts: reads the contexts of the clips; None: they are read without.
+        augmenter: changes the clips, in training only.
+        contexts: reads the contexts of the clips; None: clips have no context.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class ClipDataset(Dataset[Batch]):
         self.contexts = contexts
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        """Read a batch. Recordings that cannot be used become skips; any other error is a bug and rises."""
+        """Read a batch. Recordings that cannot be used become skips; any other error is a bug and is raised."""
         clips: list[Clip] = []
         read: list[Draw] = []
         skipped: list[Skip] = []
@@ -127,7 +127,7 @@ class ClipDataset(Dataset[Batch]):
             source = self.sources[draw.source]
             if (
                 source.has_speech and not source.texts[draw.row]
-            ):  # of a stream, whose transcripts are not read before they are drawn
+            ):  # in a stream, transcripts are read only when they are drawn
                 skipped.append(Skip(source.name, source.names[draw.row], "empty_text", "has no transcript"))
                 continue
             try:
@@ -154,17 +154,17 @@ class ClipDataset(Dataset[Batch]):
         )
 
     def read_context(self, draw: Draw) -> list[int]:
-        """Return the tokens of what is known of a clip; none where nothing is, or it is left out in this draw."""
+        """Return the tokens of a clip's context; none where it has no context, or this draw leaves it out."""
         known = self.sources[draw.source].contexts
         return [] if known is None or self.contexts is None else self.contexts(known[draw.row], draw.number)
 
     def read(self, draw: Draw) -> Clip:
-        """Read, check and augment one clip: what the model hears. From the cache where its source is cached.
+        """Read, check and augment one clip, as the model gets it; from the cache where its source is cached.
 
         Raises:
-            AudioError: it cannot be decoded or used, or is much shorter than it was said to be: files cut
-                short decode without a word, and their transcript would teach the model to invent what is
-                missing.
+            AudioError: it cannot be decoded or used, or is much shorter than listed. Files that are cut
+                short decode without an error, and their transcript would teach the model to invent the
+                missing words.
         """
         source = self.sources[draw.source]
         waveform, frames = None, None
@@ -188,7 +188,7 @@ class ClipDataset(Dataset[Batch]):
 
 
 class _LengthSampler:
-    """Each clip once, longest first: a batch that does not fit into memory fails at once, not in the end."""
+    """Each clip once, longest first, so that a batch that does not fit into memory fails at once, not at the end."""
 
     def __init__(self, sources: Sequence[Source], batch_size: int, process_index: int, num_processes: int) -> None:
         rows = [(k, row) for k, source in enumerate(sources) for row in range(len(source))]
@@ -196,7 +196,7 @@ class _LengthSampler:
         order = np.argsort(-seconds, kind="stable")
         draws = [Draw(number, *rows[i]) for number, i in enumerate(order.tolist())]
         batches = [draws[i : i + batch_size] for i in range(0, len(draws), batch_size)]
-        batches += [[]] * (-len(batches) % num_processes)  # as many for each: they may have to read layers together
+        batches += [[]] * (-len(batches) % num_processes)  # equal numbers: they may have to read layers together
         self.batches = batches[process_index::num_processes]
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -235,7 +235,7 @@ def eval_loader(
     prefetch_factor: int = 2,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """Every clip once, longest first, always in the same batches; process r of R takes every R-th."""
+    """Every clip once, longest first, always in the same batches; process r of R takes every R-th batch."""
     sampler = _LengthSampler(dataset.sources, batch_size, process_index, num_processes)
     return open_loader(dataset, sampler, num_workers, prefetch_factor, pin_memory)
 
@@ -247,7 +247,7 @@ def open_loader(
     prefetch_factor: int = 2,
     pin_memory: bool = False,
 ) -> DataLoader[T]:
-    """What `dataset.__getitems__` makes of each of `batches`, in their order, in worker processes if there are any."""
+    """Yield `dataset.__getitems__(batch)` for each of `batches`, in order, from worker processes if there are any."""
     return DataLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists will do
@@ -274,9 +274,9 @@ def _as_it_is(batch: Any) -> Any:
 def _start_worker(worker_id: int, parent: int) -> None:
     """Leave signals to the main process, which saves and then ends its workers, and the cores to the other workers.
 
-    In a process group of its own a worker does not get what a terminal or a scheduler sends to the whole run: one
-    that died of it would take the run with it before it has saved. A run that was killed while its worker started is no
-    longer the worker's parent: torch, which watches for that from here on, would have it wait for work for ever.
+    In its own process group, a worker does not get the signals that a terminal or a scheduler sends to the whole run.
+    A worker that such a signal ended would end the run before it has saved. If the run was killed while the worker
+    started, the worker has another parent. torch checks the parent only from now on: the worker would wait for ever.
     """
     if hasattr(os, "setpgrp") and os.getppid() != parent:
         os._exit(1)

@@ -1,4 +1,4 @@
-"""Manifests: files of rows, each naming a recording and what is said in it."""
+"""Manifests: files of rows, each with a recording and its transcript."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .tables import (
 )
 from .times import read_times, to_seconds
 
-LAYOUT = "2"  # how rows are understood: with another one, what was found out about them before is not theirs
+LAYOUT = "2"  # version of how rows are read: another one makes caches of earlier versions invalid
 
 
 def open_manifest(path: Path, split: str | None, columns: Columns) -> Table:
@@ -103,15 +103,15 @@ def make_table(
     faults: dict[int, str] | None = None,
     contexts: Sequence[str] | None = None,
 ) -> Table:
-    """Make a table of recordings in files, or with `starts` of parts of them.
+    """Make a table of whole files, or, with `starts`, of parts of them.
 
     Args:
         origin, version, speakers, faults, contexts: as in `Table`.
         files: where the recordings lie.
         paths: N names, for `files`.
         texts: N transcripts.
-        starts: (N,) seconds where the rows begin; None: each is a whole recording.
-        seconds: (N,) how long they are, NaN where that is not known; None: of none.
+        starts: (N,) seconds where the rows begin; None: each row is a whole recording.
+        seconds: (N,) lengths, NaN where one is not known; None: none is known.
     """
     listed = np.full(len(paths), np.nan) if seconds is None else seconds
     recordings: Recordings
@@ -136,7 +136,7 @@ def make_table(
 
 
 def _whole(files: Files, names: Sequence[str]) -> Recordings:
-    """Return recordings that are files of their own, or packed in the place of the folder of the first of them."""
+    """Return recordings as single files, or from a zip where one replaces the folder of the first recording."""
     archive = archive_of(files.guess(names[0])) if names and files.has(names[0]) else None
     if archive is None:
         return FileRecordings(files, names)
@@ -144,7 +144,7 @@ def _whole(files: Files, names: Sequence[str]) -> Recordings:
 
 
 def _read(understand: Any, value: Any, row: int, faults: dict[int, str]) -> str | None:
-    """What a cell says; what cannot be understood becomes the row's fault."""
+    """The value of a cell; a cell that cannot be parsed becomes the row's fault."""
     try:
         return understand(value)
     except ValueError as error:
@@ -177,7 +177,7 @@ def _text_of(value: Any) -> str | None:
 
 
 def _common_voice_durations(folder: Path, paths: Sequence[str]) -> np.ndarray:
-    """Durations as Common Voice lists them, in milliseconds, in a file beside its splits."""
+    """Durations that Common Voice lists, in milliseconds, in a file beside its splits."""
     listed: dict[str, float] = {}
     file = folder / "clip_durations.tsv"
     if file.is_file():
@@ -187,7 +187,7 @@ def _common_voice_durations(folder: Path, paths: Sequence[str]) -> np.ndarray:
 
 
 def _of_split(rows: Rows, split: str, path: Path) -> Rows:
-    """The rows of a split, by the `split` column; a file named after the split is that split as a whole."""
+    """The rows of a split, by the `split` column; a file that is named after the split holds only that split."""
     if not any("split" in row for row in rows.values):
         if path.stem == split:
             return rows

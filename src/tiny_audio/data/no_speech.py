@@ -1,7 +1,7 @@
 """Clips without speech, whose transcript is empty: from them the decoder learns to write nothing.
 
-A bank of silence, synthetic noise and, where there are some, recordings of noise, as a source like any other: drawn,
-cached, augmented, resumed and counted as corpora are. What a clip holds is a function of the seed and its row.
+A source of silence, synthetic noise and, where there are some, recordings of noise. It is drawn, cached, augmented,
+resumed and counted like any other source. The content of a clip is a function of the seed and its row.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from .sources import Source
 from .tables import file_versions
 
 NUM_CLIPS = 256
-KINDS = ("silence", "dither", "white", "pink", "hum")  # in turn; with recordings, those are every second clip
-LEVEL_DB = (-70.0, -20.0)  # lowest and highest root mean square of what is synthetic, below full scale
+KINDS = ("silence", "dither", "white", "pink", "hum")  # in turn; recordings, if there are any, are every second clip
+LEVEL_DB = (-70.0, -20.0)  # lowest and highest root mean square of synthetic clips, below full scale
 GAIN_DB = (-20.0, 0.0)  # of recordings
-USUAL_SECONDS = 10.0  # lengths reach at least so far, also beside a corpus of single words
-STREAM = 4  # the plan and the augmentation make their choices of the seed and 0 to 3
-VERSION = 1  # of all that follows: what changes a clip must change the key it is cached under
+USUAL_SECONDS = 10.0  # lengths reach at least this, also beside a corpus of single words
+STREAM = 4  # the plan and the augmentation make their choices from the seed and 0 to 3
+VERSION = 1  # of the code below: a change of the clips must change the keys of their cache
 
 
 class NoSpeech:
-    """The bank's recordings, made when they are read: see `Recordings`.
+    """The recordings of the source, made when they are read: see `Recordings`.
 
     Args:
         seed: of all choices.
@@ -54,7 +54,7 @@ class NoSpeech:
         """Return a clip as a wav file of 32-bit floats.
 
         Raises:
-            AudioError: its recording has become unreadable.
+            AudioError: its recording is no longer readable.
         """
         kind, rng = self.kind(row), np.random.default_rng([self.seed, STREAM, row])
         count = round(self.seconds[row] * SAMPLE_RATE)
@@ -86,10 +86,10 @@ class NoSpeech:
 
 
 def synthesize(kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return `count` samples (S,) of one of `KINDS`, those that have a level at one in `LEVEL_DB`.
+    """Return `count` samples (S,) of one of `KINDS`, at a level in `LEVEL_DB` where the kind has one.
 
-    Silence is digital zero; dither flips the last of 16 bits, as converters do; the power of pink noise falls with
-    1/f; hum is a mains frequency with its overtones, in faint noise.
+    Silence is digital zero. Dither flips the last of 16 bits, as converters do. The power of pink noise falls with
+    1/f. Hum is a mains frequency with its overtones, in faint noise.
     """
     if kind == "silence":
         return np.zeros(count)
@@ -109,10 +109,10 @@ def synthesize(kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def no_speech_source(sources: Sequence[Source], data: DataConfig, seed: int) -> Source:
-    """Return the source that brings `data.no_speech_share` of the draws when it is added to `sources`.
+    """Return the source that gets `data.no_speech_share` of the draws when it is added to `sources`.
 
-    Half of its clips are as long as clips of the corpora, so that length does not tell them apart; the others are of
-    all lengths up to the longest of those, or to `USUAL_SECONDS`.
+    Half of its clips are as long as clips of the corpora, so that length does not tell them apart. The others have
+    all lengths up to the longest clip of the corpora, or to `USUAL_SECONDS`.
 
     Raises:
         UserError: `data.noise_path` holds nothing that can be used.

@@ -1,7 +1,7 @@
-"""Recordings that are packed: one zip in the place of a folder of many small files.
+"""Packed recordings: one zip in the place of a folder of many small files.
 
 Where a manifest names `audio/train/0001.opus` and there is no folder `audio/train`, the recording is read from
-`audio/train.zip`, from its own place in that file. Thousands of small files are slow to copy, to install and to keep in
+`audio/train.zip`, without unpacking the others. Thousands of small files are slow to copy, to install and to keep in
 git; one file is not.
 """
 
@@ -48,14 +48,14 @@ def recording_at(path: Path) -> Path | bytes:
     """Return a recording for `load_audio`: its file, or its bytes where its folder is packed.
 
     Raises:
-        AudioError: it is in no file, and not in the zip.
+        AudioError: neither the file nor the zip holds it.
     """
     archive = archive_of(path)
     return path if archive is None else _read(archive, path.name)
 
 
 def pack(folder: Path) -> Path:
-    """Put the files of a folder into the zip that stands in its place, delete them, and return the zip."""
+    """Put the files of a folder into the zip that replaces it, delete them, and return the zip."""
     archive = folder.with_name(f"{folder.name}.zip")
     with ZipFile(archive, "w", ZIP_STORED) as packed:  # recordings are compressed already
         for file in sorted(folder.iterdir()):
@@ -68,7 +68,7 @@ def pack(folder: Path) -> Path:
 
 @lru_cache(8)
 def _opened(archive: Path, process: int) -> ZipFile:
-    """A zip as this process reads it: a forked worker must not share the place in the file with its parent."""
+    """A zip, opened by this process: a forked worker must not share the file position with its parent."""
     return ZipFile(archive)
 
 

@@ -34,7 +34,7 @@ from .times import to_seconds
 
 logger = logging.getLogger(__name__)
 
-TOLD_BYTES = 5e8  # what is opened in a second needs no line
+TOLD_BYTES = 5e8  # smaller files open within a second, without a message
 
 
 class ArrowRecordings:
@@ -64,7 +64,7 @@ class ArrowRecordings:
 
 
 def unpack_audio(recording: Any, folder: Path | None) -> Path | bytes:
-    """Return what Hugging Face's `Audio` stores of a recording, its bytes or where its file lies.
+    """Return the bytes or the path that Hugging Face's `Audio` stores for a recording.
 
     Raises:
         AudioError: it holds neither.
@@ -82,7 +82,7 @@ def open_parquet(files: Sequence[Path], origin: str, columns: Columns) -> Table:
     Args:
         files: of one split, in order.
         origin: where they come from, for messages.
-        columns: which are read.
+        columns: the columns to read.
 
     Raises:
         UserError: they cannot be read, or lack a column.
@@ -92,7 +92,7 @@ def open_parquet(files: Sequence[Path], origin: str, columns: Columns) -> Table:
     size = sum(file.stat().st_size for file in files)
     if size > TOLD_BYTES:
         logger.info("Opening %s, %.1f GB in %d files; the first time takes minutes...", origin, size / 1e9, len(files))
-    if not is_terminal():  # a bar that is drawn anew fills a log file
+    if not is_terminal():  # each update of a bar would add a line to a log file
         datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
@@ -103,7 +103,7 @@ def open_parquet(files: Sequence[Path], origin: str, columns: Columns) -> Table:
 
 
 def open_saved(path: Path, split: str | None, columns: Columns) -> Table | None:
-    """Open a folder that `save_to_disk` of `datasets` wrote, one dataset or several splits; None if it is none.
+    """Open a folder that `save_to_disk` of `datasets` wrote (one dataset or several splits); None for any other.
 
     Raises:
         UserError: it cannot be read, or lacks the column or the split.
@@ -175,14 +175,14 @@ def contexts_of(table: Any, column: str, origin: object, first: int = 0) -> Stri
     """Return the contexts in a column of an Arrow table, whose first row has the number `first` in the corpus.
 
     Raises:
-        UserError: they are no texts.
+        UserError: they are not texts.
     """
     values = (value for chunk in table.column(column).chunks for value in chunk.to_pylist())
     return read_contexts(values, lambda row: f"row {first + row:,}", origin)
 
 
 def iterate(table: Any, column: str) -> Iterator[str | None]:
-    """Read a column of an Arrow table as text, a chunk at a time: millions of rows need not be in memory at once."""
+    """Read a column of an Arrow table as text, a chunk at a time, so that memory never holds millions of rows."""
     for chunk in table.column(column).chunks:
         for value in chunk.to_pylist():
             yield None if value is None else str(value)
@@ -195,7 +195,7 @@ def name_column(columns: Iterable[str]) -> str | None:
 
 
 def listed_durations(table: Any) -> np.ndarray:
-    """Return (N,) float32 seconds as an Arrow table lists them, NaN where it does not: see `DURATION_COLUMNS`."""
+    """Return the (N,) float32 seconds that an Arrow table lists, NaN where it lists none: see `DURATION_COLUMNS`."""
     columns = set(table.column_names)
     if "duration" in columns:
         return np.array([to_seconds(value) for value in table.column("duration").to_pylist()], dtype=np.float32)
@@ -206,7 +206,7 @@ def listed_durations(table: Any) -> np.ndarray:
     return np.full(table.num_rows, np.nan, dtype=np.float32)
 
 
-#: What `listed_durations` reads.
+#: The columns that `listed_durations` reads.
 DURATION_COLUMNS = ("duration", "begin_time", "end_time")
 
 

@@ -1,20 +1,18 @@
 """The sampling plan: which clip is drawn when, and which clips make up a batch, as a pure function.
 
-The training data is an endless stream of draws, numbered from 0; there are no epochs to begin or end. Draw n
+The training data is an endless stream of draws, numbered from 0, without epochs. Draw n
 
 1. picks its source by a golden-ratio sequence, which visits the sources in proportion to their weights with
-the
-   least possible wandering: after any number of draws, every source's count is within a few of its exact
+   the least possible deviation: after any number of draws, every source's count is within a few of its exact
    share;
 2. takes the next clip of that source's current shuffle. A source is reshuffled when all its clips have been
-drawn,
-   so a small corpus with a large weight comes round often, and none of its clips before all the others.
+   drawn. So a small corpus with a large weight repeats often, and no clip repeats before all others are drawn.
 
 Draws are batched window by window: a window's draws are sorted by duration, cut into batches, and the batches
-shuffled. That leaves hardly any padding and, over a window, the mixture exactly as it was drawn.
+are shuffled. That leaves hardly any padding and, over a window, does not change the mixture.
 
-Nothing here depends on the past, on the number of processes, or on worker processes, so the position in the
-data is one number: how many batches have been trained on. K sources, N_k clips in source k.
+Nothing here depends on the past, on the number of processes, or on worker processes. So the position in the
+data is one number: the number of batches trained on. K sources, N_k clips in source k.
 """
 
 from __future__ import annotations
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
 GOLDEN_STEP = np.uint64(0x9E3779B97F4A7C15)
 WINDOW_BATCHES = 64  # 1024 draws at batch 16: padding of about 1 %, and a shuffle that still mixes widely
 GROUP_BATCHES = 8  # neighbors by duration stay together, so the processes of one step get similar lengths
-POOL_BLOCKS = 16  # of a stream, that are open at a time: 1,600 clips of 100 a row group, some 400 MB
-JITTER_SECONDS = 0.1  # which clips of almost the same duration share a batch is left to chance
+POOL_BLOCKS = 16  # row groups of a stream that are open at a time: 1,600 clips at 100 a row group, about 400 MB
+JITTER_SECONDS = 0.1  # random order among clips of almost the same duration
 BLOCK_DRAWS = 1 << 20  # draws counted at once when a run resumes: 16 MB, 10 ms
 
 
@@ -46,7 +44,7 @@ class Draw(NamedTuple):
 
 
 class Durations(Protocol):
-    """Seconds of N clips: a float32 array (N,), or what finds out those that are asked for."""
+    """Seconds of N clips: a float32 array (N,), or an object that finds the seconds of the rows it is given."""
 
     def __len__(self) -> int: ...
 
@@ -54,20 +52,21 @@ class Durations(Protocol):
         """Return the seconds of some rows (R,), or of one."""
 
     def tobytes(self) -> bytes:
-        """Return what tells them from others."""
+        """Return bytes that differ from those of other durations."""
 
 
 class SamplingPlan:
-    """What is drawn, in what order.
+    """Which clips are drawn, in which order.
 
     Args:
-        durations: seconds of every clip, an array (N_k,) for each of K sources, or what finds them out when they are
-            drawn; none of them empty.
+        durations: for each of K sources the seconds of its clips, an array (N_k,), or an object that finds them when
+            clips are drawn; no source is empty.
         weights: K positive numbers, normalized here: the sources' shares of the draws.
         batch_size: clips a batch.
         seed: of all choices.
         temperature: shares are proportional to weight^(1/temperature); above 1 they move toward equality.
-        blocks: for each source None, or (N_k,) which rows are fetched together: its shuffles then keep them close.
+        blocks: for each source None, or (N_k,) the block of each row. Rows of a block are fetched together, so
+            shuffles keep them close.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class SamplingPlan:
         self.window_batches = self._choose_window()
         self.window = self.window_batches * batch_size
 
-        # Points of the circle [0, 2^64) up to which each source but the last reaches.
+        # For each source but the last, the point of the circle [0, 2^64) where it ends.
         reach = self.shares.cumsum()[:-1].clip(0, 1 - 2**-53)
         self._bounds = np.array([int(share * 2.0**64) for share in reach], np.uint64)
         self._start = np.random.default_rng([seed, 0]).integers(2**64, dtype=np.uint64)
@@ -110,7 +109,7 @@ class SamplingPlan:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that the stream depends on: two plans that share it draw the same batches."""
+        """A hash of all that the stream depends on: two plans with the same hash draw the same batches."""
         settings = (self.seed, self.batch_size, self.window, self.shares.tolist())
         digest = hashlib.sha256(repr(settings).encode())
         for durations, blocks in zip(self.durations, self.blocks, strict=True):
@@ -131,7 +130,7 @@ class SamplingPlan:
         return self._cached[1][position]
 
     def draws(self, start: int, count: int) -> list[Draw]:
-        """Return `count` draws from number `start` on in the order of their numbers, whatever the batch size."""
+        """Return `count` draws from number `start` on, in the order of their numbers, at any batch size."""
         sources, rows = self._drawn(start, count)
         return [Draw(start + i, int(sources[i]), int(rows[i])) for i in range(count)]
 
@@ -145,7 +144,7 @@ class SamplingPlan:
         return sources, rows
 
     def _choose_window(self) -> int:
-        """Batches a window: as many as keep a clip from coming twice in it, at least one."""
+        """Batches a window: as many as possible without the same clip twice in a window, at least one."""
         fewest = (self.sizes / self.shares).min()  # draws after which the first source begins anew
         return int(min(WINDOW_BATCHES, max(1, fewest // self.batch_size)))
 
@@ -156,7 +155,7 @@ class SamplingPlan:
         return np.searchsorted(self._bounds, points, side="right")
 
     def _counts_before(self, number: int) -> np.ndarray:
-        """How many of the draws before `number` fell to each source (K,)."""
+        """How many of the draws before `number` each source got (K,)."""
         done, counts = self._counted if self._counted[0] <= number else (0, np.zeros_like(self.sizes))
         counts = counts.copy()
         for start in range(done, number, BLOCK_DRAWS):
@@ -166,7 +165,7 @@ class SamplingPlan:
         return counts
 
     def _rows(self, source: int, first: int, count: int) -> np.ndarray:
-        """Rows (count,) of one source's draws from its `first` on, counted within that source."""
+        """Rows (count,) of one source's draws from its draw `first` on, counted within that source."""
         size = int(self.sizes[source])
         parts = []
         while count:
@@ -204,7 +203,7 @@ class SamplingPlan:
 
 
 def shuffle_blocks(blocks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffle rows so that few blocks are open at a time: the blocks are shuffled, then rows among POOL_BLOCKS of them.
+    """Shuffle rows so that few blocks are open at a time: shuffle the blocks, then the rows of each POOL_BLOCKS blocks.
 
     Args:
         blocks: (N,) the block of each row.
@@ -222,10 +221,10 @@ def shuffle_blocks(blocks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class PlanSampler:
     """The batches of one of R processes, for `DataLoader(batch_sampler=...)`.
 
-    Process r takes the global batches start + r, start + R + r, and so on: a step of R processes always
-    trains on the same R batches, whichever process takes which. A loader prefetches, so a sampler has
-    always run ahead of the training; the position is counted by the training loop and given to a new
-    sampler as `start_batch`.
+    Process r takes the global batches start + r, start + R + r, and so on. So a step of R processes always
+    trains on the same R batches, for any assignment to processes. A loader prefetches, so a sampler is
+    always ahead of the training. The training loop counts the position and passes it to a new sampler as
+    `start_batch`.
 
     Args:
         plan: what is drawn.
@@ -233,7 +232,7 @@ class PlanSampler:
         process_index: r.
         num_processes: R.
         stop_batch: the global batch before which the stream ends; never, if left out.
-        ahead: called with the rows of a window and of the next one as a window is begun; closed at the end.
+        ahead: called at the start of a window, with its rows and those of the next window; closed at the end.
     """
 
     def __init__(

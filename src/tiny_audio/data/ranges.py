@@ -1,7 +1,7 @@
-"""Bytes of files on the Hub, without the files.
+"""Reads ranges of bytes of files on the Hub, without the whole files.
 
-A file of the Hub is answered by a redirect to its storage. Where that is, is remembered, so a second range of the file
-costs one request, and none that the Hub counts.
+The Hub answers a request for a file with a redirect to its storage. The address of the storage is kept, so a second
+range of the file costs one request, which the Hub does not count.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ..errors import FetchError
 from .hub import RepoSplit
 from .hub_requests import TRIES, retry
 
-HOLE_BYTES = 1 << 16  # two ranges no further apart are asked for as one: cheaper than another round trip
-EXPIRED = (400, 401, 403, 404)  # from a storage whose address was remembered: it is signed for an hour or so
+HOLE_BYTES = 1 << 16  # ranges with no larger gap are fetched as one: cheaper than another round trip
+EXPIRED = (400, 401, 403, 404)  # from a storage whose address was kept: its signature is valid for about an hour
 
 
 class RemoteFile:
@@ -32,7 +32,7 @@ class RemoteFile:
         """Return the bytes from `begin` to before `end`.
 
         Raises:
-            FetchError: they cannot be had.
+            FetchError: they cannot be fetched.
         """
         content, _ = self._retry(f"bytes={begin}-{end - 1}", tries)
         if len(content) != end - begin:
@@ -43,7 +43,7 @@ class RemoteFile:
         """Return the last `count` bytes, or all where there are fewer, and the size of the file.
 
         Raises:
-            FetchError: they cannot be had.
+            FetchError: they cannot be fetched.
         """
         return self._retry(f"bytes=-{count}", TRIES)
 
@@ -60,7 +60,7 @@ class RemoteFile:
             response = get_session().get(storage, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT)
             if response.status_code in EXPIRED:
                 self._storage = response = None
-        if response is None:  # the token is for the Hub alone
+        if response is None:  # only the Hub may get the token
             headers |= build_hf_headers()
             response = get_session().get(self._url, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT)
         hf_raise_for_status(response)
@@ -70,7 +70,7 @@ class RemoteFile:
 
 
 def _part(response: Any, span: str) -> tuple[bytes, int]:
-    """The bytes that were asked for, and the size of the file; a server that knows no ranges sends all of it."""
+    """The requested bytes, and the size of the file; a server that does not support ranges sends the whole file."""
     content: bytes = response.content
     if response.status_code == 206:
         return content, int(response.headers["Content-Range"].rpartition("/")[2])
@@ -80,10 +80,10 @@ def _part(response: Any, span: str) -> tuple[bytes, int]:
 
 
 class Pieces(io.RawIOBase):
-    """Pieces of a file, for a reader that seeks: what is not among them is fetched when it is read.
+    """Pieces of a file, for a reader that seeks; bytes outside of the pieces are fetched when they are read.
 
     Args:
-        file: where from.
+        file: the file on the Hub.
         size: of the whole, in bytes.
         tries: of each request.
     """
@@ -95,7 +95,7 @@ class Pieces(io.RawIOBase):
         self._position = 0
 
     def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Fetch ranges (begin, end) of bytes, those that lie close together in one request."""
+        """Fetch ranges (begin, end) of bytes; ranges that lie close together are one request."""
         merged: list[list[int]] = []
         for begin, end in sorted(ranges):
             if merged and begin - merged[-1][1] <= HOLE_BYTES:
@@ -122,7 +122,7 @@ class Pieces(io.RawIOBase):
         return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        """Return the next bytes, as many as were asked for."""
+        """Return the next `size` bytes, or all that follow."""
         begin = self._position
         end = self.size if size is None or size < 0 else min(begin + size, self.size)
         self._position = max(begin, end)

@@ -1,8 +1,8 @@
-"""Clips of parquet files on the Hub without the files: a row group at a time, by range requests.
+"""Clips of parquet files on the Hub without the whole files: a row group at a time, by range requests.
 
-Corpora on the Hub hold some hundred clips a row group, 10 to 30 MB. `fetch_sample` keeps as many as a subset needs;
-a `RemoteStream` reads what is written about the clips of a row group, and their recordings, when they are drawn, into
-a folder that is kept below a size.
+Corpora on the Hub hold some hundred clips a row group, 10 to 30 MB. `fetch_sample` keeps as many as a subset needs.
+A `RemoteStream` fetches the texts and the recordings of a row group when its clips are drawn, into a folder of
+limited size.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from .tables import AUDIO_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, Columns, Table
 
 logger = logging.getLogger(__name__)
 
-SPREAD = 8  # files that a sample looks into at a time, and row groups that it takes where few would do
-CLIPS_A_GROUP = 8  # of a small sample: neighbors in a file often are of one speaker
-NAMES = "name of the clip"  # a column that no corpus has
+SPREAD = 8  # files that a sample opens at a time, and row groups that it takes even where fewer would be enough
+CLIPS_A_GROUP = 8  # of a small sample: neighbors in a file often have the same speaker
+NAMES = "name of the clip"  # a column name that no corpus uses
 OPEN_GROUPS = 64  # memory-mapped row groups a process keeps open
 
 
 def fetch_sample(split: RepoSplit, limit: int, seed: int, cache_dir: Path) -> tuple[list[Path], bool]:
-    """Fetch row groups of a split, chosen by the seed, that hold `limit` rows: as files, and whether that is all.
+    """Fetch row groups of a split that hold `limit` rows; return their files, and whether they are the whole split.
 
-    Which ones they are depends on the seed, the names of the files and their row groups, and on nothing else: they are
-    the same where whole files are in the Hugging Face cache, and are then read from there.
+    The choice depends on the seed, the names of the files and their row groups, and on nothing else. It is the same
+    where whole files are in the Hugging Face cache; they are then read from there.
 
     Raises:
         UserError: they cannot be fetched, or the disk is too small.
@@ -66,7 +66,7 @@ def fetch_sample(split: RepoSplit, limit: int, seed: int, cache_dir: Path) -> tu
 
 
 def _keep_group(group: RowGroup, path: Path) -> None:
-    """Write a row group to a parquet file of its own."""
+    """Write a row group to a separate parquet file."""
     import pyarrow.parquet
 
     table = group.read()
@@ -74,10 +74,10 @@ def _keep_group(group: RowGroup, path: Path) -> None:
 
 
 def _choose_groups(split: RepoSplit, limit: int, seed: int, cache_dir: Path) -> tuple[list[RowGroup], bool]:
-    """Choose row groups that hold `limit` rows, in the order of the files; and tell whether there are no more.
+    """Choose row groups that hold `limit` rows, in the order of the files; return also whether there are no more.
 
-    Files are opened in seeded order, a few at a time; each gives one of its row groups, then each another one. A
-    sample that would fit into a row group or two is spread over more of them.
+    Files are opened in seeded order, a few at a time. One row group is taken from each, then another one from each. A
+    sample that would fit into one or two row groups is spread over more of them.
     """
     names = list(split.files)
     order = [names[i] for i in seeded_order(names, seed)]
@@ -99,15 +99,15 @@ def _choose_groups(split: RepoSplit, limit: int, seed: int, cache_dir: Path) -> 
 
 
 class RemoteStream:
-    """The clips of a split, as row groups that are read when they are wanted. N counts the clips, B the row groups.
+    """The clips of a split, as row groups that are read when needed. N counts the clips, B the row groups.
 
-    What is written about the clips of a row group is kept for good, their recordings up to a size.
+    The texts of a row group are kept for ever, the recordings up to a total size.
 
     Args:
         split: its files, at one commit.
-        columns: which are read.
-        cache_dir: footers and `cache_dir/streams/<repository>` are kept there.
-        max_bytes: that the recordings in that folder may take.
+        columns: the columns to read.
+        cache_dir: holds the footers, and the row groups in `cache_dir/streams/<repository>`.
+        max_bytes: limit for the recordings in that folder.
 
     Attributes:
         groups: B row groups.
@@ -147,11 +147,11 @@ class RemoteStream:
 
     @property
     def version(self) -> str:
-        """What its clips are a function of."""
+        """A text that changes whenever the clips change."""
         return f"{self.split.origin} streamed {self.text}"
 
     def read_all(self) -> Table:
-        """Read what is written about all clips, and leave their recordings where they are until they are drawn."""
+        """Read the texts of all clips, but no recordings, which are fetched when they are drawn."""
         import pyarrow
 
         self.keep_transcripts(range(len(self.groups)), f"Reading transcripts of {self.split.corpus.hub_id}")
@@ -169,16 +169,16 @@ class RemoteStream:
         )
 
     def contexts(self, rows: Any, first: int) -> Sequence[str] | None:
-        """Return the contexts of rows that follow each other from the clip `first` on; None where there are none."""
+        """Return the contexts of consecutive rows from the clip `first` on; None where there are none."""
         return None if self.context is None else contexts_of(rows, self.context, self.split.origin, first)
 
     def names(self, rows: Any, first: int) -> Iterable[str]:
-        """The names of rows that follow each other from the clip `first` on: ids, file names, or else numbers."""
+        """The names of consecutive rows from the clip `first` on: ids, file names, or else numbers."""
         for number, name in enumerate(iterate(rows, NAMES)):
             yield name or f"row {first + number}"
 
     def transcripts(self, block: int) -> Any:
-        """Return what is written about the clips of a row group, a table without their recordings."""
+        """Return the table of a row group without the recordings."""
         import pyarrow.parquet
 
         path = self._transcripts_path(block)
@@ -187,7 +187,7 @@ class RemoteStream:
         return pyarrow.parquet.read_table(path)
 
     def keep_transcripts(self, blocks: Iterable[int], title: str | None = None) -> None:
-        """Fetch what is written about the clips of row groups, many at once, unless it is kept already."""
+        """Fetch the texts of row groups, many at once, unless they are kept already."""
         missing = [block for block in blocks if not self._transcripts_path(block).is_file()]
         if not missing:
             return
@@ -223,7 +223,7 @@ class RemoteStream:
         keep(self._transcripts_path(block), lambda path: pyarrow.parquet.write_table(table, path))
 
     def recordings_of(self, block: int, tries: int = TRIES_WHEN_DRAWN) -> Path:
-        """Return where the recordings of a row group lie, once they are there; only one process fetches them."""
+        """Fetch the recordings of a row group, in one process only, and return their file once it is there."""
         import pyarrow
 
         path = self._path(block, "arrow")
@@ -245,7 +245,7 @@ class RemoteStream:
         return path
 
     def _make_room(self, newest: Path) -> None:
-        """Delete the row groups that were read longest ago, down to `max_bytes`; who has one open reads on."""
+        """Delete the row groups that were read longest ago, down to `max_bytes`; open ones stay readable."""
         found = []
         for path in self.folder.glob("*.arrow"):
             with suppress(FileNotFoundError):  # another process deletes too
@@ -276,7 +276,7 @@ class StreamedRecordings:
         return recording
 
     def _column(self, block: int) -> Any:
-        """The recordings of a row group; fetched again where another process has just made room by deleting it."""
+        """The recordings of a row group; fetched again where another process has just deleted them to make room."""
         import pyarrow
 
         for _ in range(TRIES_WHEN_DRAWN):

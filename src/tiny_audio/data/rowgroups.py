@@ -1,7 +1,7 @@
-"""Row groups of parquet files on the Hub: what there is of them, and one of them read without the rest.
+"""Row groups of parquet files on the Hub: lists them, and reads one without the others.
 
 The end of a parquet file (its footer) says where each column of each row group lies. It is read in one request, and
-kept; from then on any columns of a row group are a request or two.
+kept. After that, any columns of a row group cost one or two requests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .hub import RepoSplit, cached_file
 from .hub_requests import PARALLEL_REQUESTS, TRIES
 from .ranges import Pieces, RemoteFile
 
-FOOTER_BYTES = 1 << 16  # holds that of most files; a longer one costs a second request
+FOOTER_BYTES = 1 << 16  # enough for the footer of most files; a longer one costs a second request
 MAGIC = b"PAR1"
 
 
@@ -41,18 +41,18 @@ class ParquetFile:
     metadata: Any
 
     def open(self, tries: int = TRIES) -> tuple[Any, Pieces | None]:
-        """Return it as a `pyarrow.parquet.ParquetFile`, and what is read of it where it is on the Hub."""
+        """Return it as a `pyarrow.parquet.ParquetFile`, and its pieces where it is on the Hub."""
         import pyarrow.parquet
 
         if self.local is not None:
             return pyarrow.parquet.ParquetFile(self.local, metadata=self.metadata), None
         pieces = Pieces(self.remote, self.size, tries)
-        # Without Arrow's own threads, here and where it is read: one that still holds a file of Python's when the
-        # interpreter ends takes the process down with it.
+        # Without Arrow's own threads, here and in `read`: a thread that still holds a Python file when the interpreter
+        # ends crashes the process.
         return pyarrow.parquet.ParquetFile(pieces, metadata=self.metadata, pre_buffer=False), pieces
 
     def columns(self) -> list[str]:
-        """Return the paths of its columns, those of a column of several parts as `audio.bytes` and `audio.path`."""
+        """Return the paths of its columns; the parts of a nested column are `audio.bytes` and `audio.path`."""
         return [self.metadata.schema.column(i).path for i in range(self.metadata.num_columns)]
 
     def groups(self) -> list[RowGroup]:
@@ -72,7 +72,7 @@ class RowGroup:
 
     @property
     def name(self) -> str:
-        """A name for what is kept of it on this disk, and that tells it from all others of its repository."""
+        """A name for its files on this disk, different from the names of all others of its repository."""
         return f"{self.file.remote.name.replace('/', '--')}.{self.number}"
 
     def read(self, columns: Sequence[str] | None = None, tries: int = TRIES) -> Any:
@@ -83,7 +83,7 @@ class RowGroup:
             tries: of each request.
 
         Raises:
-            FetchError: it cannot be had.
+            FetchError: it cannot be fetched.
         """
         file, pieces = self.file.open(tries)
         if pieces is not None:
@@ -110,12 +110,12 @@ def open_files(split: RepoSplit, names: Sequence[str], cache_dir: Path) -> list[
     """Open files of a split: their footers are read many at once, in one request each, and kept.
 
     Args:
-        split: theirs.
+        split: the split of the files.
         names: of the files.
         cache_dir: footers are kept in `cache_dir/footers/<repository>`.
 
     Raises:
-        UserError: they cannot be had, or are no parquet files.
+        UserError: they cannot be fetched, or are not parquet files.
     """
     import pyarrow.parquet
 
@@ -125,7 +125,7 @@ def open_files(split: RepoSplit, names: Sequence[str], cache_dir: Path) -> list[
         remote, local = RemoteFile(split, name), cached_file(split, name)
         size, footer = (0, local) if local is not None else _footer(remote, folder / name.replace("/", "--"))
         try:
-            # A footer alone reads as a file: what it says of the rest is where it lies.
+            # pyarrow opens a footer alone as a file: it gives only the places of the rest.
             metadata = pyarrow.parquet.read_metadata(footer if local else pyarrow.BufferReader(footer))
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{name} of {split.origin} cannot be read as parquet ({error}).") from None
@@ -152,7 +152,7 @@ def _footer(remote: RemoteFile, kept: Path) -> tuple[int, bytes]:
 
 
 def keep(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file of the cache in one stroke: see `written_whole`.
+    """Write a file of the cache atomically: see `written_whole`.
 
     Raises:
         UserError: it cannot be written.

@@ -1,4 +1,4 @@
-"""The rows of a manifest file, by whatever program it was written: JSON, JSON lines, or a table with delimiters."""
+"""Reads the rows of a manifest file of any program: JSON, JSON lines, or a table with delimiters."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MANIFEST_SUFFIXES = (*JSON_SUFFIXES, *TABLE_SUFFIXES)
 
 @dataclass
 class Rows:
-    """What a file lists. N counts the rows.
+    """The rows of a file. N counts them.
 
     Attributes:
         values: N rows, {column: value}.
         numbers: N numbers, from 1: the line where each begins, or its place in an array.
-        word: what the numbers count, for messages: `line` or `item`.
-        faults: {row: what is wrong}; such a row holds nothing, and the others stand.
+        word: the unit of the numbers, for messages: `line` or `item`.
+        faults: {row: what is wrong}; such a row is empty, the others are not affected.
     """
 
     values: list[dict[str, Any]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Rows:
     faults: dict[int, str] = field(default_factory=dict)
 
     def add(self, number: int, value: dict[str, Any], fault: str | None = None) -> None:
-        """Append a row; one with a fault is kept by its number."""
+        """Append a row; a row with a fault keeps its number."""
         if fault is not None:
             self.faults[len(self.values)] = fault
         self.values.append(value)
@@ -66,7 +66,7 @@ def read_rows(path: Path, columns: Iterable[str] = ()) -> Rows:
         columns: names that the heading of a table may have, beside the usual ones.
 
     Raises:
-        UserError: it is no such file, cannot be read, or has a row that does not fit.
+        UserError: the file is of another kind, cannot be read, or has a row that does not fit.
     """
     kind = kind_of(path)
     if kind not in MANIFEST_SUFFIXES:
@@ -81,14 +81,14 @@ def read_rows(path: Path, columns: Iterable[str] = ()) -> Rows:
 
 
 def first_row(path: Path) -> dict[str, Any]:
-    """Return the first row of a file of JSON lines, without the others; of any other file none."""
+    """Return the first row of a file of JSON lines, without reading the others; {} for any other file."""
     if kind_of(path) not in JSON_SUFFIXES:
         return {}
     with open_text(path, tell=False) as file:
         line = next((line for _, line in numbered_lines(file) if line is None or line.strip()), None)
     try:
         row = json.loads(line or "")
-    except (ValueError, RecursionError):  # told where it is read
+    except (ValueError, RecursionError):  # reported when the whole file is read
         return {}
     return row if isinstance(row, dict) else {}
 
@@ -110,7 +110,7 @@ def _read_json(path: Path, kind: str, file: IO[str]) -> Rows:
 
 
 def _is_json_lines(file: IO[str]) -> bool:
-    """Whether the first line is an object by itself, with another one after it or no table in it."""
+    """Whether the first line is a whole object, and either another object follows or it does not hold a table."""
     lines = (line for _, line in numbered_lines(file) if line is None or line.strip())
     first, second = next(lines, None), next(lines, None)
     file.seek(0)

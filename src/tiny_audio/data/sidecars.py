@@ -28,7 +28,7 @@ _CUE = re.compile(r"((?:\d+:)?\d+:\d+[.,]\d+)\s+-->\s+((?:\d+:)?\d+:\d+[.,]\d+).
 
 
 class Clip(NamedTuple):
-    """What a file beside a recording says: a transcript, and of which part of it; or what is wrong."""
+    """A transcript from a file beside a recording, and its part of the recording; or what is wrong."""
 
     text: str | None
     start: float | None = None
@@ -60,7 +60,7 @@ def _of_subtitles(content: str) -> Iterator[Clip]:
 
 
 def _of_json(content: str) -> Iterator[Clip]:
-    """The text under a usual name, as webdataset keeps it beside each recording."""
+    """The text under a usual name, in the JSON that webdataset keeps beside each recording."""
     row: Any = json.loads(content)
     row = row if isinstance(row, dict) else {}
     text = next((row[name] for name in TEXT_COLUMNS if isinstance(row.get(name), str)), None)
@@ -68,7 +68,7 @@ def _of_json(content: str) -> Iterator[Clip]:
     yield Clip(text, None, to_seconds(row.get("duration")), speaker, None if text else "its JSON holds no transcript")
 
 
-#: What a transcript's name ends with, after the recording's own; where there are several, the first.
+#: Endings of a transcript's name, after the name of the recording; where there are several, the first counts.
 READERS: dict[str, Callable[[str], Iterator[Clip]]] = {
     ".normalized.txt": _of_text,  # LibriTTS
     ".txt": _of_text,
@@ -81,12 +81,12 @@ UNREAD = (".textgrid", ".eaf", ".trs", ".stm", ".ctm")
 
 
 def open_sidecars(path: Path, split: str | None, columns: Columns) -> Table | None:
-    """Read the recordings of a folder, and of all in it, that have a transcript beside them; None if none has.
+    """Read the recordings of a folder and its subfolders, if any has a transcript beside it; otherwise return None.
 
-    With a split, the folder of that name. A recording without a transcript is listed without one.
+    With a split, read the folder of that name. A recording without a transcript is listed without one.
 
     Raises:
-        UserError: a transcript cannot be read, or is no text.
+        UserError: a transcript cannot be read, or is not text.
     """
     root = path if split is None or path.name == split else path / split
     found = _find(root)
@@ -120,7 +120,7 @@ def _of(some: list[str], every: list[tuple[str, str | None]]) -> tuple[str, str]
 
 
 def _find(root: Path) -> list[tuple[str, str | None]]:
-    """The recordings below a folder, in an order that every machine has, each with the transcript beside it."""
+    """The recordings below a folder, in the same order on every machine, each with the transcript beside it."""
     found: list[tuple[str, str | None]] = []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -134,7 +134,7 @@ def _find(root: Path) -> list[tuple[str, str | None]]:
 
 
 def _read(root: Path, name: str | None) -> Iterator[Clip]:
-    """What the transcript beside a recording says."""
+    """The clips in the transcript beside a recording."""
     if name is None:
         yield Clip(None)
         return

@@ -1,4 +1,4 @@
-"""Clips that cannot be used: each is named, counted by source and reason, and written down."""
+"""Clips that cannot be used: each is named on the console, counted by source and reason, and written to a file."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from .sources import Source
 
 logger = logging.getLogger(__name__)
 
-#: Draws before the share of skipped ones is judged; fewer where there are fewer clips.
+#: Draws before the share of skipped ones is checked; fewer where there are fewer clips.
 MIN_DRAWS = 50
 
-#: Skips that the console names one by one; a corpus that moved would otherwise flood it.
+#: Skips that the console names one by one; a corpus that was moved would otherwise fill it.
 MAX_TOLD = 5
 
 
 class SkipLog:
-    """The skips of a run, kept in `skipped.jsonl` (a line each, each clip once, also over a resume).
+    """The skips of a run, kept in `skipped.jsonl` (a line each, each clip once, also after a resume).
 
     Args:
-        path: the file; what an earlier part of the run wrote there is kept and counted.
-        sources: those of the plan, in its order, then any others; what they left out when they were indexed
-            is written at once.
+        path: the file; lines of an earlier part of the run are kept and counted.
+        sources: those of the plan, in its order, then any others; clips that were left out when they were
+            indexed are written at once.
         max_skipped_share: `data.max_skipped_share`, of the draws made since this log was opened.
-        write: whether this process writes the file; of several, one does.
+        write: whether this process writes the file: only one of several processes does.
     """
 
     def __init__(self, path: Path, sources: Sequence[Source], max_skipped_share: float, *, write: bool = True) -> None:
@@ -52,7 +52,7 @@ class SkipLog:
         self._told = 0
 
     def add(self, skipped: Iterable[Skip], sources: Iterable[int]) -> None:
-        """Take note of a batch, or of the batches of all processes: `batch.skipped` and `batch.sources`."""
+        """Add a batch, or the batches of all processes: `batch.skipped` and `batch.sources`."""
         skipped = list(skipped)
         self._draws.update(self.names[index] for index in sources)
         self._draws.update(skip.source for skip in skipped)
@@ -60,11 +60,11 @@ class SkipLog:
         self.note(skipped)
 
     def check(self) -> None:
-        """Stop a run whose data is not what it should be.
+        """Stop a run that skips too many draws.
 
         Raises:
             UserError: more than `max_skipped_share` of the draws were skipped, or every draw of a source was;
-                judged from 50 draws on, or once there were as many draws as clips.
+                checked from 50 draws on, or once there were as many draws as clips.
         """
         skipped_by_source: Counter[str] = Counter()
         for (name, _), count in self._skipped_draws.items():
@@ -102,7 +102,7 @@ class SkipLog:
         return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
 
     def _read(self) -> list[Skip]:
-        """What the file holds; a last line that a crash cut short is dropped, its clip will be met again."""
+        """The content of the file; a last line that a crash cut short is dropped, since its clip comes again."""
         if not self.path.is_file():
             return []
         lines = self.path.read_text(encoding="utf-8").split("\n")
@@ -111,7 +111,7 @@ class SkipLog:
         return [Skip(**json.loads(line)) for line in lines[:-1]]
 
     def note(self, skipped: Iterable[Skip]) -> None:
-        """Count and write down clips that were no draws: those of an evaluation, or left out when indexing."""
+        """Count and write clips that were not draws: those of an evaluation, or left out when indexing."""
         for skip in self._write(skipped):
             self._told += 1
             if self._told <= MAX_TOLD:
@@ -121,14 +121,14 @@ class SkipLog:
                 logger.warning("Further skipped clips are only written to %s.", self.path)
 
     def _write(self, skipped: Iterable[Skip]) -> list[Skip]:
-        """Count and write down those that are met for the first time, and return them."""
+        """Count and write the clips that are skipped for the first time, and return them."""
         new = [skip for skip in skipped if self._remember(skip)]
         if new and self.write:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.writelines(json.dumps(asdict(skip), ensure_ascii=False) + "\n" for skip in new)
-            except OSError as error:  # a full disk: they are still counted and told
+            except OSError as error:  # a full disk: they are still counted and reported
                 logger.error("%s cannot be written (%s).", self.path, error.strerror or error)
         return new
 

@@ -1,4 +1,4 @@
-"""Noises and room responses for augmentation: found, checked whole at the start, read when they are drawn."""
+"""Noises and room responses for augmentation: found and decoded once at the start, then read when they are drawn."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .tables import AUDIO_COLUMNS
 
 logger = logging.getLogger(__name__)
 
-CHECKERS = 8  # threads; decoding lets go of the interpreter, and network disks answer slowly
+CHECKERS = 8  # threads; decoding releases the interpreter lock, and network disks are slow
 MAX_TOLD = 5  # bad files that are named one by one
 PROGRESS_SECONDS = 5.0
 
 
 class Sounds:
-    """M recordings of any format, rate and channel count, all of which could be decoded when they were opened.
+    """M recordings of any format, rate and channel count. All of them could be decoded when they were opened.
 
     Args:
         paths: M files.
@@ -51,7 +51,7 @@ class Sounds:
             which: in [0, 1), the place in the list.
 
         Returns:
-            float32 samples (S,), mono, 16 kHz; None, with a warning, where it has become unreadable.
+            float32 samples (S,), mono, 16 kHz; None, with a warning, where it is no longer readable.
         """
         return self._read(Path(self.paths[int(which * len(self.paths))]))
 
@@ -64,7 +64,7 @@ class Sounds:
             num_samples: S.
 
         Returns:
-            float32 samples (S,); None, with a warning, where the recording has become unreadable.
+            float32 samples (S,); None, with a warning, where the recording is no longer readable.
         """
         row = int(which * len(self.paths))
         path, length = Path(self.paths[row]), round(self.seconds[row] * SAMPLE_RATE)
@@ -80,7 +80,7 @@ class Sounds:
         return np.resize(piece, num_samples)
 
     def _read(self, source: Path | Segment) -> np.ndarray | None:
-        """Decode; a run of days does not end for a noise that was good at the start."""
+        """Decode; a failure is only a warning, since the recording was readable at the start of the run."""
         try:
             return load_audio(source)
         except AudioError as error:
@@ -90,15 +90,15 @@ class Sounds:
 
 
 def open_sounds(setting: str, path: Path, max_seconds: float = math.inf) -> Sounds:
-    """Find recordings and decode each of them once; those that cannot be used are named and left out.
+    """Find recordings and decode each of them once; name and leave out those that cannot be used.
 
     Args:
         setting: the name of the setting, for messages.
         path: a folder, searched with all folders in it; a manifest with an audio column; or a single recording.
-        max_seconds: what is longer is left out.
+        max_seconds: longer recordings are left out.
 
     Raises:
-        UserError: nothing is there, or nothing that can be used.
+        UserError: there is no recording, or none that can be used.
     """
     paths = _find(setting, path)
     bad: list[str] = []
@@ -124,7 +124,7 @@ def open_sounds(setting: str, path: Path, max_seconds: float = math.inf) -> Soun
 
 
 def _find(setting: str, path: Path) -> list[Path]:
-    """The recordings that a path means, in an order that every machine has."""
+    """The recordings that a path names, in the same order on every machine."""
     path = path.expanduser()
     if path.is_dir():
         files = (Path(folder) / name for folder, _, names in os.walk(path, followlinks=True) for name in names)
@@ -149,7 +149,7 @@ def _find(setting: str, path: Path) -> list[Path]:
 
 
 def _seconds(path: Path, max_seconds: float) -> float | AudioError:
-    """How long a recording is, or why it cannot be used; of one of hours, only a block is in memory."""
+    """How long a recording is, or why it cannot be used; only one block is in memory at a time."""
     silent, seconds = True, 0.0
     try:
         for samples, rate, _ in read_blocks(path, {}):

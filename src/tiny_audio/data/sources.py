@@ -36,19 +36,19 @@ class Source:
         durations: (N,) float32 seconds, as listed or as the recordings' headers say.
         texts: N cleaned transcripts, none of them empty where there is speech.
         names: N file paths (relative to their manifest) or ids.
-        speakers: N names, empty where the corpus does not say whose; None where it never does.
-        origin: what it was read from; of the Hub, with the commit.
-        blocks: (N,) int32, of a corpus that is streamed: which rows are fetched together; else None.
-        estimated: whether durations are guesses from the transcripts, as in a stream that does not list them.
-        skipped: what was left out when the corpus was indexed.
-        channel: which one of its recordings is read, 0 being the first; None mixes them.
-        asked: how many rows its table was asked to hold; None: all.
-        whole: whether that are all rows of the corpus.
+        speakers: N names, empty where the corpus does not name the speaker; None where it names none.
+        origin: what it was read from; for the Hub, with the commit.
+        blocks: (N,) int32, the block of each row of a stream: a block is fetched as a whole; else None.
+        estimated: whether durations are estimates from the transcripts, as in a stream that does not list them.
+        skipped: the clips that were left out when the corpus was indexed.
+        channel: the channel of its recordings that is read, 0 being the first; None: their mix.
+        asked: how many rows its table was to hold; None: all.
+        whole: whether these are all rows of the corpus.
         has_speech: whether a clip that is silent throughout is a fault.
-        contexts: N contexts in the form in which they are read, empty where there is none; None where none has one.
-        percent: of the speed of the recordings at which they are played: see `at_speed`.
+        contexts: N contexts as the model reads them, empty where there is none; None where no clip has one.
+        percent: the speed at which the recordings are played, in per cent: see `at_speed`.
         repeats: whether another source has the same transcripts.
-        features: encoder outputs of the rows that a run reads, where they are cached; recordings are then not read.
+        features: cached encoder outputs of the rows that a run reads; recordings are then not read. None: no cache.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Source:
         assert len(durations) == len(texts) == len(names) == len(rows)
         self.name = name
         self.weight = weight
-        # An array for all but `open_drawn`'s, which is asked for some rows at a time.
+        # An array, except in `open_drawn`, where durations are read for some rows at a time.
         self.durations: Any = durations.astype(np.float32) if isinstance(durations, np.ndarray) else durations
         self.texts = texts if isinstance(texts, Column) else Strings(texts)
         self.names = names if isinstance(names, Column) else Strings(names)
@@ -90,40 +90,40 @@ class Source:
         self.repeats = False
         self.features: CachedClips | None = None
         self._recordings = recordings
-        self._rows = rows  # (N,) which recording is whose
+        self._rows = rows  # (N,) the recording of each row
 
     def __len__(self) -> int:
         return len(self.durations)
 
     @property
     def hours(self) -> float | None:
-        """Speech in all rows; None where they are not read before they are drawn."""
+        """Speech in all rows; None where rows are read only when they are drawn."""
         return None if isinstance(self.durations, DrawnDurations) else float(self.durations.sum()) / 3600
 
     @property
     def num_contexts(self) -> int | None:
-        """How many clips have a context; None where that is not known before they are drawn."""
+        """How many clips have a context; None where clips are read only when they are drawn."""
         if self.contexts is None:
             return 0
         return None if isinstance(self.contexts, DrawnTexts) else sum(map(bool, self.contexts))
 
     @property
     def stream(self) -> RemoteStream | None:
-        """What its recordings are fetched from when they are drawn; None where they are at hand."""
+        """The stream that its recordings are fetched from when they are drawn; None where they are on this disk."""
         return stream_of(self._recordings)
 
     def listed_seconds(self, row: int) -> float:
-        """Return the length of a clip as it is listed or as its header says; NaN where neither is known."""
+        """Return the length of a clip from the corpus or its header; NaN where neither is known."""
         if isinstance(self.durations, DrawnDurations):
             return self.durations.listed(row)
         return math.nan if self.estimated else float(self.durations[row])
 
     def longest_texts(self, count: int) -> list[str]:
-        """Return the transcripts of most bytes; of a stream those of one row group, to fetch no more."""
+        """Return the transcripts with the most bytes; from a stream those of one row group, to fetch no more."""
         return self._longest(self.texts, count)
 
     def longest_contexts(self, count: int) -> list[str]:
-        """Return the contexts of most bytes, likewise; none where there is none."""
+        """Return the contexts with the most bytes, likewise; an empty list where there are none."""
         return [] if self.contexts is None else self._longest(self.contexts, count)
 
     def _longest(self, texts: Sequence[str], count: int) -> list[str]:
@@ -132,7 +132,7 @@ class Source:
         return [texts[rows[i]] for i in np.argsort(-np.array(sizes), kind="stable")[:count].tolist()]
 
     def read(self, row: int, max_seconds: float = math.inf) -> np.ndarray:
-        """Decode a clip, unless it turns out to be longer than `max_seconds`.
+        """Decode a clip, unless it is longer than `max_seconds`.
 
         Returns:
             float32 samples (S,), mono, 16 kHz.
@@ -150,18 +150,18 @@ class Source:
 
     @property
     def in_files(self) -> bool:
-        """Whether each clip is a file of its own; else `recording` reads from a table, or fetches."""
+        """Whether each clip is a single file; else `recording` reads from a table, or fetches."""
         return isinstance(self._recordings, FileRecordings)
 
     @property
     def table_rows(self) -> np.ndarray:
-        """(N,) which row of `open_table` is whose."""
+        """(N,) the row of `open_table` for each clip."""
         return self._rows
 
     def rows_at_hand(self, seed: int) -> np.ndarray:
-        """Return the rows to sample recordings from: all, but of a stream those of one row group, to fetch no more.
+        """Return the rows to sample recordings from: all, but in a stream those of one row group, to fetch no more.
 
-        Where encoder outputs are read, those that are there.
+        Where encoder outputs are cached, only the rows in the cache.
         """
         if self.features is not None:
             return self.features.rows
@@ -170,14 +170,14 @@ class Source:
         return np.flatnonzero(self.blocks == self.blocks[np.random.default_rng(seed).integers(len(self))])
 
     def recording_versions(self, rows: Sequence[int]) -> list[str]:
-        """A text for each of `rows`: no two recordings share one, and it changes whenever the recording does."""
+        """A text for each of `rows`: different for every recording, and it changes whenever the recording does."""
         versions = self._recordings.versions(self._rows[np.asarray(rows, dtype=np.int64)].tolist())
         how = "" if self.channel is None else f" channel {self.channel}"
         how += "" if self.percent == 100 else f" speed {self.percent}"
         return [version + how for version in versions]
 
     def subset(self, rows: np.ndarray) -> Source:
-        """Return the source with only these rows, in this order; what was skipped stays on record."""
+        """Return the source with only these rows, in this order; `skipped` stays as it is."""
         assert self.features is None, "features are looked up last, by row"
         source = Source(
             self.name,
@@ -201,8 +201,8 @@ class Source:
         return source
 
     def at_speed(self, percent: int, data: DataConfig) -> Source:
-        """Return the source with its recordings played at `percent` of their speed, as far as they keep to the limits
-        on length; of its name, and with nothing skipped. None of its durations may be unknown.
+        """Return the source with its recordings played at `percent` of their speed, named like `librispeech at 0.9x`.
+        Clips outside of the limits on length are dropped; `skipped` is empty. None of its durations may be unknown.
         """
         seconds = self.durations * np.float32(100 / percent)
         fits = (seconds >= data.min_audio_length) & (seconds <= data.max_audio_length)
@@ -231,13 +231,13 @@ def open_sources(
         data: lengths and text form.
         cache_dir: `paths.cache_dir`.
         limit: `data.max_samples` or `data.max_eval_samples`: a seeded subset of that many clips over all
-            sources, in proportion to their weights as far as they have enough. It depends on the seed and the corpora
-            alone, not on what of them is on this disk. A source that is left with none is dropped.
+            sources, in proportion to their weights as far as they have enough. It depends only on the seed and the
+            corpora, not on which parts of them are on this disk. A source without a clip in it is dropped.
         seed: of the subset.
         data_dir: `paths.data_dir`, where archives are unpacked.
-        evaluation: keep clips that cannot be opened: what was said in them counts as wrong.
-        as_drawn: of a stream, read nothing about a clip before it is drawn: rows may then have no transcript.
-        allow_empty: return a source without a usable clip, too: what was left out of it is judged otherwise.
+        evaluation: keep clips that cannot be opened: their words count as errors.
+        as_drawn: read the clips of a stream only when they are drawn: rows may then have no transcript.
+        allow_empty: return a source without a usable clip, too: the caller decides about it.
 
     Returns:
         Sources with different names, in the order of the entries.
@@ -264,7 +264,7 @@ def open_sources(
     weights = [entry.weight for entry in entries]
     counts = allot(limit, weights, [limit] * len(entries))
     sources = [open_one(number, max(1, count)) for number, count in zip(numbers, counts, strict=True)]
-    while True:  # where a corpus has too few, the others make up for it
+    while True:  # where a corpus has too few clips, the others give more
         sizes = [len(source) if source.whole else max(limit, len(source)) for source in sources]
         counts = allot(limit, weights, sizes)
         short = [number for number in numbers if len(sources[number]) < counts[number]]
@@ -289,18 +289,18 @@ def open_source(
 
     Left out here, with a reason: rows without a transcript (empty_text), too short or too long (too_short,
     too_long), and, where durations have to be read from the recordings, those that cannot be opened
-    (missing, decode_error). Where the corpus lists durations, its recordings are not touched before they
+    (missing, decode_error). Where the corpus lists durations, its recordings are opened only when they
     are drawn.
 
     Args:
         entry: the corpus.
         data: lengths and text form.
         cache_dir: `paths.cache_dir`.
-        limit: how many clips will be used at most; a corpus of the Hub is only fetched that far.
-        name: of the source; the entry's own, if left out.
+        limit: how many clips will be used at most; no more of a corpus of the Hub is fetched.
+        name: of the source; by default that of the entry.
         data_dir: `paths.data_dir`, where archives are unpacked.
         evaluation, allow_empty: see `open_sources`.
-        seed: of what is fetched of it.
+        seed: of the choice of what is fetched.
 
     Raises:
         UserError: it cannot be found, fetched or read, has no usable row, or more of its recordings cannot be opened
@@ -313,7 +313,7 @@ def open_source(
         index = index_table(entry.name, table, data, cache_dir, evaluation)
         if asked is None or table.whole or len(index.rows) >= (limit or 0):
             break
-        asked *= 2  # too many of the rows cannot be used
+        asked *= 2  # too many of the rows are unusable
     source = _to_source(name, entry, data, table, index)
     source.asked, source.whole = asked, table.whole
     reasons = Counter(skip.reason for skip in source.skipped)
@@ -376,9 +376,9 @@ def _to_source(name: str, entry: DatasetConfig, data: DataConfig, table: Table, 
 
 
 def at_speeds(sources: Sequence[Source], data: DataConfig) -> list[Source]:
-    """Return the sources at each of `data.speeds`, their shares of the mixture divided among them.
+    """Return each source at each of `data.speeds`, with its share of the mixture divided among them.
 
-    Each speed is a source of its own, so that a cache of encoder outputs holds it like any other.
+    Each speed is a separate source, so that a cache of encoder outputs holds it like any other.
     """
     others = [percent for speed in data.speeds if (percent := round(100 * speed)) != 100]
     played = []
@@ -394,7 +394,7 @@ def at_speeds(sources: Sequence[Source], data: DataConfig) -> list[Source]:
 def _take(sources: Sequence[Source], limit: int, seed: int) -> list[Source]:
     """Return a seeded subset of `limit` clips over all sources, in proportion to their weights.
 
-    A source that is left with none is dropped, and named.
+    A source without a clip in the subset is dropped, and named.
     """
     counts = allot(limit, [source.weight for source in sources], [len(source) for source in sources])
     taken = []

@@ -1,7 +1,7 @@
-"""A stream as it is drawn: nothing is known of a clip but its number before its row group is read.
+"""A stream as it is drawn: only the number of a clip is known before its row group is read.
 
-To start on a corpus of millions of clips, only the ends of its files are read. What is written about the clips of a row
-group, and then their recordings, follow when they are drawn, or a little before.
+To start on a corpus of millions of clips, only the ends of its files are read. The texts of a row group, and then its
+recordings, are fetched when they are drawn, or a little before.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ READERS = 8  # row groups fetched at a time, before they are drawn
 
 
 class Block(NamedTuple):
-    """What is written about the clips of one row group: names, cleaned transcripts, seconds, NaN where not listed.
+    """The texts of one row group: names, cleaned transcripts, seconds (NaN where they are not listed), contexts.
 
-    Contexts are empty where there is none; None, where none of them has one.
+    A context is empty where a clip has none; `contexts` is None where no clip has one.
     """
 
     names: list[str]
@@ -46,8 +46,8 @@ class DrawnClips:
     """The clips of a stream, by number; N counts them.
 
     Args:
-        stream: where from.
-        corpus_name: whose cleaner is applied.
+        stream: the source of the clips.
+        corpus_name: its cleaner is applied.
         data: limits on length, and text form.
     """
 
@@ -62,7 +62,7 @@ class DrawnClips:
 
 @lru_cache(KNOWN_BLOCKS)
 def read_block(clips: DrawnClips, number: int) -> Block:
-    """Return what is written about the clips of a row group, fetched where it is not kept."""
+    """Return the texts of a row group; fetch them where they are not kept."""
     stream = clips.stream
     table = stream.transcripts(number)
     names = list(stream.names(table, int(stream.firsts[number])))
@@ -103,7 +103,7 @@ class DrawnContexts(DrawnTexts):
 
 
 class DrawnDurations:
-    """N durations in seconds, as far as they are asked for: listed, or else guessed from the transcripts."""
+    """N durations in seconds, read when they are needed: listed, or else estimated from the transcripts."""
 
     def __init__(self, clips: DrawnClips) -> None:
         self.clips = clips
@@ -112,7 +112,7 @@ class DrawnDurations:
         return len(self.clips.stream)
 
     def __getitem__(self, rows: np.ndarray | int) -> np.ndarray:
-        """Return float32 seconds of some rows; what is not kept of their row groups is fetched, many at once."""
+        """Return float32 seconds of some rows; row groups that are not kept are fetched, many at once."""
         wanted = np.atleast_1d(np.asarray(rows))
         self.clips.stream.keep_transcripts(np.unique(self.clips.stream.blocks[wanted]).tolist())
         seconds = np.empty(len(wanted), dtype=np.float32)
@@ -123,17 +123,17 @@ class DrawnDurations:
         return seconds if np.ndim(rows) else seconds[0]
 
     def listed(self, row: int) -> float:
-        """Return the seconds of a clip as the corpus lists them, NaN where it does not."""
+        """Return the seconds that the corpus lists for a clip, NaN where it lists none."""
         block, place = self.clips.at(row)
         return float(block.listed[place])
 
     def tobytes(self) -> bytes:
-        """Return what they are a function of, for fingerprints."""
+        """Return what the durations depend on, for fingerprints."""
         return self.clips.stream.version.encode()
 
 
 class ReadAhead:
-    """Fetches row groups of streams that are about to be drawn, in threads of its own.
+    """Fetches the row groups that are drawn next, in its own threads.
 
     Args:
         streams: of each source of a plan, in its order; None where it is not streamed.
@@ -144,10 +144,10 @@ class ReadAhead:
         self._pool: ThreadPoolExecutor | None = None
 
     def __call__(self, windows: Sequence[Sequence[np.ndarray]]) -> None:
-        """Fetch what is drawn next.
+        """Fetch the row groups that are drawn next.
 
         Args:
-            windows: those of the plan that come next, in order: of each source its rows (R,).
+            windows: the next windows of the plan, in order: the rows (R,) of each source.
         """
         self.close()
         for number, stream in enumerate(self.streams):
@@ -156,29 +156,29 @@ class ReadAhead:
             rows = np.concatenate([window[number] for window in windows])
             blocks, first = np.unique(stream.blocks[rows], return_index=True)
             if sum(stream.groups[block].num_bytes for block in blocks.tolist()) > stream.max_bytes:
-                continue  # one would be deleted for the other before it was drawn
+                continue  # the next one would delete it before it was drawn
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(READERS)
             for block in blocks[np.argsort(first)].tolist():
                 self._pool.submit(_read_ahead, stream, block)
 
     def close(self) -> None:
-        """Drop what has not been begun."""
+        """Cancel the requests that have not begun."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
 
 
 def _read_ahead(stream: RemoteStream, block: int) -> None:
-    if not threading.main_thread().is_alive():  # the interpreter runs what is left in the queue at its end
+    if not threading.main_thread().is_alive():  # at its end, the interpreter still runs the queue
         return
     try:
         stream.keep_transcripts([block])
         stream.recordings_of(block, tries=1)
-    except FetchError as error:  # whoever draws it tries longer, and ends the run if it must
+    except FetchError as error:  # the loader tries longer when it is drawn, and ends the run if that fails
         logger.debug("Not read ahead: %s", error)
 
 
 def stream_of(recordings: object) -> RemoteStream | None:
-    """Return the stream that recordings are fetched from; None where they are at hand."""
+    """Return the stream that recordings are fetched from; None where they are on this disk."""
     return recordings.stream if isinstance(recordings, StreamedRecordings) else None

@@ -1,7 +1,7 @@
-"""Columns of text in little memory, which worker processes share as long as nobody writes to them.
+"""Columns of text in little memory, which worker processes share as long as no process writes to them.
 
-Not pyarrow's: it refuses the lone surrogates by which Python writes file names that are not UTF-8, and it needs more
-than twice the memory while it packs strings as they come.
+pyarrow does not fit: it refuses the lone surrogates with which Python writes file names that are not UTF-8, and it
+needs more than twice the memory while it packs strings one by one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ..errors import printable
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """Return what a message says of a value that somebody else wrote: one line, not long."""
+    """Return a value from a file in a form for messages: one short line."""
     return printable(str(value), limit)
 
 
 class Column(Sequence[str]):
-    """Rows by number, from either end, and slices of them as lists."""
+    """A sequence of texts: by row number, also from the end, or slices as lists."""
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -38,7 +38,7 @@ class Column(Sequence[str]):
 
 
 class Strings(Column):
-    """Many strings in one piece of memory, which worker processes share as long as nobody writes to it."""
+    """Many strings in one piece of memory, which worker processes share as long as no process writes to it."""
 
     def __init__(self, strings: Iterable[str]) -> None:
         data, ends = bytearray(), [0]
@@ -50,7 +50,7 @@ class Strings(Column):
 
     @classmethod
     def of(cls, data: bytes, ends: np.ndarray) -> Strings:
-        """Make them of their UTF-8 bytes, and where each ends: (N + 1,) int64, from 0."""
+        """Make strings from their UTF-8 bytes, and the places where they end: (N + 1,) int64, from 0."""
         strings = cls(())
         strings.data, strings.ends = data, ends
         return strings
@@ -63,7 +63,7 @@ class Strings(Column):
 
 
 class Labels(Column):
-    """Many strings of which few differ, such as speakers: a number a row, and each string once."""
+    """Many strings with few different values, such as speakers: a number for each row, and each value once."""
 
     def __init__(self, strings: Iterable[str]) -> None:
         known: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""Subsets of corpora that depend on a seed and on the corpora alone.
+"""Subsets of corpora that depend only on a seed and on the corpora.
 
-Things are put in order by a hash of the seed and their names. So neither their number, nor where they were read from,
-nor what else is in the mixture changes which come first; and a smaller subset is part of a larger one.
+Items are sorted by a hash of the seed and their names. So the order does not depend on their number, on where they
+were read from, or on the rest of the mixture; and a smaller subset is part of a larger one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def seeded_order(names: Iterable[str], seed: int) -> np.ndarray:
-    """Return a permutation (N,) of N names, as random as a hash of them; of equal names each has a place of its own."""
+    """Return a permutation (N,) of N names, random by a hash; equal names get different places."""
     key = seed.to_bytes(8, "little")
     seen: Counter[str] = Counter()
     places = []
@@ -26,7 +26,7 @@ def seeded_order(names: Iterable[str], seed: int) -> np.ndarray:
 
 
 def allot(total: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
-    """Share `total` out in proportion to weights, at most its size to each; large remainders round up."""
+    """Divide `total` in proportion to weights, each part at most its size; large remainders round up."""
     room, shares = np.array(sizes, dtype=np.int64), np.array(weights, dtype=np.float64)
     total = min(total, int(room.sum()))
     full = np.zeros(len(room), dtype=bool)

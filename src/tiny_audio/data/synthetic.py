@@ -1,4 +1,4 @@
-"""Batches of noise: what a step costs depends on lengths, not on what is said."""
+"""Batches of noise: the cost of a step depends on the lengths of clips, not on their content."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def synthetic_batch(
     feature_dim: int | None = None,
     rng: np.random.Generator | None = None,
 ) -> Batch:
-    """Return a batch as the loader would, from no source at all.
+    """Return a batch like those of the loader, without a source.
 
     Args:
         seconds: of B clips.
         target_ids: the target tokens of each.
-        feature_dim: where encoder frames come from the cache, their width; there are no waveforms then.
-        rng: of the noise; seeded with 0, if left out.
+        feature_dim: width of the encoder frames where they come from the cache; there are no waveforms then.
+        rng: of the noise; by default seeded with 0.
     """
     rng = rng or np.random.default_rng(0)
     waveforms, num_samples = pad_waveforms(

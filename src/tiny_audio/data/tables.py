@@ -1,4 +1,4 @@
-"""What a corpus lists, before anything is left out: a `Table`, and the recordings that it lists."""
+"""All rows that a corpus lists (`Table`), before any are left out, and their recordings."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ AUDIO_COLUMNS = (
 TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "normalized_text", "wrd", "words")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id", "spk_id")
 NAME_COLUMNS = ("id", "segment_id", "audio_id", "ID")
-MAX_COLUMNS = 20  # that a message lists
+MAX_COLUMNS = 20  # in a message
 
 
 class Columns(NamedTuple):
-    """Which columns of a corpus are read; None: one of a usual name.
+    """The columns of a corpus to read; None: one of a usual name.
 
     Attributes:
-        audio, text: of recordings and transcripts.
-        context: of contexts, which few corpora have: see `contexts`; empty: of none.
+        audio, text: the columns of recordings and transcripts.
+        context: the column of contexts, which few corpora have: see `contexts`; empty: read none.
     """
 
     audio: str | None = None
@@ -49,7 +49,7 @@ class Recordings(Protocol):
         """Return one recording; raises AudioError if the table has none for that row."""
 
     def versions(self, rows: Sequence[int]) -> list[str]:
-        """Return a text for each row that no other recording has, and that changes whenever this one does."""
+        """Return a text for each row: different for every recording, and it changes whenever the recording does."""
 
 
 @dataclass
@@ -62,11 +62,11 @@ class Table:
         texts: N raw transcripts.
         durations: (N,) float32 seconds, NaN where the corpus does not say.
         recordings: N recordings.
-        version: changes whenever the rows do; the key under which what is found out about them is cached.
+        version: changes whenever the rows do; the key of caches about them.
         speakers: N names, empty where unknown; None where the corpus has no column for them.
-        blocks: (N,) which rows are fetched together, where recordings are fetched when they are drawn; else None.
-        faults: {row: what is wrong}, of rows that cannot be used whatever their recordings are.
-        whole: whether these are all rows of the corpus; else more can be fetched.
+        blocks: (N,) the block of each row of a stream: a block is fetched as a whole; else None.
+        faults: {row: what is wrong}, for rows that cannot be used even if their recordings can.
+        whole: whether these are all rows of the corpus; otherwise more can be fetched.
         contexts: N contexts as written, empty where there is none; None where the corpus has no column for them.
     """
 
@@ -111,7 +111,7 @@ class SegmentRecordings:
 
     Args:
         files: where they lie.
-        names: N names of them, of which few differ.
+        names: N names of them, with few different ones.
         starts: (N,) seconds.
         seconds: (N,) lengths; NaN: to the end of the file.
     """
@@ -137,7 +137,7 @@ class SegmentRecordings:
 
 
 def file_versions(paths: Sequence[Path]) -> list[str]:
-    """Where files lie, how large they are, and when they were last written."""
+    """A text for each file from its path, its size, and the time when it was last written."""
 
     def versions(block: Sequence[Path]) -> list[str]:
         found = []
@@ -149,22 +149,22 @@ def file_versions(paths: Sequence[Path]) -> list[str]:
                 found.append(f"{path.absolute()} missing")
         return found
 
-    # Threads: as for headers, each file costs a round trip on network disks.
+    # Threads, since each file costs a round trip on network disks, as headers do.
     blocks = [paths[start : start + 512] for start in range(0, len(paths), 512)]
     with ThreadPoolExecutor(8) as pool:
         return list(chain.from_iterable(pool.map(versions, blocks)))
 
 
 def plain_name(column: str) -> str:
-    """Return a column's name as it is compared: `Audio File`, `audio-file` and `audio_file` are one."""
+    """Return a column's name in a form to compare: `Audio File`, `audio-file` and `audio_file` are equal."""
     return column.strip().casefold().replace(" ", "_").replace("-", "_")
 
 
 def find_column(columns: Iterable[str], asked: str | None, usual: Sequence[str], setting: str, origin: object) -> str:
-    """Return the column that was asked for, or else the first of the usual ones.
+    """Return the requested column, or else the first of the usual ones.
 
     Raises:
-        UserError: there is none, naming the `setting` that asks for one.
+        UserError: there is none; the message names the `setting` that chooses the column.
     """
     columns = sorted(map(str, columns))
     plain = {plain_name(name): name for name in columns}
@@ -181,12 +181,12 @@ def find_column(columns: Iterable[str], asked: str | None, usual: Sequence[str],
 
 
 def find_speakers(columns: Iterable[str], read: Callable[[str], Iterable[Any]]) -> Labels | None:
-    """Return who speaks, from the first of the usual columns, if there is one."""
+    """Return the speakers, from the first of the usual columns, if there is one."""
     plain = {plain_name(name): name for name in columns}
     column = next((plain[name] for name in SPEAKER_COLUMNS if name in plain), None)
     return None if column is None else Labels("" if value is None else printable(str(value)) for value in read(column))
 
 
 def compact(names: Iterable[str]) -> Strings:
-    """Keep names as one piece of memory: as Python's own strings they would take three times as much."""
+    """Keep names in one piece of memory: Python's own strings would take three times as much."""
     return names if isinstance(names, Strings) else Strings(names)

@@ -1,4 +1,4 @@
-"""Text as other systems write it: marked, in UTF-16, in Windows-1252, compressed, or in one endless line."""
+"""Text files of other systems: with a byte order mark, in UTF-16, in Windows-1252, compressed, or in one huge line."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MAX_LINE = 4_000_000  # characters: a longer line is no row of a manifest
+MAX_LINE = 4_000_000  # characters: a longer line cannot be a row of a manifest
 BLOCK_BYTES = 1 << 20
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-#: What western European languages have beyond ASCII. Other code pages turn into other characters, or into long runs.
+#: Letters of western European languages beyond ASCII. Text of other code pages shows other characters, or long runs.
 _WESTERN = re.compile(
     r"[\x00-\x7f\xa0-\xb4\xb7\xbb\xbf-\xfe\u0152\u0153\u0160\u0161\u017d\u017e\u0178\u2010-\u2026\u20ac]*"
 )
@@ -33,7 +33,7 @@ def open_text(path: Path, tell: bool = True) -> Iterator[IO[str]]:
     """Open a text file of any of these encodings for reading, line ends as they are; `tell` which one was guessed.
 
     Raises:
-        UserError: it cannot be read, here or while it is, or is no text in an encoding that can be told.
+        UserError: it cannot be opened or read, or is not text in an encoding that can be recognized.
     """
     try:
         encoding = _encoding(path, tell)
@@ -57,7 +57,7 @@ def _open_bytes(path: Path) -> IO[bytes]:
 
 
 def _encoding(path: Path, tell: bool) -> str:
-    """The encoding of a file, by its mark, or else by what its bytes can mean; UnicodeDecodeError if nothing."""
+    """The encoding of a file, by its byte order mark or else its bytes; UnicodeDecodeError if none fits."""
     with _open_bytes(path) as file:
         block = file.read(BLOCK_BYTES)
         for mark, encoding in _MARKS:
@@ -89,7 +89,7 @@ def _encoding(path: Path, tell: bool) -> str:
 
 
 def _western_words(path: Path) -> list[str]:
-    """Some words of a file that are not ASCII, if all of it can be Windows-1252; else none."""
+    """Some words of a file that are not ASCII, if the whole file can be Windows-1252; else an empty list."""
     words: list[str] = []
     try:
         with _open_bytes(path) as file:
@@ -105,7 +105,7 @@ def _western_words(path: Path) -> list[str]:
 
 
 def numbered_lines(file: IO[str]) -> Iterator[tuple[int, str | None]]:
-    """Yield the lines of a file with their numbers, from 1; None for one longer than `MAX_LINE`, passed over."""
+    """Yield the lines of a file with their numbers, from 1; None in the place of a line longer than `MAX_LINE`."""
     number = 0
     while line := file.readline(MAX_LINE):
         number += 1

@@ -1,4 +1,4 @@
-"""Columns that say when: where a row begins in its recording, where it ends, how long it is; in seconds."""
+"""Columns of times: where a row begins in its recording, where it ends, and how long it is; in seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import UserError
 from .rows import Rows
 from .strings import shown
 
-#: A column's name: whose time, which, and in what unit; `start`, `start_time`, `segment_start_ms`, `duration[ms]`.
+#: The parts of a column's name: item, kind of time, unit; `start`, `start_time`, `segment_start_ms`, `duration[ms]`.
 _COLUMN = re.compile(
     r"(?:(?:segment|seg|audio|clip|utterance|utt|speech|time|timestamp|t)[ _-]?)?"
     r"(start|begin|onset|offset|tmin|xmin|end|stop|tmax|xmax|duration|dur)"
@@ -23,7 +23,7 @@ _COLUMN = re.compile(
 )
 _ROLES = dict.fromkeys(("begin", "onset", "offset", "tmin", "xmin"), "start") | {"dur": "duration"}
 _ROLES |= dict.fromkeys(("stop", "tmax", "xmax"), "end")
-#: What the name of another column may hold that says where a row begins.
+#: Parts of the names of other columns that may say where a row begins.
 _START_WORD = re.compile(r"(?<![a-z])(?:start|begin|onset|offset)(?![a-z])", re.IGNORECASE)
 _NUMBER = re.compile(r"([+-]?\d*[.,]?\d*(?:[eE][+-]?\d+)?)\s*(?:s|secs?|seconds?)?")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d*)?)")
@@ -57,7 +57,7 @@ def parse_time(value: Any) -> float:
 
 
 def to_seconds(value: Any) -> float:
-    """Return a duration as written, NaN where it makes no sense; it is then read from the recording."""
+    """Return the seconds of a duration, NaN where it makes no sense; it is then read from the recording."""
     try:
         seconds = parse_time(value)
     except ValueError:
@@ -70,10 +70,10 @@ def read_times(columns: Iterable[str], rows: Rows, origin: object) -> tuple[np.n
 
     Returns:
         starts: (N,) float64 seconds, or None if each row is a whole recording.
-        seconds: (N,) float32, NaN where nothing says how long a row is. Less than 0 where it ends before it begins.
+        seconds: (N,) float32, NaN where a row's length is not given. Less than 0 where a row ends before it begins.
 
     Raises:
-        UserError: a time cannot be read, or one is given without the one that it needs.
+        UserError: a time cannot be read, or a column of times lacks the one that it needs.
     """
     columns = list(columns)
     found = _time_columns(columns, rows, origin)
@@ -104,7 +104,7 @@ def read_times(columns: Iterable[str], rows: Rows, origin: object) -> tuple[np.n
 
 
 def _time_columns(columns: Iterable[str], rows: Rows, origin: object) -> dict[str, tuple[str, float]]:
-    """For `start`, `end` and `duration` the column and its unit in seconds."""
+    """The columns for `start`, `end` and `duration`, each with its unit in seconds."""
     found: dict[str, tuple[str, float]] = {}
     columns = sorted(columns, key=lambda name: (len(name), name))
     matches = [(name, match) for name in columns if (match := _COLUMN.fullmatch(name.strip()))]
@@ -113,7 +113,7 @@ def _time_columns(columns: Iterable[str], rows: Rows, origin: object) -> dict[st
         word, unit = match[1].lower(), (match[2] or "s").lower()
         role = "end" if word == "offset" and onset else _ROLES.get(word, word)
         if unit[0] == "f" or unit.startswith("sa"):
-            if role == "duration":  # the recording says it too
+            if role == "duration":  # the recording gives it too
                 continue
             raise UserError(f"data.datasets: {origin} counts {name} in {unit}, not in time: give it in seconds.")
         scale = 1e-3 if unit.startswith("m") else 1.0
@@ -127,7 +127,7 @@ def _time_columns(columns: Iterable[str], rows: Rows, origin: object) -> dict[st
 
 
 def _refuse_unknown(columns: Iterable[str], rows: Rows, origin: object) -> None:
-    """Refuse a column of numbers that may say where rows begin, in words that are not known."""
+    """Refuse a column of numbers with an unknown name that may say where rows begin."""
     for name in columns:
         if _COLUMN.fullmatch(name.strip()) or not _START_WORD.search(name):
             continue
@@ -143,13 +143,13 @@ def _refuse_unknown(columns: Iterable[str], rows: Rows, origin: object) -> None:
 
 
 def _agree(rows: Rows, one: tuple[str, float], other: tuple[str, float], origin: object) -> bool:
-    """Whether two columns say the same, to the millisecond."""
+    """Whether two columns are equal, to the millisecond."""
     first, second = _strictly(*one, rows, origin), _strictly(*other, rows, origin)
     return bool(np.allclose(first, second, rtol=0, atol=2e-3, equal_nan=True))
 
 
 def _strictly(column: str, unit: float, rows: Rows, origin: object) -> np.ndarray:
-    """A column of times (N,) float64 in seconds, NaN where it is empty: a part read from elsewhere teaches nonsense."""
+    """A column of times (N,) float64 in seconds, NaN where it is empty; refuse a wrong time, which teaches nonsense."""
     times = np.full(len(rows.values), np.nan)
     for index, row in enumerate(rows.values):
         try:

@@ -1,4 +1,4 @@
-"""Error rates of parts of a set: by the length of clips, and by speaker."""
+"""Error rates of parts of a set: by length of clips, and by speaker."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Part:
 
     @property
     def rate(self) -> float:
-        """Word errors per word; what is written where nothing is said has none."""
+        """Word errors per reference word; the number of errors where there is no word."""
         return self.errors / max(self.words, 1)
 
 
 def by_duration(rows: Sequence[Transcript], score: Score) -> list[Part]:
-    """Return the parts of a set by the length of clips, short ones first; those without a clip are left out."""
+    """Return the parts of a set by length of clips, short ones first; parts without a clip are left out."""
     seconds = np.array([np.nan if row.seconds is None else row.seconds for row in rows], dtype=np.float64)
     parts = [_part(f"{low} to {high} s", (low <= seconds) & (seconds < high), score) for low, high in pairwise(BOUNDS)]
     parts.append(_part(f"{BOUNDS[-1]} s and longer", seconds >= BOUNDS[-1], score))
@@ -42,7 +42,7 @@ def by_duration(rows: Sequence[Transcript], score: Score) -> list[Part]:
 
 
 def by_speaker(rows: Sequence[Transcript], score: Score) -> list[Part]:
-    """Return the parts of a set by speaker, the worst first; clips of nobody known are left out."""
+    """Return the parts of a set by speaker, the worst first; clips without a known speaker are left out."""
     chosen: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         if row.speaker is not None:

@@ -1,4 +1,4 @@
-"""Evaluation by real generation: every clip of a set is decoded, and scored against what was said."""
+"""Evaluation by real generation: every clip of a set is decoded, and scored against its reference."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .wer import ErrorCounts, count_errors
 
 @dataclass
 class Evaluation:
-    """What came out of one pass over a set.
+    """The result of one pass over a set.
 
     Attributes:
         loss: mean cross-entropy of a target token, teacher-forced; NaN where no clip could be read.
-        num_tokens: target tokens that it is the mean of.
+        num_tokens: how many target tokens the mean is over.
         words, characters: error counts.
         transcripts: (name, reference, hypothesis) of each clip that was decoded by this process.
-        cut_off: of each of them, whether the limit of tokens cut it off; `num_cut_off`: of all processes.
-        seconds: of each of them, how long it is.
-        skipped: clips that could not be read. What was said in them counts as deleted: a set does not become easier
-            by losing clips.
+        cut_off: for each transcript, whether the limit of tokens cut it off; `num_cut_off`: how many, in all processes.
+        seconds: the length of each clip.
+        skipped: clips that could not be read. Their words count as deleted, so that a set does not become easier
+            when it loses clips.
     """
 
     loss: float = 0.0
@@ -48,7 +48,7 @@ class Evaluation:
 
 
 class Interrupted(Exception):
-    """The evaluation was left because the run is to stop."""
+    """The evaluation ended early because the run is to stop."""
 
 
 @torch.no_grad()
@@ -69,11 +69,11 @@ def evaluate(
         references: the transcripts of the **whole** set, so that clips that could not be read can be counted.
         accelerator: for mixed precision, and to add up the counts of all processes.
         max_new_tokens: of a transcript.
-        should_stop: asked between batches.
-        assess: what makes of a batch its summed loss and its transcripts; None: the decoder, greedily.
+        should_stop: called between batches.
+        assess: returns the summed loss and the transcripts of a batch; None: the decoder, greedily.
 
     Raises:
-        Interrupted: `should_stop` said so.
+        Interrupted: `should_stop` returned true.
     """
     training = model.training
     model.eval()
@@ -114,7 +114,7 @@ def evaluate(
 
 
 def _count_unheard(result: Evaluation, references: list[str]) -> None:
-    """Count what was said in clips that could not be read as deleted."""
+    """Count the words of clips that could not be read as deleted."""
     whole_set = count_errors(references, [""] * len(references))
     for counts, whole in zip((result.words, result.characters), whole_set, strict=True):
         unheard = whole.length - counts.length

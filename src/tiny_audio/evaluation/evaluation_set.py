@@ -1,4 +1,4 @@
-"""Which clips an evaluation set holds: the name of the set, and the list of them beside a run's figures."""
+"""The clips of an evaluation set: a fingerprint of the set, and a list of its clips beside a run's figures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..files import write_whole
 
 
 def evaluation_fingerprint(sources: Sequence[Source]) -> str:
-    """Return a hash of an evaluation set: its clips, what is said in them, and their contexts; empty: of none.
+    """Return a hash of an evaluation set (clips, references and contexts), or an empty text without any source.
 
-    Figures of two sets that share it can be compared. Neither the clips' order nor where they lie changes it.
+    Figures of two sets with the same hash can be compared. It does not depend on the clips' order or folder.
     """
     if not sources:
         return ""
@@ -23,15 +23,15 @@ def evaluation_fingerprint(sources: Sequence[Source]) -> str:
 
 
 def _clips_of(source: Source) -> Iterable[Sequence[str]]:
-    """Name and reference of each clip, and of a set with contexts each clip's."""
+    """Name and reference of each clip, and its context in a set with contexts."""
     columns = (source.names, source.texts, source.contexts)
     return zip(*(column for column in columns if column is not None), strict=True)
 
 
 def write_evaluation_clips(sources: Sequence[Source], folder: Path) -> None:
-    """Write which clips an evaluation set holds into `evaluation_clips_<fingerprint>.jsonl`, if it holds any.
+    """Write the clips of an evaluation set into `evaluation_clips_<fingerprint>.jsonl`, if it holds any.
 
-    A line a clip: its corpus, its name, and the reference that transcripts of it are scored against.
+    Each line is a clip: its corpus, its name, and the reference that its transcripts are scored against.
     """
     if not sources:
         return

@@ -26,7 +26,7 @@ ALL = "all sets"
 
 
 def _columns(score: Score) -> list[tuple[str, str]]:
-    """Return the columns of a table: name, and the rule that it is counted by."""
+    """Return the columns of a table: the name, and the scoring rule."""
     rule = score.rule.name
     others = [("WER", name) for name in score.others]
     counts = [("sub", ""), ("ins", ""), ("del", "")]
@@ -48,13 +48,13 @@ def _cells(score: Score) -> list[str]:
 
 
 def table_of(results: Sequence[Result], scores: Sequence[Score]) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """Return the columns, each with the rule that it is counted by, and the rows of recognizers on one set."""
+    """Return the columns, each with its scoring rule, and the rows of recognizers on one set."""
     rows = [[result.name, *_cells(score)] for result, score in zip(results, scores, strict=True)]
     return [("", ""), *_columns(scores[0])], rows
 
 
 def _blocks(results: Sequence[Result]) -> dict[str, list[Score]]:
-    """Return each set's figures, of each result; last those of all sets together, where there are several."""
+    """Return the figures of each result by set; last those of all sets together, where there are several."""
     names = list(results[0].sets)
     blocks = {name: [result.sets[name] for result in results] for name in names}
     return blocks | {ALL: [result.total for result in results]} if len(names) > 1 else blocks
@@ -90,20 +90,20 @@ def print_tables(console: Console, results: Sequence[Result], ranked: Sequence[R
 
 
 def print_statements(console: Console, results: Sequence[Result], ranked: Sequence[Result], metric: str) -> None:
-    """Print what the figures mean, and whether the best differs from the next by chance.
+    """Print what the figures mean, and whether the best differs from the next by more than chance.
 
     Args:
         console: standard output.
         results: as in `print_tables`.
-        ranked: best first; of a comparison the two in their own order.
-        metric: what they are ranked by.
+        ranked: best first; in a comparison the two in their own order.
+        metric: they are ranked by it.
     """
     for line in (*averages(results), *parts_of((ranked or results)[0]), *statements(ranked or results, metric)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def notes(name: str, results: Sequence[Result], scores: Sequence[Score]) -> list[str]:
-    """Say of a set what was not judged, or not as the others; and of each checkpoint what was not as it should be."""
+    """Name the clips of a set that were not judged, or judged otherwise, and the faults of each checkpoint."""
     first = scores[0].tally
     lines = []
     if first.left_out:
@@ -152,7 +152,7 @@ def print_differing(
     Args:
         console: standard output.
         results: the two.
-        clips: what each wrote, and how many errors more the second made.
+        clips: both transcripts, and how many more errors the second has.
     """
     if clips:
         console.print(Text("Where they differ most", "bold"))
@@ -167,7 +167,7 @@ def print_differing(
 
 
 def averages(results: Sequence[Result]) -> list[str]:
-    """Give each recognizer's mean over sets, where there are several: the figure that leaderboards rank by."""
+    """Return each recognizer's mean over sets, where there are several: the figure that leaderboards rank by."""
     if len(results[0].sets) < 2:
         return []
     lines = []
@@ -181,7 +181,7 @@ def averages(results: Sequence[Result]) -> list[str]:
 
 
 def parts_of(result: Result) -> list[str]:
-    """Say in a line each how a recognizer does by the length of clips, and on its best and worst speaker."""
+    """Return a line on a recognizer's errors by length of clips, and one on its best and worst speaker."""
     durations = by_duration(result.transcripts, result.total)
     speakers = by_speaker(result.transcripts, result.total)
     rule = result.total.rule.name
@@ -200,7 +200,7 @@ def parts_of(result: Result) -> list[str]:
 
 
 def statements(ranked: Sequence[Result], metric: str = "wer") -> list[str]:
-    """Say in a line each whether the best beats the next by more than chance, and how it was scored."""
+    """Return a line on whether the best beats the next by more than chance, and lines on how it was scored."""
     lines = []
     if len(ranked) > 1 and metric == "wer":
         first, second = ranked[:2]
@@ -211,7 +211,7 @@ def statements(ranked: Sequence[Result], metric: str = "wer") -> list[str]:
 
 
 def verdict(first: Result, second: Result, gap: Difference) -> str:
-    """Say in one line whether the difference of two recognizers is real."""
+    """Return one line on whether the difference of two recognizers is real."""
     real = "more than chance" if gap.low > 0 or gap.high < 0 else "these clips cannot tell the two apart"
     p_value = "p < 0.001" if gap.p_value < 0.001 else f"p = {gap.p_value:.2g}"
     lower = gap.points >= 0
@@ -224,13 +224,13 @@ def verdict(first: Result, second: Result, gap: Difference) -> str:
 
 
 def rules_of(score: Score) -> list[str]:
-    """Say what each rule of the figures does."""
+    """Return a description of each scoring rule of the figures."""
     rules = (score.rule, *(RULES[name] for name in score.others))
     return [f"Scored by {rule.name}: {rule.description}." for rule in rules]
 
 
 def to_rows(results: Sequence[Result], ranked: Sequence[Result]) -> list[dict[str, Any]]:
-    """Return a plain row for each set and checkpoint; rates are shares of one."""
+    """Return a plain row for each set and checkpoint; rates are fractions, not percentages."""
     rows = []
     for name, scores in _blocks(results).items():
         for result, score in zip(results, scores, strict=True):
@@ -254,7 +254,7 @@ def to_rows(results: Sequence[Result], ranked: Sequence[Result]) -> list[dict[st
                     **{f"wer_{name}": counts[0].rate for name, counts in score.others.items()},
                     **{f"cer_{name}": counts[1].rate for name, counts in score.others.items()},
                     "rtfx": score.rtfx,
-                    "loss": score.loss if math.isfinite(score.loss) else None,  # JSON knows no NaN
+                    "loss": score.loss if math.isfinite(score.loss) else None,  # JSON has no NaN
                     "best": bool(ranked) and result is ranked[0],
                     **{one.name: getattr(score.tally, one.name) for one in fields(Tally)},
                     "normalization": score.rule.description,

@@ -1,4 +1,4 @@
-"""What a recognizer made of its evaluation sets: counts, and how far they could have come out by chance."""
+"""Figures of a recognizer on its evaluation sets: counts, and intervals that show the part of chance."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .symptoms import EMPTY, LOOP, RUNAWAY, symptoms
 from .wer import ErrorCounts, bootstrap_interval, bootstrap_rates, count_errors, permutation_p_value, word_errors
 
 PIECES, NO_SPEECH, LIMIT = "pieces", "no_speech", "limit"
-MIN_SPEAKERS = 5  # of fewer, an interval over speakers says nothing
+MIN_SPEAKERS = 5  # with fewer, an interval over speakers says nothing
 
 
 class Transcript(NamedTuple):
-    """What was said in a clip, and what was written down; None where the clip could not be read.
+    """Reference and hypothesis of a clip; the hypothesis is None where the clip could not be read.
 
-    Notes: `pieces`: longer than the model reads at once, and judged in pieces; `no_speech`: nothing is said in it;
-    `limit`: cut off by the limit of tokens; `empty`, `loop`, `runaway`: see `symptoms`; why it could not be read.
+    Notes: `pieces`: longer than the model reads at once, and judged in pieces; `no_speech`: the reference is empty;
+    `limit`: cut off by the limit of tokens; `empty`, `loop`, `runaway`: see `symptoms`; or why it could not be read.
     Seconds and speaker are None where they are not known.
     """
 
@@ -43,16 +43,16 @@ class Transcript(NamedTuple):
 
 @dataclass(frozen=True)
 class Tally:
-    """What became of the clips of a set besides their errors.
+    """Counts of special clips of a set, beside the errors.
 
     Attributes:
         left_out: clips that are not judged, by reason.
         unread: clips that count with all their words deleted, by reason.
         in_pieces: clips that were judged in pieces.
-        without_speech: clips in which nothing is said; with text on `invented_on` of them, of `invented_words`, which
-            count as inserted where the rule of scoring says so.
-        cut_off, looped: transcripts that the limit of tokens cut off; that repeat themselves.
-        empty, runaway: transcripts without a word where something was said; with far more words than were said.
+        without_speech: clips with an empty reference; `invented_on` of them have a transcript, with `invented_words`
+            in all, which count as inserted if the scoring rule says so.
+        cut_off, looped: transcripts that the limit of tokens cut off; transcripts that end in a loop.
+        empty, runaway: transcripts without a word of clips with speech; transcripts with far too many words.
     """
 
     left_out: Counter[str] = field(default_factory=Counter)
@@ -87,7 +87,7 @@ class Tally:
 
     @classmethod
     def sum(cls, tallies: Sequence[Tally]) -> Tally:
-        """Add up those of several sets."""
+        """Add up the counts of several sets."""
         values: dict[str, Any] = {}
         for one in fields(cls):
             start = Counter[str]() if one.name in ("left_out", "unread") else 0
@@ -102,14 +102,14 @@ class Score:
     Attributes:
         words, characters: error counts.
         loss: mean cross-entropy of a target token.
-        num_tokens: how many those are.
-        errors: (U,) word errors of each clip, in the order of the set, the same for every recognizer.
+        num_tokens: how many target tokens there are.
+        errors: (U,) word errors of each clip, in the order of the set, which is the same for every recognizer.
         lengths: (U,) words of each reference.
-        tally: what else became of them.
-        rule: by which all of these are counted.
+        tally: counts of special clips.
+        rule: the scoring rule of all of these.
         others: words and characters by further rules.
         groups: (U,) integers, the speakers, where enough are known: see `bootstrap_interval`.
-        audio_seconds, decoding_seconds: of what was transcribed, and how long that took; 0: not known.
+        audio_seconds, decoding_seconds: audio that was transcribed, and how long that took; 0: not known.
     """
 
     words: ErrorCounts
@@ -127,22 +127,22 @@ class Score:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """The WER's 95 % interval over sets of clips like this one."""
+        """The 95 % interval of the WER over sets of clips like this one."""
         return bootstrap_interval(self.errors, self.lengths, groups=self.groups)
 
     @property
     def rtfx(self) -> float | None:
-        """Seconds of audio that are transcribed in a second; None where it was not measured."""
+        """Seconds of audio transcribed in one second; None where that was not measured."""
         return self.audio_seconds / self.decoding_seconds if self.decoding_seconds else None
 
     def metrics(self, rule: str | None = None) -> dict[str, float]:
-        """Return the figures by the names of `training.metric_for_best`, by the first rule or another one counted."""
+        """Return the figures under the names of `training.metric_for_best`, by the first rule or one of the others."""
         words, characters = self.others.get(rule or "", (self.words, self.characters))
         return {"loss": self.loss, "wer": words.rate, "cer": characters.rate}
 
 
 def match(source: Source, found: Evaluation) -> list[Transcript]:
-    """Return the transcripts of an evaluation in the order of the set; what could not be read has a note why."""
+    """Return the transcripts of an evaluation in the order of the set; a note says why a clip could not be read."""
     hypotheses: dict[tuple[str, str], list[tuple[str, bool, float]]] = defaultdict(list)
     transcribed = zip(found.transcripts, found.cut_off, found.seconds, strict=True)
     for (name, reference, hypothesis), cut_off, seconds in transcribed:
@@ -160,7 +160,7 @@ def match(source: Source, found: Evaluation) -> list[Transcript]:
 
 
 def blank_rows(source: Source) -> list[Transcript]:
-    """Return what is known of the clips of a set before they are transcribed."""
+    """Return a row for each clip of a set, with what is known before it is transcribed."""
     seconds = [source.listed_seconds(number) for number in range(len(source))]
     return [
         Transcript(
@@ -176,7 +176,7 @@ def blank_rows(source: Source) -> list[Transcript]:
 
 
 def note_symptoms(rows: Sequence[Transcript]) -> list[Transcript]:
-    """Return transcripts with notes of what ails them: see `symptoms`."""
+    """Return transcripts with notes of their faults: see `symptoms`."""
     return [
         row
         if row.hypothesis is None
@@ -195,14 +195,14 @@ def score(
 ) -> Score:
     """Score the transcripts of one set.
 
-    A clip that could not be read counts with all of its words deleted, in the interval too, and one in which nothing
-    is said with all that was written, if the rule says so.
+    A clip that could not be read counts with all of its words deleted, in the interval too. In a clip without speech,
+    all words that were written count as inserted, if the rule says so.
 
     Args:
-        rows: U of them, in the order of the set.
-        found: whose loss it is; None: there is none.
-        left_out: clips that are not among them, by reason.
-        rules: to count by; the first is the one of the interval and of comparisons.
+        rows: U transcripts, in the order of the set.
+        found: the evaluation that gives the loss; None: there is no loss.
+        left_out: clips that are not among the rows, by reason.
+        rules: the scoring rules; the first is used for the interval and for comparisons.
         audio_seconds, decoding_seconds: see `Score`.
     """
     references, hypotheses = [row.reference for row in rows], [row.hypothesis or "" for row in rows]
@@ -226,7 +226,7 @@ def score(
 
 
 def speaker_groups(rows: Sequence[Transcript]) -> np.ndarray | None:
-    """Return a number for each clip's speaker (U,), where all are known, and enough of them."""
+    """Return a number for each clip's speaker (U,), where all speakers are known and there are enough."""
     numbers: dict[str, int] = {}
     for row in rows:
         if row.speaker is None:
@@ -238,7 +238,7 @@ def speaker_groups(rows: Sequence[Transcript]) -> np.ndarray | None:
 
 
 def merge(scores: Sequence[Score]) -> Score:
-    """Score several sets as one: counts are added up, never rates averaged."""
+    """Score several sets as one: add up counts, never average rates."""
     num_tokens = sum(part.num_tokens for part in scores)
     total = sum(part.loss * part.num_tokens for part in scores if part.num_tokens)
     return Score(
@@ -267,7 +267,7 @@ def _sum(counts: list[ErrorCounts]) -> ErrorCounts:
 
 
 def _merge_groups(scores: Sequence[Score]) -> np.ndarray | None:
-    """Number the speakers of several sets as different ones; of a set without, each clip is one."""
+    """Number the speakers of several sets as different ones; in a set without speakers, each clip gets a number."""
     if all(part.groups is None for part in scores):
         return None
     groups, start = [], 0
@@ -284,11 +284,11 @@ class Result:
 
     Attributes:
         path: the checkpoint.
-        name: what tables call it.
-        step: of its run; None: it is no checkpoint.
-        sets: the sets' names and figures.
+        name: its name in tables.
+        step: of its run; None: it is not a checkpoint.
+        sets: the names and figures of the sets.
         transcripts: of all sets, one after another.
-        weights: fingerprint of what was trained, by which its figures are known again; None: it is no checkpoint.
+        weights: fingerprint of the trained weights, which identifies its figures later; None: it is not a checkpoint.
     """
 
     path: Path
@@ -300,7 +300,7 @@ class Result:
 
     @cached_property
     def total(self) -> Score:
-        """All sets as one."""
+        """The score of all sets as one."""
         return merge(list(self.sets.values()))
 
 
@@ -310,7 +310,7 @@ def rank(results: Sequence[Result], metric: str, greater_is_better: bool, rule: 
 
 
 class Difference(NamedTuple):
-    """By how much one recognizer's WER is above another's on the same clips; `p_value`: see `permutation_p_value`."""
+    """How much higher one recognizer's WER is than another's on the same clips; `p_value`: `permutation_p_value`."""
 
     points: float
     low: float
@@ -319,9 +319,9 @@ class Difference(NamedTuple):
 
 
 def difference(first: Score, second: Score) -> Difference:
-    """Return by how much the second's WER is above the first's, the 95 % interval of that, and how sure it is.
+    """Return how much higher the second's WER is than the first's, with its 95 % interval and p-value.
 
-    Paired: clips, or speakers, are drawn with both recognizers' errors in them, so that what is hard for both cancels.
+    Paired: each clip, or speaker, is drawn with the errors of both recognizers, so that clips hard for both cancel out.
     """
     errors = second.errors - first.errors
     low, high = bootstrap_interval(errors, first.lengths, groups=first.groups)
@@ -330,7 +330,7 @@ def difference(first: Score, second: Score) -> Difference:
 
 
 def macro_average(scores: Sequence[Score]) -> tuple[float, float, float]:
-    """Return the mean of the sets' WERs, as the Open ASR leaderboard ranks by, and its 95 % interval."""
+    """Return the mean WER over the sets, by which the Open ASR leaderboard ranks, and its 95 % interval."""
     seeds = range(len(scores))
     drawn = [
         bootstrap_rates(part.errors, part.lengths, part.groups, 10_000, seed)

@@ -1,6 +1,6 @@
-"""Rules of scoring by name: how transcripts are normalized, and what an alignment costs.
+"""Scoring rules by name: how transcripts are normalized, and what an alignment costs.
 
-An error rate means nothing without its rule: the rule's name stands beside every figure.
+An error rate means nothing without its rule: every figure is given with the name of its rule.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ class Rule:
     Attributes:
         name: as `scoring=` takes it.
         description: what it does, for people.
-        split: of a transcript its words and its characters, normalized.
+        split: returns the normalized words and characters of a transcript.
         sclite: align with the costs of NIST sclite (3 for an insertion or a deletion, 4 for a substitution), which
-            pairs words more sensibly and finds more errors in bad transcripts; False: plain Levenshtein, 1 each.
-        counts_empty: what is written where nothing was said counts as inserted; False: such clips do not count.
+            pair words more sensibly and find more errors in bad transcripts; False: plain Levenshtein, 1 each.
+        counts_empty: words that are written for a clip without speech count as inserted; False: such clips do not
+            count.
     """
 
     name: str
@@ -43,10 +44,10 @@ def _ours(text: str) -> tuple[list[str], list[str]]:
 
 @cache
 def whisper_normalizer() -> Callable[[str], str]:
-    """Return Whisper's English normalizer: its classes are transformers', its list of spellings whisper-normalizer's.
+    """Return Whisper's English normalizer, with the classes of transformers and the spellings of whisper-normalizer.
 
-    The classes of whisper-normalizer itself are not used: they rewrite more (`cause` to `because`), so that its figures
-    would not be those of others.
+    The classes of whisper-normalizer are not used: they rewrite more (`cause` to `because`), so the figures could not
+    be compared with those of others.
     """
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
     from whisper_normalizer.english import EnglishSpellingNormalizer
@@ -57,7 +58,7 @@ def whisper_normalizer() -> Callable[[str], str]:
     def normalize(text: str) -> str:
         try:
             return str(english(text)).strip()
-        except ValueError:  # a number of thousands of digits, as a model writes that loops
+        except ValueError:  # a number of thousands of digits, from a model in a loop
             return str(basic(text)).strip()
 
     return normalize
@@ -82,10 +83,10 @@ RULES = {rule.name: rule for rule in (WHISPER, LEVENSHTEIN, OURS)}
 
 
 def parse_rules(names: str) -> tuple[Rule, ...]:
-    """Return the rules that `scoring=` names, with commas between; results are ranked by the first.
+    """Return the rules that `scoring=` names, separated by commas; results are ranked by the first.
 
     Raises:
-        UserError: a name that is not known, or named twice.
+        UserError: a name is unknown, or given twice.
     """
     chosen = [name.strip() for name in names.split(",")]
     for name in chosen:
@@ -97,20 +98,20 @@ def parse_rules(names: str) -> tuple[Rule, ...]:
 
 
 def default_rules(transcripts: Iterable[str], languages: Sequence[str | None] = ()) -> tuple[Rule, ...]:
-    """Return the rules of a set where none are named: first the one whose figure others can compare, then ours.
+    """Return the default rules of a set: first the rule whose figures compare with those of others, then ours.
 
-    Whisper's normalizer is for English alone: it takes the vowels of Hindi away, and the umlauts of German.
+    Whisper's normalizer is for English alone: it removes the vowels of Hindi, and the umlauts of German.
 
     Args:
         transcripts: of the set.
-        languages: as its corpora are said to be; None: not said.
+        languages: the languages that the corpora are configured with; None: not given.
     """
     named = {language for language in languages if language is not None}
     return (WHISPER if named <= {"en"} and is_english(transcripts) else LEVENSHTEIN, OURS)
 
 
 def is_english(transcripts: Iterable[str]) -> bool:
-    """Whether transcripts are written in letters that English has; other languages that have no others pass for it."""
+    """Whether transcripts use only letters of English; other languages with the same letters count as English too."""
     letters, foreign = 0, 0
     for text in transcripts:
         letters += len(text)

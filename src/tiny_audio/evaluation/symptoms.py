@@ -1,4 +1,4 @@
-"""Transcripts that are not merely wrong: empty, looping, running away. They can be told from the text alone."""
+"""Transcripts with gross faults: empty, looping, or far too long. The text alone shows them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ..model.loop_guard import find_loop
 from ..text import normalize_for_scoring, words_for_scoring
 
 EMPTY, LOOP, RUNAWAY = "empty", "loop", "runaway"
-RUNAWAY_FACTOR, RUNAWAY_WORDS = 2, 10  # more than twice as many words as were said, and ten more
+RUNAWAY_FACTOR, RUNAWAY_WORDS = 2, 10  # more than twice as many words as the reference, and ten more
 
 
 def symptoms(reference: str, hypothesis: str) -> list[str]:
-    """Return what ails a transcript.
+    """Return the faults of a transcript.
 
-    `empty`: nothing was written where something was said; `loop`: it ends in a loop, by the rule of the loop guard but
-    in words, not tokens; `runaway`: more than twice as many words were written as were said, and ten more.
+    `empty`: it has no word, but the reference has; `loop`: it ends in a loop, by the rule of the loop guard, but in
+    words, not tokens; `runaway`: it has more than twice as many words as the reference, and ten more.
     """
     reference_words, hypothesis_words = (
         words_for_scoring(normalize_for_scoring(text)) for text in (reference, hypothesis)

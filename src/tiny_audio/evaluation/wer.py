@@ -1,4 +1,4 @@
-"""Word and character error rates of a set, counted over all its words, never averaged over utterances."""
+"""Word and character error rates of a set: errors over all its words, never a mean over utterances."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Errors per unit of reference; above 1 where more was inserted than said, 0 for an empty set."""
+        """Errors per unit of reference; above 1 where there are more errors than units, 0 for an empty set."""
         return self.errors / max(self.length, 1)
 
     def add(self, reference: list[str], hypothesis: list[str], sclite: bool = True) -> None:
@@ -57,8 +57,7 @@ def count_errors(
 ) -> tuple[ErrorCounts, ErrorCounts]:
     """Count word errors and character errors after normalization of both sides by a rule.
 
-    Spaces are characters, but by our own rule in scripts that are written without: there each character counts as a
-    word.
+    Spaces are characters, except by our own rule in scripts without spaces, where each character counts as a word.
     """
     words, characters = ErrorCounts(), ErrorCounts()
     for reference, hypothesis in zip(references, hypotheses, strict=True):
@@ -91,16 +90,17 @@ def bootstrap_interval(
     """Return the interval of an error rate over other sets of utterances like this one.
 
     Utterances, or groups of them, are drawn with replacement, as in Bisani and Ney, "Bootstrap estimates for confidence
-    intervals in ASR performance evaluation", ICASSP 2004. For the difference of two systems give the difference of
+    intervals in ASR performance evaluation", ICASSP 2004. For the difference of two systems pass the difference of
     their errors.
 
     Args:
-        errors: (U,) of each utterance; or (S, U) of S systems, whose mean rate is meant.
+        errors: (U,) of each utterance; or (S, U) of S systems, for the interval of their mean rate.
         lengths: (U,) words of each.
         confidence: share of the replications inside the interval.
         replications: sets that are drawn.
         seed: of the draws.
-        groups: (U,) integers: utterances of one speaker are not independent, and are drawn together. None: each is.
+        groups: (U,) integers: utterances of one group, such as a speaker, are drawn together, since they are not
+            independent. None: each utterance is drawn alone.
     """
     rates = bootstrap_rates(np.atleast_2d(errors).mean(0), lengths, groups, replications, seed)
     low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -130,15 +130,15 @@ def sum_groups(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def permutation_p_value(
     difference: np.ndarray, groups: np.ndarray | None = None, replications: int = 10_000, seed: int = 0
 ) -> float:
-    """Return how often two systems that are equally good would differ by as many errors as these two do.
+    """Return how often two equally good systems would differ by as many errors as these two.
 
     The errors of a pair are exchanged at random, utterance by utterance or group by group: the approximate
     randomization test of Noreen, "Computer-intensive methods for testing hypotheses", 1989, two-sided.
 
     Args:
-        difference: (U,) errors of one system less those of the other, on the same utterances.
+        difference: (U,) errors of one system minus those of the other, on the same utterances.
         groups: (U,) as in `bootstrap_interval`.
-        replications: of the exchange; the p-value is no smaller than one by so many.
+        replications: of the exchange; the p-value is at least about one divided by this.
         seed: of the draws.
     """
     if groups is not None:

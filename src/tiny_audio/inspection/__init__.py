@@ -1,1 +1,1 @@
-"""A look at the data before a run: what a configuration would train on, what is wrong with it, what the model sees."""
+"""Inspection of data before a run: what a configuration would train on, its faults, and what the model reads."""

@@ -1,4 +1,4 @@
-"""The whole look, in order: open as training does, read transcripts, headers and recordings, compare, judge."""
+"""The whole inspection, in order: open as training does, read transcripts, headers and recordings, compare, judge."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .texts import RawTexts, look_at_texts, shorten
 
 logger = logging.getLogger(__name__)
 
-POINTS = 2000  # clips of a corpus that a picture shows
+POINTS = 2000  # clips of a corpus in a picture
 TOKENIZED = 2000  # transcripts of a corpus that are tokenized
-GIVEN_AWAY_WORDS = 4  # of a transcript: a name or two may be all that is said
+GIVEN_AWAY_WORDS = 4  # of a transcript: a shorter one may rightly be in its context, such as a name
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Opened:
 
 
 def open_role(config: Config, role: str, as_drawn: bool = False) -> list[Opened]:
-    """Open the corpora of a role as `ta train` does, or, of streams, with what is written about all clips.
+    """Open the corpora of a role as `ta train` does; of streams, read the texts of all clips unless `as_drawn`.
 
     Raises:
         UserError: one of them cannot be opened, or has no usable clip.
@@ -55,7 +55,7 @@ def open_role(config: Config, role: str, as_drawn: bool = False) -> list[Opened]
         return []
     sources = open_sources(
         entries,
-        replace(data, max_skipped_share=0.999),  # it is to be said what is wrong with all of them
+        replace(data, max_skipped_share=0.999),  # a report of all faults, not an error at the first
         Path(config.paths.cache_dir),
         limit=limit,
         seed=config.training.seed,
@@ -67,15 +67,15 @@ def open_role(config: Config, role: str, as_drawn: bool = False) -> list[Opened]
 
 
 def check(config: Config, headers: int | None, decode: int | None) -> Report:
-    """Look at the data of a configuration.
+    """Inspect the data of a configuration.
 
     Args:
-        config: what `ta train` would train on.
+        config: a configuration of `ta train`.
         headers: recordings of each corpus whose headers are read; None: all.
         decode: clips of each corpus that are decoded; None: all.
 
     Raises:
-        UserError: there is nothing to look at, or a corpus cannot be opened.
+        UserError: there is no corpus, or one cannot be opened.
     """
     train, evaluation = open_role(config, "train"), open_role(config, "eval")
     if not train:
@@ -109,7 +109,7 @@ def check(config: Config, headers: int | None, decode: int | None) -> Report:
 
 
 def look_at(one: Opened, config: Config, edges: np.ndarray) -> CorpusFacts:
-    """Look at what a corpus lists: transcripts, durations (counted between `edges`), speakers."""
+    """Inspect what a corpus lists: transcripts, durations (counted between `edges`), speakers."""
     source = one.source
     text, outliers = look_at_texts(source.durations.astype(np.float64), source.texts, source.names)
     read_raw(one, RawTexts(text), config)
@@ -144,7 +144,7 @@ def look_at(one: Opened, config: Config, edges: np.ndarray) -> CorpusFacts:
 
 
 def whole_contexts(source: Source) -> Named:
-    """Return the clips whose context holds all that is said in them."""
+    """Return the clips whose context holds their whole transcript."""
     found = Named()
     for row, known in enumerate(source.contexts or ()):
         said = source.texts[row]
@@ -154,19 +154,19 @@ def whole_contexts(source: Source) -> Named:
 
 
 def duration_edges(longest: float) -> np.ndarray:
-    """Return edges of whole and equal steps up to the longest clip, 20 to 60 of them where that is possible."""
+    """Return edges with equal steps of a whole number, up to the longest clip; 20 to 60 where that is possible."""
     step = next((step for step in (0.05, 0.1, 0.25, 0.5) if longest / step <= 60), 1.0)
     return np.arange(0, np.ceil(longest / step) + 1) * step
 
 
 def open_raw(one: Opened, config: Config) -> Table:
-    """Open a corpus once more, nothing left out."""
+    """Open a corpus again, with all of its rows."""
     cache_dir, data_dir = Path(config.paths.cache_dir), Path(config.paths.data_dir)
     return open_table(one.entry, config.data, cache_dir, one.source.asked, data_dir, config.training.seed)
 
 
 def read_raw(one: Opened, texts: RawTexts, config: Config) -> None:
-    """Read the transcripts of a source's clips once more, as the corpus has them."""
+    """Read the transcripts of a source's clips again, as the corpus has them."""
     table = open_raw(one, config)
     prepare = CLEANERS.get(one.entry.name)
     row_of = dict(zip(one.source.table_rows.tolist(), range(len(one.source)), strict=True))
@@ -179,7 +179,7 @@ def read_raw(one: Opened, texts: RawTexts, config: Config) -> None:
 
 
 def find_prompt(config: Config) -> tuple[Prompt | None, str | None]:
-    """Load the decoder's tokenizer, or say in a line why it is not to be had; nothing else needs it."""
+    """Load the decoder's tokenizer, or return one line on why it cannot be loaded; the other checks do not need it."""
     model = config.model
     try:
         return load_prompt(model.decoder, model.decoder_revision, model.prompt, model.context_prompt), None
@@ -188,7 +188,7 @@ def find_prompt(config: Config) -> tuple[Prompt | None, str | None]:
 
 
 def look_at_tokens(source: Source, prompt: Prompt, rows: np.ndarray, limit: int | None) -> TokenFacts:
-    """Tokenize some transcripts; those of more than `limit` tokens cannot be written whole at an evaluation."""
+    """Tokenize some transcripts; those of more than `limit` tokens are cut off at an evaluation."""
     counts: list[int] = []
     too_long, not_given_back = Named(), Named()
     for row in rows.tolist():

@@ -1,4 +1,4 @@
-"""Judgments of a corpus: its transcripts, what was left out of it, its sound, its speakers. See `findings`."""
+"""Findings about one corpus: its transcripts, the clips left out, its audio, its speakers. See `findings`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from .facts import CorpusFacts, Finding, Named, Report, clips
 
-# Rank correlation of length and transcript: 0.97 in LibriSpeech, 0.83 in the bundled speech of short phrases; where
-# half of the transcripts are others', about half of that.
+# Rank correlation of length and transcript: 0.97 in LibriSpeech, 0.83 in the bundled speech of short phrases; about
+# half of that where half of the transcripts belong to other clips.
 UNRELATED = 0.55
 UNRELATED_CLIPS = 50  # fewer may have it by chance
 FAULTS = ("missing", "decode_error", "non_finite", "silent", "duration_mismatch", "empty_text", "bad_row")
@@ -27,7 +27,7 @@ TOP_SPEAKER = 0.5
 
 
 def relation(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
-    """Transcripts that are not those of their recordings: all of them, or some."""
+    """Transcripts that do not belong to their recordings: all of them, or some."""
     text = facts.text
     if text.correlation is not None and facts.clips >= UNRELATED_CLIPS and text.correlation < UNRELATED:
         yield Finding(
@@ -53,7 +53,7 @@ def relation(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
 
 
 def characters(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
-    """Characters out of the ordinary, and marks of transcribers."""
+    """Unusual characters, and marks of transcribers."""
     for taught, todo in (
         (True, "correct the transcripts: the model is taught to write these."),
         (False, "cleaning drops them; were they words, nobody will learn them."),
@@ -82,7 +82,7 @@ def characters(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
 
 
 def script(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
-    """A language in which a rate of word errors says little."""
+    """A language in which a word error rate says little."""
     if facts.text.unspaced:
         yield Finding(
             "unspaced",
@@ -94,7 +94,7 @@ def script(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
 
 
 def repeated(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
-    """Transcripts, and names, that come up too often."""
+    """Transcripts and names that repeat too often."""
     for text, named in facts.text.repeats:
         yield Finding(
             "repeated",
@@ -116,7 +116,7 @@ def repeated(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
 
 
 def lost(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
-    """Clips that are left out: when indexed, and when decoded."""
+    """Clips that are left out: at indexing, and at decoding."""
     listed = facts.clips + sum(named.count for named in facts.left_out.values())
     faulty = sum(named.count for reason, named in facts.left_out.items() if reason in FAULTS)
     for reason, named in facts.left_out.items():
@@ -133,13 +133,13 @@ def lost(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
 
 
 def headers(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
-    """What headers tell: unreadable files, low rates, lengths that are not the listed ones."""
+    """Findings from headers: unreadable files, low rates, lengths that differ from the listed ones."""
     if facts.headers is None:
         return
     found, looked = facts.headers, facts.headers.looked
     decoded = facts.decoded.skipped if facts.decoded is not None else {}
     for reason, named in found.failed.items():
-        if reason not in decoded:  # else it is told there
+        if reason not in decoded:  # otherwise the finding from decoding names it
             what = f"{named.count:,} of {looked:,} recordings cannot be opened: {reason}."
             severe = named.count > report.max_skipped_share * looked
             yield Finding("unreadable", severe, facts.title, what, WHAT_TO_DO[reason], named.examples)
@@ -164,7 +164,7 @@ def _mismatch(facts: CorpusFacts, named: Named, word: str, todo: str) -> Finding
 
 
 def levels(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
-    """What decoding tells of the sound."""
+    """Findings from decoded recordings: levels and bandwidth."""
     found = facts.decoded
     if found is None or found.bandwidth_khz is None:
         return
@@ -198,7 +198,7 @@ def levels(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
 
 
 def voices(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
-    """One speaker who speaks most of a corpus."""
+    """One speaker in most of a corpus."""
     if facts.role == "train" and facts.speakers is not None and (facts.top_speaker or 0) > TOP_SPEAKER:
         who = "one speaker" if facts.speakers == 1 else f"one of {facts.speakers:,} speakers"
         yield Finding(
@@ -211,7 +211,7 @@ def voices(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
 
 
 def tokens(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
-    """Transcripts that the decoder cannot write, or not whole."""
+    """Transcripts that the decoder cannot write, or cannot write to the end."""
     if facts.tokens is None:
         return
     if facts.tokens.too_long.count:
@@ -236,7 +236,7 @@ def tokens(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
 
 
 def contexts(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
-    """Contexts that say what is to be heard."""
+    """Contexts that hold the transcript."""
     if (named := facts.whole_contexts).count:
         what = f"{clips(named.count)} whose context holds the whole transcript."
         todo = "the model learns to copy instead of to listen: give what is known before, such as names."

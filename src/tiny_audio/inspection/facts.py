@@ -1,4 +1,4 @@
-"""What is known of the data of a configuration: numbers and names only, ready to be judged, printed, drawn, written."""
+"""Facts about the data of a configuration: only numbers and names, to judge, print, draw or write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_NAMED = 5  # clips that are named for a finding; the count says how many the
 
 @dataclass
 class Spread:
-    """Where values lie."""
+    """The spread of values."""
 
     min: float
     median: float
@@ -28,7 +28,7 @@ class Spread:
 
 @dataclass
 class Histogram:
-    """K counts between K + 1 edges; what lies outside is counted at the ends."""
+    """K counts between K + 1 edges; values outside are counted at the ends."""
 
     edges: list[float]
     counts: list[int]
@@ -42,7 +42,7 @@ class Histogram:
 
 @dataclass
 class Named:
-    """Clips that share something: how many there are, and the first few as (name, what of it)."""
+    """Clips with something in common: how many there are, and the first few as (name, note)."""
 
     count: int = 0
     examples: list[tuple[str, str]] = field(default_factory=list)
@@ -61,7 +61,7 @@ def clips(count: int) -> str:
 
 @dataclass
 class Outlier:
-    """A clip whose length does not fit its transcript: seconds that it takes, seconds that such a text takes here."""
+    """A clip whose length does not fit its transcript: its seconds, and the seconds usual for such a text here."""
 
     name: str
     seconds: float
@@ -73,7 +73,7 @@ class Outlier:
 
 @dataclass
 class OddCharacter:
-    """A character out of the ordinary, and the clips with it; `taught`: it is left of the transcript as taught."""
+    """An unusual character, and the clips with it; `taught`: it stays in the cleaned transcript."""
 
     character: str
     unicode_name: str
@@ -83,22 +83,22 @@ class OddCharacter:
 
 @dataclass
 class TextFacts:
-    """Transcripts as they are taught; as written `cased`, `punctuated`, `tags`, `taken_out`, some `odd_characters`.
+    """Cleaned transcripts; `cased`, `punctuated`, `tags`, `taken_out`, some `odd_characters` are of raw transcripts.
 
     Attributes:
-        words, vocabulary, characters: in all, different words, in all.
+        words, vocabulary, characters: number of words, of different words, of characters.
         distinct: different transcripts.
         words_per_second: of the clips; `rate_histogram` likewise.
-        correlation: Spearman's, of clips' seconds and characters; None where they are too few or too much alike to say.
-        seconds_per_character, seconds_around: what a text takes: seconds_around + characters * seconds_per_character.
-        outliers: the clips that are furthest from it, worst first, `num_outliers` in all.
+        correlation: Spearman's, of clips' seconds and characters; None where clips are too few or too much alike.
+        seconds_per_character, seconds_around: a text takes seconds_around + characters * seconds_per_character.
+        outliers: the clips that are furthest from that, worst first, `num_outliers` in all.
         cased, punctuated: share of transcripts with capitals beside small letters, with punctuation.
-        capitals: share of transcripts that are taught with a capital.
+        capitals: share of cleaned transcripts with a capital.
         odd_characters: of a foreign script or class, in few transcripts.
-        repeats: transcripts that come up suspiciously often: (transcript, clips).
-        tags: marks such as {noise} and (laughs), whose words would be taught.
-        taken_out: tags such as <unk> and [noise], which cleaning takes out; their numbers as #.
-        unspaced: whether they are of a language that is written without spaces.
+        repeats: suspiciously frequent transcripts: (transcript, clips).
+        tags: marks such as {noise} and (laughs), whose words the model would learn.
+        taken_out: tags such as <unk> and [noise], which cleaning removes; their numbers as #.
+        unspaced: whether their language is written without spaces.
     """
 
     words: int
@@ -124,13 +124,13 @@ class TextFacts:
 
 @dataclass
 class HeaderFacts:
-    """What the headers of `looked` recordings say.
+    """Facts from the headers of `looked` recordings.
 
     Attributes:
-        kinds: such as `flac, 16 kHz, mono`: clips.
+        kinds: clips by kind, such as `flac, 16 kHz, mono`.
         low_rate: recordings below 16 kHz.
-        failed: those that cannot be opened, by reason.
-        shorter, longer: those whose length is not the listed one.
+        failed: recordings that cannot be opened, by reason.
+        shorter, longer: recordings whose length differs from the listed one.
     """
 
     looked: int
@@ -143,14 +143,14 @@ class HeaderFacts:
 
 @dataclass
 class DecodedFacts:
-    """What decoding `looked` clips, as training does, has shown. Levels are in dB below full scale (dBFS).
+    """Facts from decoding `looked` clips as training does. Levels are in dB below full scale (dBFS).
 
     Attributes:
-        skipped: what training would skip, by reason.
+        skipped: clips that training would skip, by reason.
         rms, peak: levels; None where no clip could be read.
         rms_histogram: of the level.
-        bandwidth_khz: above it there is nothing but noise of quantization.
-        clipped, quiet: recordings at full scale for too long, or far too low.
+        bandwidth_khz: above it there is only quantization noise.
+        clipped, quiet: recordings that are at full scale for too long, or far too quiet.
     """
 
     looked: int
@@ -170,9 +170,9 @@ class DecodedFacts:
 
 @dataclass
 class TokenFacts:
-    """Target tokens of `looked` transcripts: how many; those over training.max_new_tokens; those not written as taught.
+    """Target tokens of `looked` transcripts: their number, and the transcripts over training.max_new_tokens.
 
-    The last are transcripts that the decoder's tokenizer does not give back: unknown characters, lost spaces.
+    Also the transcripts that the tokenizer does not decode to the same text: unknown characters, lost spaces.
     """
 
     looked: int
@@ -186,13 +186,13 @@ class CorpusFacts:
     """A corpus of the mixture (role `train`) or of the evaluation (`eval`).
 
     Attributes:
-        clips, hours: usable by what is listed.
+        clips, hours: usable ones by the listed durations and texts.
         speakers: how many; None where the corpus does not say.
         top_speaker: share of the clips of the speaker with the most.
         durations, duration_histogram: seconds.
-        left_out: clips that were left out when it was indexed, by reason.
+        left_out: clips that were left out at indexing, by reason.
         repeated_names: names that stand for several clips.
-        contexts: clips with a context; `whole_contexts` of them hold the whole transcript.
+        contexts: clips with a context; the contexts of `whole_contexts` hold the whole transcript.
         points: (seconds, characters, is outlier) of a sample, for a picture.
     """
 
@@ -216,13 +216,13 @@ class CorpusFacts:
 
     @property
     def title(self) -> str:
-        """How it is called beside the others."""
+        """Its name in tables."""
         return f"{self.name} ({self.role})"
 
 
 @dataclass
 class Pair:
-    """Two clips that are the same recording, as `corpus: name`, and how that is known."""
+    """Two clips of the same recording, as `corpus: name`, and the evidence."""
 
     first: str
     second: str
@@ -231,17 +231,17 @@ class Pair:
 
 @dataclass
 class OverlapFacts:
-    """What evaluation and training share.
+    """Clips, transcripts and speakers that are in both evaluation and training.
 
     Attributes:
-        leaked: evaluation clips that are trained on; `num_leaked` of them in all.
+        leaked: evaluation clips that are also training clips; `num_leaked` of them in all.
         duplicates: recordings that are listed twice in training; `num_duplicates` of them in all.
-        all_compared: whether every recording of equal size was compared, or only as many as is quick.
-        eval_clips: how many there are.
+        all_compared: whether all recordings of equal size were compared; false: only some, to save time.
+        eval_clips: number of evaluation clips.
         known_transcripts: share of evaluation transcripts, of five words or more, that are in the training set too;
             None where there are none so long.
-        shared_speakers: speakers of both, by name; None where either does not say.
-        eval_speakers: how many speakers the evaluation has; None where it does not say.
+        shared_speakers: names of speakers in both; None where either does not name speakers.
+        eval_speakers: number of speakers in the evaluation; None where it does not name them.
     """
 
     leaked: list[Pair]
@@ -257,7 +257,7 @@ class OverlapFacts:
 
 @dataclass
 class Share:
-    """A corpus's part in the mixture: of draws, of all clips, of all hours, of drawn hours; passes over it in a run."""
+    """A corpus's share of draws, of clips, of hours and of drawn hours; and the number of passes over it in a run."""
 
     name: str
     draws: float
@@ -269,10 +269,10 @@ class Share:
 
 @dataclass
 class MixtureFacts:
-    """What `steps` steps of `clips_per_step` clips draw, and the share of padding in their batches.
+    """The draws of `steps` steps of `clips_per_step` clips, and the share of padding in their batches.
 
     Attributes:
-        padding: as planned; `padding_random`: batches put together at random; `padding_30s`: each clip padded to 30 s.
+        padding: in planned batches; `padding_random`: in random batches; `padding_30s`: with each clip padded to 30 s.
     """
 
     steps: int
@@ -287,11 +287,11 @@ class MixtureFacts:
 
 @dataclass
 class Finding:
-    """What a person should act on. `severe`: training would refuse, stop, or teach nonsense.
+    """A problem that the user should solve. `severe`: training would not start, would stop, or would teach nonsense.
 
     Attributes:
         kind: one word for scripts, such as `leak`.
-        corpus: where; empty for the whole.
+        corpus: the corpus; empty for the whole data.
         what: what was found.
         todo: what to do.
         clips: the first few, by name.
@@ -307,7 +307,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """All that was found out."""
+    """All facts and findings."""
 
     corpora: list[CorpusFacts]
     overlap: OverlapFacts | None

@@ -19,7 +19,7 @@ from .report import times
 from .texts import OUTLIER_FACTOR
 
 OUTLIER_COLOR = "#CC0000"
-MAX_STAIRS = 40  # of a histogram
+MAX_STAIRS = 40  # bars of a histogram
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}%")
 ABOVE: dict[str, Any] = {  # a legend between title and panel, where it hides nothing
     **{"frameon": False, "fontsize": 9, "ncols": 3, "loc": "lower left", "bbox_to_anchor": (-0.02, 0.96)},
@@ -29,7 +29,7 @@ STYLES: dict[str, Any] = {"train": "-", "eval": "--"}
 
 
 def draw_report(report: Report) -> Figure:
-    """Draw a report, a color for each name; what is evaluated on is dashed, and darker."""
+    """Draw a report, with a color for each name; evaluation corpora are dashed and darker."""
     corpora = report.corpora
     names = list(dict.fromkeys(facts.name for facts in corpora))
     by_name = dict(zip(names, run_colors(len(names)), strict=True))
@@ -60,7 +60,7 @@ def draw_histograms(
     colors: Sequence[str],
     histograms: Sequence[Histogram | None],
 ) -> None:
-    """Draw a histogram of each corpus, as shares of its clips, so that small and large ones compare."""
+    """Draw a histogram of each corpus, as shares of its clips, so that small and large corpora can be compared."""
     ax.set_title(title, loc="left")
     drawn = [coarsen(one) for one in histograms if one is not None]
     if not drawn:
@@ -82,7 +82,7 @@ def draw_histograms(
 
 
 def coarsen(histogram: Histogram) -> Histogram:
-    """Join neighboring counts until there are few enough to be told apart in a picture."""
+    """Join neighboring counts until they are few enough for a picture."""
     group = -(-len(histogram.counts) // MAX_STAIRS)
     counts = [sum(histogram.counts[i : i + group]) for i in range(0, len(histogram.counts), group)]
     step = histogram.edges[1] - histogram.edges[0]
@@ -90,7 +90,7 @@ def coarsen(histogram: Histogram) -> Histogram:
 
 
 def draw_lengths(ax: Axes, corpora: Sequence[CorpusFacts], colors: Sequence[str]) -> None:
-    """Draw characters against seconds: what belongs together lies along a line, what does not stands out."""
+    """Draw characters against seconds: right transcripts lie along a line, and wrong ones stand out."""
     ax.set_title("Transcript against seconds", loc="left", pad=20)
     size = float(np.clip(6000 / max(sum(len(facts.points) for facts in corpora), 1), 4, 16))
     outliers = 0
@@ -125,7 +125,7 @@ def draw_lengths(ax: Axes, corpora: Sequence[CorpusFacts], colors: Sequence[str]
 
 
 def draw_mixture(ax: Axes, report: Report) -> None:
-    """Draw each training corpus's part of draws, of clips and of hours."""
+    """Draw each training corpus's share of draws, of clips and of hours."""
     shares = report.mixture.shares
     ax.set_title("Mixture", loc="left", pad=20)
     places = np.arange(len(shares))[::-1]
@@ -144,7 +144,7 @@ def draw_mixture(ax: Axes, report: Report) -> None:
 
 
 def draw_padding(ax: Axes, report: Report) -> None:
-    """Draw how much of a batch is padding, as planned and otherwise."""
+    """Draw the share of padding in planned, random and 30 s batches."""
     mixture = report.mixture
     ax.set_title("Padding in a batch", loc="left")
     values = [mixture.padding, mixture.padding_random, mixture.padding_30s]
@@ -164,7 +164,7 @@ def darken(color: str) -> str:
 
 
 def nothing(ax: Axes, text: str) -> None:
-    """Say that there is nothing to draw."""
+    """Write into a panel that there is nothing to draw."""
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", color="0.5")
     ax.set_xticks([])
     ax.set_yticks([])

@@ -1,6 +1,6 @@
-"""From facts to what a person should act on. Each judgment is a function of its own: its threshold stands beside it.
+"""From facts to findings. Each judgment is a separate function, with its threshold beside it.
 
-Severe are those with which training would refuse to start, stop, or teach nonsense.
+A finding is severe if training would not start, would stop, or would teach nonsense.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from .facts import Finding, Report, clips
 
 BANDWIDTH_GAP = 1.5  # kHz between training and evaluation
 KNOWN_TRANSCRIPTS = 0.1
-MANY_PASSES, PASSES_RATIO = 20, 10  # a corpus comes round so often, and so many times as often as the rarest
+MANY_PASSES, PASSES_RATIO = 20, 10  # passes over a corpus, and their ratio to the passes over the rarest corpus
 FEW_EVAL_WORDS = 1000
 CAPITALS_GAP = 0.5  # difference between corpora in the share of transcripts with capitals
 
 
 def find(report: Report) -> list[Finding]:
-    """Return what to act on, the severe first."""
+    """Return the findings, the severe ones first."""
     found: list[Finding] = []
     for judge in OF_ALL:
         found += judge(report)
@@ -31,7 +31,7 @@ def find(report: Report) -> list[Finding]:
 
 
 def leaks(report: Report) -> Iterator[Finding]:
-    """Evaluation clips that are trained on, and training clips that are listed twice."""
+    """Evaluation clips that are also training clips, and training clips that are listed twice."""
     overlap = report.overlap
     if overlap is None:
         return
@@ -63,7 +63,7 @@ def _are(count: int) -> str:
 
 
 def unusable(report: Report) -> Iterator[Finding]:
-    """Whether training would stop for the clips that it had to skip."""
+    """Whether training would stop because it skips too many clips."""
     shares = {share.name: share.draws for share in report.mixture.shares}
     train = [facts for facts in report.corpora if facts.role == "train"]
     decoded = [(shares[facts.name], facts.decoded) for facts in train if facts.decoded is not None]
@@ -80,7 +80,7 @@ def unusable(report: Report) -> Iterator[Finding]:
 
 
 def evaluation(report: Report) -> Iterator[Finding]:
-    """Whether error rates will say what people take them to say."""
+    """Whether error rates will mean what users expect."""
     held = [facts for facts in report.corpora if facts.role == "eval"]
     overlap = report.overlap
     if not held:
@@ -128,7 +128,7 @@ def evaluation(report: Report) -> Iterator[Finding]:
 
 
 def contrasts(report: Report) -> Iterator[Finding]:
-    """Corpora that teach opposite things, or are recorded unlike each other."""
+    """Corpora with opposite conventions, or with different recording conditions."""
     capitals = {facts.title: facts.text.capitals for facts in report.corpora}
     low, high = min(capitals, key=capitals.__getitem__), max(capitals, key=capitals.__getitem__)
     if capitals[high] - capitals[low] > CAPITALS_GAP:
@@ -159,7 +159,7 @@ def contrasts(report: Report) -> Iterator[Finding]:
 
 
 def rounds(report: Report) -> Iterator[Finding]:
-    """Small corpora of a large weight."""
+    """Small corpora with a large weight."""
     fewest = min(share.passes for share in report.mixture.shares)
     for share in report.mixture.shares:
         if share.passes > MANY_PASSES and share.passes > PASSES_RATIO * fewest:

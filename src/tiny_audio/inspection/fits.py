@@ -1,6 +1,6 @@
-"""Which experiments fit a machine, by arithmetic: before anything is downloaded, no model can be tried.
+"""Which experiments fit a machine, by arithmetic, since no model can be tried before it is downloaded.
 
-What a run needs is tried when it starts: `training.preflight`.
+At its start, a run measures what it needs: `training.preflight`.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ PUBLISHED = {
     "openai/whisper-base": Published(20_590_592, 512, 6, 290_000_000),
     "HuggingFaceTB/SmolLM2-135M-Instruct": Published(134_515_008, 576, 30, 270_000_000),
 }
-POCKET_MODEL = Published(5_000_000, 192, 4, 0)  # either of the two is smaller
+POCKET_MODEL = Published(5_000_000, 192, 4, 0)  # larger than either pocket model
 TOKENS_PER_SECOND = 12.5  # of audio
 TEXT_TOKENS = 128  # of the prompt and a long transcript
-# Of what is kept for the backward pass, for each position, layer and unit of the decoder's width, in bf16: 12.1 GiB for
-# 8,048 positions of Qwen3-0.6B's 28 layers of 1,024 (docs/performance.md).
+# Bytes kept for the backward pass, for each position, layer and unit of the decoder's width, in bf16: measured 12.1 GiB
+# for 8,048 positions of Qwen3-0.6B's 28 layers of 1,024 (docs/performance.md).
 ACTIVATION_BYTES = 12.1 * 2**30 / (8_048 * 28 * 1_024)
-TRAINED_BYTES = 16  # of a weight that trains: itself, its gradient and two moments, in fp32
-PROJECTOR_WEIGHTS = 13_000_000  # mlp; others have up to three times as many, which is little beside the rest
-OTHER_BYTES = 1_000_000_000  # libraries, logits, the device's own
+TRAINED_BYTES = 16  # for each trained weight: the weight, its gradient and two moments, in fp32
+PROJECTOR_WEIGHTS = 13_000_000  # of mlp; others have up to three times as many, which is little beside the rest
+OTHER_BYTES = 1_000_000_000  # libraries, logits, the device's own memory
 GPU_WEIGHTS = 200_000_000  # above it, training on a CPU takes weeks
 
 
@@ -52,11 +52,11 @@ class Fit:
 
     Attributes:
         experiment: its name.
-        models: that it uses.
+        models: the models that it uses.
         needed_bytes: of memory, about; None: a model is not known here.
         download_bytes: of models that are not in the cache yet.
         verdict: one line.
-        fits: whether it can be typed as it is.
+        fits: whether its command runs without changes.
     """
 
     experiment: str
@@ -96,7 +96,7 @@ def judge(name: str, config: Config, machine: Machine) -> Fit:
 
 
 def memory_needed(config: Config, encoder: Published, decoder: Published, precision: str) -> tuple[float, float]:
-    """Return the bytes that a run takes whatever its batch, and those of each clip of the longest that are allowed."""
+    """Return the bytes that a run takes at any batch size, and those for each clip of the greatest allowed length."""
     size = 2 if precision in ("bf16", "fp16") else 4
     trained = PROJECTOR_WEIGHTS + (0 if config.model.freeze_decoder else decoder.weights)
     fixed = size * (encoder.weights + decoder.weights) + TRAINED_BYTES * trained + OTHER_BYTES

@@ -1,4 +1,4 @@
-"""What a machine has that matters for training, found out in seconds and without the network."""
+"""The hardware and software of a machine that matter for training, found in seconds and without the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..model.device import choose_device, choose_precision
 from ..model.kernels import available_kernels
 from ..training.memory import memory_limit
 
-# What an optional package is for, by the name that it is imported by.
+# The use of each optional package, by its module name.
 OPTIONAL = {
     "flash_attn": "hardware.attention=flash_attn",
     "tensorboard": "logging.report_to=[tensorboard]",
@@ -32,19 +32,19 @@ OPTIONAL = {
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found.
+    """Facts about a machine.
 
     Attributes:
         versions: of Python and of the libraries that matter.
-        device: that `auto` takes; its name in words is `device_name`.
+        device: the choice of `auto`; `device_name` is its name in words.
         devices: the names of all accelerators.
-        memory_bytes: that a run can have on the device.
-        precision: that `auto` takes: bf16, fp16 or no.
-        attention: that `auto` takes; a kernel is still tried when a run starts.
-        cores, ram_bytes: of the machine; what is free of the memory is `ram_free_bytes`.
-        disks: free bytes, by what lies there.
+        memory_bytes: memory of the device that a run can use.
+        precision: the choice of `auto`: bf16, fp16 or no.
+        attention: the choice of `auto`; the kernel is tried when a run starts.
+        cores, ram_bytes: of the machine; `ram_free_bytes` of the memory are free.
+        disks: free bytes, by what the disk is used for.
         cache: the folder of the Hub's cache.
-        models: in the cache, their bytes by name.
+        models: bytes of the models in the cache, by name.
         has_token: whether the Hub's token is set.
         packages: the versions of the optional packages; None where one is not installed.
     """
@@ -67,7 +67,7 @@ class Machine:
 
 
 def look_at_machine(output_dir: Path, cache_dir: Path) -> Machine:
-    """Return what this machine has; the folders, of `paths`, need not be there yet."""
+    """Return the facts about this machine; the folders, of `paths`, need not exist yet."""
     device = choose_device("auto")
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     precision = choose_precision("auto", device)
@@ -104,7 +104,7 @@ def installed(name: str) -> bool:
 
 
 def package_version(module: str) -> str | None:
-    """Return the version of an optional package, by the module it is imported by; None: it is not installed."""
+    """Return the version of an optional package, by its module name; None: it is not installed."""
     top, _, plugin = module.partition(".")
     try:
         if find_spec(module) is None:
@@ -115,7 +115,7 @@ def package_version(module: str) -> str | None:
 
 
 def free_bytes(path: Path) -> int:
-    """Return what is free on the disk on which a folder lies, or would."""
+    """Return the free bytes on the disk of a folder, which need not exist."""
     path = path.expanduser().absolute()
     while not path.exists():
         path = path.parent

@@ -1,4 +1,4 @@
-"""What the sampling plan makes of the corpora: who is drawn how often, and what padding costs."""
+"""The sampling plan of the corpora: how often each is drawn, and how much padding batches hold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..lengths import MAX_CLIP_SECONDS
 from ..training.build import build_plan
 from .facts import MixtureFacts, Share
 
-MAX_BATCHES = 2000  # that padding is measured over: 32,000 draws at batch 16
+MAX_BATCHES = 2000  # for the measurement of padding: 32,000 draws at batch 16
 
 
 def look_at_mixture(sources: Sequence[Source], config: Config) -> MixtureFacts:

@@ -1,7 +1,7 @@
-"""What evaluation and training share: recordings, above all, which would make error rates too good to be true.
+"""Overlap of evaluation and training: above all shared recordings, which would make error rates too low.
 
-The same file, or the same bytes under another name, is proof. A recording that was encoded anew, or cut a little
-otherwise, is found by its transcript and length, and proven by its sound.
+The same file, or the same bytes under another name, is proof. A recording that was encoded again, or cut slightly
+differently, is found by its transcript and length, and proven by its audio.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from ..lengths import SAMPLE_RATE
 from .facts import MAX_NAMED, OverlapFacts, Pair
 
 FILE_READERS = 8
-HASHED_BYTES = 256 << 20  # at most, of training recordings of equal size that may be the same
-LISTENED_PAIRS = 300  # at most, of equal transcript and length: two are decoded for each
-LONG_WORDS = 5  # a transcript that two people are unlikely to say by chance
-LENGTH_SECONDS = 0.1  # that codecs add or take
-# Correlation of loudness over time. Of LibriSpeech clips encoded anew (opus, vorbis, mp3 at its lowest) 0.98 at least,
-# of different ones of equal length 0.87 at most; single words alone can be alike by chance (0.995): hence LONG_WORDS.
+HASHED_BYTES = 256 << 20  # limit for reading training recordings of equal size, which may be the same
+LISTENED_PAIRS = 300  # limit of pairs with equal transcript and length: two clips are decoded for each
+LONG_WORDS = 5  # two people are unlikely to say so long a transcript by chance
+LENGTH_SECONDS = 0.1  # by which codecs change a length
+# Correlation of loudness over time. At least 0.98 for LibriSpeech clips encoded again (opus, vorbis, mp3 at its
+# lowest), at most 0.87 for different clips of equal length. Single words can be alike by chance (0.995): hence
+# LONG_WORDS.
 SAME_SOUND = 0.97
 MIN_FRAMES = 50  # of 10 ms
 
@@ -81,10 +82,10 @@ def look_at_overlap(train: Sequence[Source], evaluation: Sequence[Source]) -> Ov
 
 
 def same_files(clips: Sequence[_Clip]) -> tuple[list[tuple[str, list[_Clip]]], bool]:
-    """Return groups of clips that are one file or have the same bytes, each with the evidence; whether all were read.
+    """Return groups of clips of one file or with the same bytes, each with its evidence, and whether all were read.
 
-    Only files of equal size are read, those with an evaluation clip among them first. Recordings that lie in tables
-    have no size to know without reading them: they are compared by what they say alone, in `same_transcripts`.
+    Only files of equal size are read, groups with an evaluation clip first. The size of recordings in tables is not
+    known without reading them, so `same_transcripts` compares them.
     """
     by_path: dict[str, list[_Clip]] = defaultdict(list)
     for clip in clips:
@@ -134,7 +135,7 @@ def _digest(path: str) -> bytes:
 def same_transcripts(
     train: Sequence[Source], evaluation: Sequence[Source]
 ) -> tuple[float | None, list[tuple[_Clip, _Clip]]]:
-    """Return the share of long evaluation transcripts that are in training, and pairs of about equal length among them.
+    """Return the share of long evaluation transcripts that are in training, and their pairs of about equal length.
 
     The share is None where no evaluation transcript is long.
     """
@@ -159,7 +160,7 @@ def same_transcripts(
 
 
 def same_sound(first: _Clip, second: _Clip) -> bool:
-    """Whether two clips are one recording: their loudness goes up and down together, give or take a codec's delay."""
+    """Whether two clips are one recording: their loudness over time correlates, after a shift by a codec's delay."""
     try:
         a, b = (loudness(clip.source.read(clip.row)) for clip in (first, second))
     except AudioError:
@@ -181,7 +182,7 @@ def loudness(waveform: np.ndarray) -> np.ndarray:
 
 
 def shared_speakers(train: Sequence[Source], evaluation: Sequence[Source]) -> tuple[list[str] | None, int | None]:
-    """Return the speakers of both, and how many the evaluation has; None where a side does not name any."""
+    """Return the speakers in both, and how many the evaluation has; None where a side does not name speakers."""
     sides = []
     for sources in (train, evaluation):
         named = [set(source.speakers) for source in sources if source.speakers is not None]

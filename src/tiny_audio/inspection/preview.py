@@ -1,4 +1,4 @@
-"""What the model will really see: the first draws of a run, through the very plan, loader and prompt of training."""
+"""What the model will read: the first draws of a run, through the plan, loader and prompt of training."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from .check import Opened, open_raw, open_role
 
 logger = logging.getLogger(__name__)
 
-MEL_BINS = 128  # where the encoder's own number is not to be had
+MEL_BINS = 128  # where the encoder's own number is not known
 PROMPT, AUDIO, TAUGHT = "prompt", "audio", "taught"
-# Widths of the published models: how many tokens a projector makes does not depend on them.
+# Widths of the published models; the number of tokens of a projector does not depend on them.
 ENCODER_DIM, DECODER_DIM = 1280, 1024
 
 
 @dataclass
 class Token:
-    """One position that the decoder reads: its id (None where audio stands), its text, and its part."""
+    """One position that the decoder reads: its id (None for audio), its text, and its part."""
 
     id: int | None
     text: str
@@ -50,16 +50,16 @@ class PreviewClip:
     Attributes:
         draw: its number in the stream.
         corpus, row, name: which clip it is.
-        listed_seconds: its duration by the corpus.
-        waveform: (S,) float32 at 16 kHz, with whatever augmentation there is, zero-padded to whole 80 ms.
+        listed_seconds: its duration in the corpus.
+        waveform: (S,) float32 at 16 kHz, augmented if the run augments, zero-padded to whole 80 ms.
         mel: (M, L) log-mel spectrogram.
-        num_encoder_frames, num_audio_tokens: on the way to the decoder.
+        num_encoder_frames, num_audio_tokens: lengths on the way to the decoder.
         raw: the transcript as the corpus has it.
-        taught: the transcript as it is taught.
-        context: what is known of it before it is heard, where this draw is read with it.
-        tokens: all that the decoder reads.
-        written: the taught tokens, decoded.
-        skipped: why the clip cannot be used; all else but its name is then empty.
+        taught: the cleaned transcript, which the model learns.
+        context: its context, if this draw is read with it.
+        tokens: all tokens that the decoder reads.
+        written: the target tokens, decoded.
+        skipped: why the clip cannot be used; all other fields but its name are then empty.
     """
 
     draw: int
@@ -95,16 +95,16 @@ class PreviewClip:
 
     @property
     def given_back(self) -> bool:
-        """Whether the taught tokens say what the transcript says."""
+        """Whether the target tokens decode to the transcript."""
         return self.written == self.taught
 
 
 def preview(config: Config, count: int) -> list[PreviewClip]:
-    """Return the first clips that a run of this configuration would draw, those that it would skip among them.
+    """Return the first clips that a run of this configuration would draw, including those that it would skip.
 
     Args:
-        config: what `ta train` would train with; of the models only the tokenizer is loaded.
-        count: how many clips; whole batches are drawn, and cut off after this many.
+        config: a configuration of `ta train`; only the tokenizer of its models is loaded.
+        count: how many clips; whole batches are drawn, and cut to this number.
 
     Raises:
         UserError: there is no corpus, or no tokenizer.
@@ -131,7 +131,7 @@ def preview(config: Config, count: int) -> list[PreviewClip]:
 
 
 def projector_of(model: ModelConfig) -> Projector:
-    """Build the projector without memory for weights: it is asked for its number of tokens only."""
+    """Build the projector without memory for weights: only its number of tokens is used."""
     config = model.projector_config
     with torch.device("meta"):
         return build_projector(
@@ -140,7 +140,7 @@ def projector_of(model: ModelConfig) -> Projector:
 
 
 def mel_bins(model: ModelConfig) -> int:
-    """Return how many mel bins the encoder reads; 128, as most do, where its configuration is not to be had."""
+    """Return how many mel bins the encoder reads; 128, the usual number, where its configuration is not available."""
     try:
         return read_mel_bins(model.encoder, model.encoder_revision)
     except UserError as error:
@@ -149,7 +149,7 @@ def mel_bins(model: ModelConfig) -> int:
 
 
 class _Viewer:
-    """Takes batches apart into clips."""
+    """Splits batches into clips."""
 
     def __init__(self, opened: list[Opened], prompt: Prompt, projector: Projector, log_mel: LogMel) -> None:
         self.opened, self.prompt, self.projector, self.log_mel = opened, prompt, projector, log_mel
@@ -183,7 +183,7 @@ class _Viewer:
 
 
 def lay_out(prompt: Prompt, num_audio: int, target: torch.Tensor, context: torch.Tensor) -> list[Token]:
-    """Return what the decoder reads of a clip, as training lays it out; taught is what the loss is taken of."""
+    """Return what the decoder reads for a clip, in the layout of training; the loss covers the taught positions."""
     sequence = Sequences.lay_out(prompt, [num_audio], [target], torch.device("cpu"), [context])
     parts = [PROMPT] * sequence.lengths[0]
     for position in sequence.audio_positions.tolist():
@@ -198,7 +198,7 @@ def lay_out(prompt: Prompt, num_audio: int, target: torch.Tensor, context: torch
 
 
 def add_raw(clips: list[PreviewClip], opened: list[Opened], config: Config) -> None:
-    """Look the transcripts up once more, as the corpora have them."""
+    """Look the transcripts up again, as the corpora have them."""
     for one in opened:
         wanted: dict[int, list[PreviewClip]] = {}
         for clip in clips:
@@ -211,7 +211,7 @@ def add_raw(clips: list[PreviewClip], opened: list[Opened], config: Config) -> N
 
 
 def describe_lengths(clip: PreviewClip) -> str:
-    """Return the way of a clip from samples to audio tokens, in one line."""
+    """Return the lengths of a clip from samples to audio tokens, in one line."""
     return (
         f"{clip.seconds:.2f} s = {clip.num_samples:,} samples > {clip.num_mel_frames:,} mel frames > "
         f"{clip.num_encoder_frames:,} encoder frames > {clip.num_audio_tokens:,} audio tokens"

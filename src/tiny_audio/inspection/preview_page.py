@@ -1,4 +1,4 @@
-"""A preview as a folder: wav files as the model hears them, a page with players, and the tokens for programs."""
+"""A preview as a folder: wav files of the model's input, a page with players, and the tokens for programs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_preview(clips: Sequence[PreviewClip], folder: Path) -> Path:
     try:
         for number, clip in enumerate(clips, 1):
             if clip.waveform is not None:
-                # Floats, not 16 bits: what the model hears may stand above full scale.
+                # Floats, not 16 bits: the model's input may exceed full scale.
                 soundfile.write(folder / wav_name(number), clip.waveform, SAMPLE_RATE, subtype="FLOAT")
         lines = (json.dumps(to_row(number, clip), ensure_ascii=False) for number, clip in enumerate(clips, 1))
         (folder / "clips.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -45,12 +45,12 @@ def write_preview(clips: Sequence[PreviewClip], folder: Path) -> Path:
 
 
 def wav_name(number: int) -> str:
-    """Return the file of a clip's sound."""
+    """Return the name of a clip's wav file."""
     return f"{number:03}.wav"
 
 
 def to_row(number: int, clip: PreviewClip) -> dict[str, Any]:
-    """Return all of a clip but its sound, for `clips.jsonl`."""
+    """Return all of a clip except its audio, for `clips.jsonl`."""
     row = asdict(clip)
     del row["waveform"], row["mel"]
     lengths = {"num_samples": clip.num_samples, "num_mel_frames": clip.num_mel_frames}
@@ -58,7 +58,7 @@ def to_row(number: int, clip: PreviewClip) -> dict[str, Any]:
 
 
 def build_page(clips: Sequence[PreviewClip]) -> str:
-    """Return the page, spectrograms within it; the sound lies beside it."""
+    """Return the page with the spectrograms; the audio files lie beside it."""
     return render(
         "inspection/preview.html",
         title="What the model sees and hears",

@@ -12,7 +12,7 @@ from .preview import AUDIO, TAUGHT, PreviewClip, Token, describe_lengths
 
 STYLES = {AUDIO: "cyan", TAUGHT: "bold green"}
 INDENT = 10
-# White space that is part of a token has to be seen.
+# White space that is part of a token has to be visible.
 VISIBLE = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
@@ -61,7 +61,7 @@ def runs(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
 
 
 def join(tokens: Sequence[Token], between: str = "") -> Text:
-    """Return tokens as text, audio as a number of placeholders."""
+    """Return tokens as text; audio tokens as their number."""
     joined = Text()
     for part, group in runs(tokens):
         if part == AUDIO:
@@ -74,5 +74,5 @@ def join(tokens: Sequence[Token], between: str = "") -> Text:
 
 
 def visible(text: str) -> str:
-    """Return a token's text with its line ends to be seen."""
+    """Return a token's text with visible line ends."""
     return text.translate(VISIBLE)

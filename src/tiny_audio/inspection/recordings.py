@@ -1,4 +1,4 @@
-"""Recordings looked at: headers of some, and some decoded through the very code that training reads them with."""
+"""Inspection of recordings: reads the headers of some, and decodes some with the code that training uses."""
 
 from __future__ import annotations
 
@@ -24,19 +24,17 @@ from .facts import DecodedFacts, HeaderFacts, Histogram, Named, Spread
 HEADER_READERS = 8
 RMS_EDGES = np.linspace(-70, 0, 36)  # dBFS
 FULL_SCALE = 0.99
-CLIPPED_SHARE = 1e-3  # of the samples at full scale, from which on a clip is called clipped: 16 a second
+CLIPPED_SHARE = 1e-3  # of samples at full scale, from which on a clip counts as clipped: 16 a second
 QUIET_RMS = -50.0  # dBFS: an average level below which 16 bits hold little of the speech
 BAND_FFT = 512
 BAND_HZ = 500
-END_FRAMES = 3  # in which a clip may break off into zeros, a click that has all frequencies
-BAND_FLOOR = (
-    -62.0
-)  # dB below the loudest band: above 4 kHz, what was recorded at 8 kHz has -66 at most, and -84 usually
+END_FRAMES = 3  # in which a clip may break off into zeros: a click with all frequencies
+BAND_FLOOR = -62.0  # dB below the loudest band: above 4 kHz, recordings at 8 kHz have -66 at most, and -84 usually
 BATCH_CLIPS = 16
 
 
 def sample_rows(source: Source, count: int | None, seed: int, read: bool = False) -> np.ndarray:
-    """Return a seeded sample of rows, in their order; all where `count` is None. Those to be `read` are at hand."""
+    """Return a seeded sample of rows, in their order; all where `count` is None; with `read`, only rows at hand."""
     rows = np.arange(len(source)) if count is None or not read else source.rows_at_hand(seed)
     if count is None or count >= len(rows):
         return rows
@@ -79,7 +77,7 @@ def describe(header: Header) -> str:
 
 
 class _Level(NamedTuple):
-    """Of one decoded clip: its source and name, levels in dBFS, share of samples at full scale, bandwidth in kHz."""
+    """A decoded clip: its source and name, levels in dBFS, share of samples at full scale, bandwidth in kHz."""
 
     source: int
     name: str
@@ -90,7 +88,7 @@ class _Level(NamedTuple):
 
 
 class _Measured(Dataset[tuple[list[_Level], list[Skip]]]):
-    """Reads clips as training does, and measures them in the worker process: waveforms need not leave it."""
+    """Reads clips as training does, and measures them in the worker process, so that waveforms do not leave it."""
 
     def __init__(self, clips: ClipDataset) -> None:
         self.clips = clips
@@ -119,9 +117,9 @@ def _decibels(amplitude: float) -> float:
 
 
 def bandwidth(waveform: np.ndarray) -> float:
-    """Return the frequency in kHz above which a waveform (S,) holds next to nothing; 8 for what has all of it.
+    """Return the frequency in kHz above which a waveform (S,) holds almost nothing; 8 for a full spectrum.
 
-    Bands of 500 Hz, their power over the whole clip; the highest that is not 62 dB below the loudest.
+    Compares the power of bands of 500 Hz over the whole clip: the highest band not 62 dB below the loudest counts.
     """
     frames = np.pad(waveform, (0, -len(waveform) % BAND_FFT)).reshape(-1, BAND_FFT)
     if len(frames) > 2 * END_FRAMES:
@@ -134,7 +132,7 @@ def bandwidth(waveform: np.ndarray) -> float:
 
 
 def no_tokens(text: str) -> list[int]:
-    """Stand in for a tokenizer where only recordings are looked at."""
+    """Replace a tokenizer where only recordings are inspected."""
     return []
 
 

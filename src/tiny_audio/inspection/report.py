@@ -16,11 +16,11 @@ from .facts import CorpusFacts, Finding, Histogram, Report
 
 BARS = " ▁▂▃▄▅▆▇█"
 BAR_WIDTH = 24  # characters of a histogram at most
-MAX_KINDS = 4  # of recordings that are named
+MAX_KINDS = 4  # kinds of recordings that are named
 
 
 def print_report(console: Console, report: Report) -> None:
-    """Print all tables, then what to act on."""
+    """Print all tables, then the findings."""
     for table in (corpora_table, text_table, length_table, recording_table, decoded_table):
         show(console, table(report.corpora))
     show(console, mixture_table(report))
@@ -31,7 +31,7 @@ def print_report(console: Console, report: Report) -> None:
 
 
 def remarks(report: Report) -> list[str]:
-    """Return what is said after the tables."""
+    """Return the remarks after the tables."""
     mixture = report.mixture
     lines = [
         f"Padding: {mixture.padding:.1%} of a batch as planned, {mixture.padding_random:.0%} in batches put together "
@@ -43,12 +43,12 @@ def remarks(report: Report) -> list[str]:
 
 
 def times(number: float) -> str:
-    """Write how often something is done, to three digits at least: 0.0123, 2.5, 12,345."""
+    """Write a number of times with up to three digits, or all before the point: 0.0123, 2.5, 12,345."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def show(console: Console, table: Table | None) -> None:
-    """Print a table, where there is one, and a line after it."""
+    """Print a table, if there is one, and an empty line."""
     if table is not None:
         console.print(table)
         console.print()
@@ -86,7 +86,7 @@ def _hang(console: Console, mark: Text, line: Text) -> None:
 
 
 def sentence(text: str) -> str:
-    """Return what is to be done as a sentence; names of settings stay as they are typed."""
+    """Return a text as a sentence; names of settings stay as they are typed."""
     return text if text.startswith(("data.", "training.")) else text[:1].upper() + text[1:]
 
 
@@ -95,13 +95,13 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
     table.title_style = "bold"
     for i, column in enumerate(columns):
-        number = i > 0 and column  # what has no heading is no number
+        number = i > 0 and column  # columns without a heading do not hold numbers
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     return table
 
 
 def corpora_table(corpora: Sequence[CorpusFacts]) -> Table:
-    """What there is, and what was left out when it was indexed."""
+    """Corpora, and the clips that were left out at indexing."""
     with_contexts = any(facts.contexts for facts in corpora)
     headings = ["contexts"] if with_contexts else []
     table = _table("Corpora", "corpus", "clips", "hours", "speakers", *headings, "left out")
@@ -114,7 +114,7 @@ def corpora_table(corpora: Sequence[CorpusFacts]) -> Table:
 
 
 def text_table(corpora: Sequence[CorpusFacts]) -> Table:
-    """What is said in them."""
+    """Facts about the transcripts."""
     has_tokens = any(facts.tokens is not None for facts in corpora)
     tokens = ["tokens", "most"] if has_tokens else []
     table = _table("Transcripts", "corpus", "words", "vocabulary", "words/s", "range", "unique", *tokens)
@@ -142,12 +142,12 @@ def length_table(corpora: Sequence[CorpusFacts]) -> Table:
 
 
 def grouped(count: int) -> int:
-    """Return how many counts of a histogram a bar is of."""
+    """Return how many counts of a histogram one bar joins."""
     return math.ceil(count / BAR_WIDTH)
 
 
 def bars(histogram: Histogram) -> str:
-    """Draw a histogram as one line; what is not empty shows."""
+    """Draw a histogram as one line; every count above 0 is visible."""
     group = grouped(len(histogram.counts))
     counts = [sum(histogram.counts[i : i + group]) for i in range(0, len(histogram.counts), group)]
     most = max(counts)
@@ -155,7 +155,7 @@ def bars(histogram: Histogram) -> str:
 
 
 def recording_table(corpora: Sequence[CorpusFacts]) -> Table | None:
-    """What headers say."""
+    """Facts from headers."""
     table = _table("Recordings, by their headers", "corpus", "looked at", "")
     for facts in corpora:
         if facts.headers is not None:
@@ -168,7 +168,7 @@ def recording_table(corpora: Sequence[CorpusFacts]) -> Table | None:
 
 
 def decoded_table(corpora: Sequence[CorpusFacts]) -> Table | None:
-    """What decoding showed."""
+    """Facts from decoded clips."""
     table = _table("Decoded, as training does", "corpus", "clips", "skipped", "level, dBFS", "peak", "reach, kHz")
     for facts in corpora:
         found = facts.decoded
@@ -187,7 +187,7 @@ def decoded_table(corpora: Sequence[CorpusFacts]) -> Table | None:
 
 
 def mixture_table(report: Report) -> Table:
-    """Who is drawn how often."""
+    """How often each corpus is drawn."""
     mixture = report.mixture
     title = (
         f"Mixture: {mixture.steps:,} steps of {mixture.clips_per_step:,} clips are {mixture.drawn_hours:,.1f} h, "

@@ -1,4 +1,4 @@
-"""Transcripts looked at as a whole: how long they take to say, what is odd in them, what comes again and again.
+"""Inspection of transcripts as a whole: how long they take to say, unusual parts, repetitions.
 
 N clips.
 """
@@ -16,14 +16,14 @@ from ..text import is_unspaced, take_out_tags
 from .facts import MAX_NAMED, Histogram, Named, OddCharacter, Outlier, Spread, TextFacts
 
 RATE_EDGES = np.linspace(0, 8, 41)  # words a second; fast speech is 5
-MIN_CLIPS_FIT = 20  # fewer say nothing of how long a text takes
-MIN_SPREAD = 0.25  # of lengths, see `relative_spread`: below, they are too much alike to be related
-OUTLIER_FACTOR = 2.0  # a clip is one that takes this many times as long as its text, or a half ...
-OUTLIER_SIGMAS = 6.0  # ... and is as far out as this among its corpus; the widest of real LibriSpeech is 5.2
-ODD_SHARE = 0.002  # of the transcripts: a character in more of them belongs to the corpus
+MIN_CLIPS_FIT = 20  # fewer do not show how long a text takes
+MIN_SPREAD = 0.25  # of lengths, see `relative_spread`: below it, they are too much alike for a correlation
+OUTLIER_FACTOR = 2.0  # an outlier takes this many times as long as its text, or a half ...
+OUTLIER_SIGMAS = 6.0  # ... and is at least this far from the middle of its corpus; LibriSpeech's maximum is 5.2
+ODD_SHARE = 0.002  # of the transcripts: a character in more of them is usual in the corpus
 REPEATED_CLIPS = 10  # a transcript is suspicious from this many clips on ...
-REPEATED_FACTOR = 10  # ... and this many times as many as a transcript of the corpus has on average
-# What cleaning leaves in place, since it may have been said.
+REPEATED_FACTOR = 10  # ... if that is this many times the average of the corpus
+# Marks that cleaning keeps, since they may have been said.
 _MARK = re.compile(r"<[^<>\s][^<>]{0,30}>|\{[^{}]{1,30}\}|\(\(?[^()]{1,30}\)?\)|\*[^*\s][^*]{0,30}\*")
 _NUMBERS = re.compile(r"\d+(?:[.,:]\d+)*")  # one kind of tag, whatever its number
 _ODD_CLASSES = ("So", "Sk", "Cc", "Co", "Cn", "Cs")  # symbols, controls, unassigned: never part of a sentence
@@ -31,7 +31,7 @@ _WHITE = "\t\n\r"
 
 
 def look_at_texts(seconds: np.ndarray, texts: Sequence[str], names: Sequence[str]) -> tuple[TextFacts, np.ndarray]:
-    """Look at the transcripts as they are taught.
+    """Inspect the cleaned transcripts.
 
     Args:
         seconds: (N,) of the clips.
@@ -83,30 +83,30 @@ def look_at_texts(seconds: np.ndarray, texts: Sequence[str], names: Sequence[str
 
 
 def relative_spread(values: np.ndarray) -> float:
-    """Return the standard deviation over the mean, by the tenths: one value that is far off does not count."""
+    """Return an estimate of standard deviation over mean from the deciles, so that single outliers do not count."""
     low, middle, high = np.quantile(values, (0.1, 0.5, 0.9)).tolist()
     return (high - low) / 2.563 / max(middle, 1e-9)
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Return the places (N,) of values in order; equal ones share the mean of theirs. Their correlation is Spearman's.
+    """Return the ranks (N,) of values; equal values get their mean rank. The correlation of ranks is Spearman's.
 
-    One transcript of a thousand sentences outweighs 499 others in Pearson's.
+    In Pearson's, one transcript of a thousand sentences outweighs 499 others.
     """
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((counts.cumsum() - (counts - 1) / 2)[which])
 
 
 def robust_distance(values: np.ndarray) -> np.ndarray:
-    """Return how many standard deviations each value is from the middle, outliers not counted in."""
+    """Return how many standard deviations each value is from the middle; outliers do not change these two."""
     middle = np.median(values)
-    sigma = 1.4826 * np.median(abs(values - middle))  # of a normal distribution, by its median deviation
+    sigma = 1.4826 * np.median(abs(values - middle))  # of a normal distribution, from its median deviation
     return np.asarray(abs(values - middle) / max(float(sigma), 1e-6))
 
 
 def fit_seconds(seconds: np.ndarray, characters: np.ndarray) -> tuple[float, float]:
-    """Fit seconds = around + per_character * characters by least squares, without what is far off; return both."""
-    kept = robust_distance(np.log(seconds / characters)) < 3  # one far-off text would draw the line to itself
+    """Fit seconds = around + per_character * characters by least squares, without outliers; return both."""
+    kept = robust_distance(np.log(seconds / characters)) < 3  # one outlier would change the line too much
     around, per_character = 0.0, 0.0
     for _ in range(5):
         per_character, around = np.polyfit(characters[kept], seconds[kept], 1).tolist()
@@ -121,7 +121,7 @@ def shorten(text: str, length: int = 60) -> str:
 
 
 def repeats(transcripts: Counter[str], texts: Sequence[str], names: Sequence[str]) -> list[tuple[str, Named]]:
-    """Return transcripts that far more clips share than is usual in the corpus, most frequent first."""
+    """Return transcripts with far more clips than is usual in the corpus, most frequent first."""
     average = len(texts) / len(transcripts)
     often = max(REPEATED_CLIPS, REPEATED_FACTOR * average)
     found = {text: Named() for text, count in transcripts.most_common(MAX_NAMED) if count >= often}
@@ -132,9 +132,9 @@ def repeats(transcripts: Counter[str], texts: Sequence[str], names: Sequence[str
 
 
 def odd_characters(texts: Sequence[str], names: Sequence[str]) -> list[OddCharacter]:
-    """Return what few transcripts hold and is not of the corpus's own script: letters of others, digits, symbols.
+    """Return characters that few transcripts hold: letters of other scripts, digits, symbols.
 
-    Letters of the commonest script belong to the corpus, however rare; of Latin those without accents.
+    Letters of the commonest script are never unusual, even if they are rare; in Latin only those without accents.
     """
     counts: Counter[str] = Counter()
     for text in texts:
@@ -156,7 +156,7 @@ def odd_characters(texts: Sequence[str], names: Sequence[str]) -> list[OddCharac
 
 
 def _script(character: str) -> str:
-    """The first word of a character's name: LATIN, HANGUL, CYRILLIC, DIGIT, ...; of Japanese kana and kanji alike."""
+    """The first word of a character's name: LATIN, HANGUL, CYRILLIC, DIGIT, ...; one word for kana and kanji."""
     word = unicodedata.name(character, "UNNAMED").split()[0].split("-")[0]
     return "CJK" if word in ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA") else word
 
@@ -171,10 +171,10 @@ def _name_characters(odd: list[str], texts: Iterable[str], names: Iterable[str],
 
 
 class RawTexts:
-    """Transcripts as they are written, met one after another: what cleaning drops, and what it teaches of marks.
+    """Collects facts from raw transcripts, one after another: what cleaning drops, and which marks it keeps.
 
     Args:
-        facts: of the corpus; completed by `finish`.
+        facts: of the corpus; `finish` completes them.
     """
 
     def __init__(self, facts: TextFacts) -> None:
@@ -184,7 +184,7 @@ class RawTexts:
         self._odd = re.compile("")
 
     def add(self, name: str, raw: str, prepared: str, taught: str) -> None:
-        """Take a transcript: as written, as the corpus's own cleaning leaves it, and as it is taught."""
+        """Add a transcript: as written, after the corpus's own cleaning, and as the model learns it."""
         self.seen += 1
         self.cased += raw != raw.lower() and raw != raw.upper()
         self.punctuated += any(mark in raw for mark in ".,?!;:\u3002\u061f\u0964")

@@ -1,1 +1,1 @@
-"""Judging recognizers: any two on the same clips, and a report that people look at."""
+"""Comparison of any two recognizers on the same clips, and a report for people."""

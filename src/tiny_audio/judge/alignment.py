@@ -1,4 +1,4 @@
-"""Two transcripts word by word, for people to look at."""
+"""Alignment of two transcripts word by word, for people to read."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Step = list[str]
 
 
 def align_words(reference: str, hypothesis: str, rule: Rule) -> list[Step]:
-    """Align a transcript with what was said, after normalization by a rule.
+    """Align a transcript with its reference, after normalization by a rule.
 
     Returns:
-        Steps in order: `["=", words]` for words that are right, with spaces between; `["s", said, written]` for a
+        Steps in order: `["=", words]` for right words, with spaces between; `["s", said, written]` for a
         substitution, `["d", said]` for a deletion, `["i", written]` for an insertion.
     """
     said, written = rule.split(reference)[0], rule.split(hypothesis)[0]

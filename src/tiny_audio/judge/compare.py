@@ -21,19 +21,19 @@ from .predictions import on_the_same_clips, read_predictions, to_result
 logger = logging.getLogger(__name__)
 
 CHECKPOINT, PREDICTIONS, MODEL = "checkpoint", "predictions", "model"
-WORST = 10  # clips that the terminal names
+WORST = 10  # clips that are named in the terminal
 
 
 def kind_of(name: str) -> str:
-    """Return what a recognizer is given as: a checkpoint, a prediction file, or a model that transformers runs."""
+    """Return the kind of a recognizer: a checkpoint, a prediction file, or a model that transformers runs."""
     return {".pt": CHECKPOINT, ".jsonl": PREDICTIONS}.get(Path(name).suffix, MODEL)
 
 
 def check_recognizer(name: str) -> None:
-    """Refuse what is none of them, before anything is loaded.
+    """Refuse a name that is none of these kinds, before anything is loaded.
 
     Raises:
-        UserError: there is no such file, or a folder that holds no model.
+        UserError: there is no such file, or the folder holds no model.
     """
     path = Path(name)
     if kind_of(name) != MODEL:
@@ -61,15 +61,15 @@ def compare(
 
     Args:
         names: of the two, see `kind_of`.
-        settings: from the configuration that a checkpoint holds to that of the evaluation; None: there is no
+        settings: turns the configuration in a checkpoint into that of the evaluation; None: there is no
             checkpoint.
         rules: of scoring; None: those of `default_rules`.
-        encoder, decoder: where the models of checkpoints lie now, if not where they lay in training.
-        beams, ctc_weight: of checkpoints, see `config.SearchConfig`; None: as each says.
+        encoder, decoder: the present folders of the checkpoints' models, if they were moved since training.
+        beams, ctc_weight: of checkpoints, see `config.SearchConfig`; None: from each checkpoint.
 
     Returns:
-        Two results, whose transcripts are of the same clips in the same order, and the sets; None where both are
-        prediction files.
+        Two results, with transcripts of the same clips in the same order, and the sets; the sets are None where both
+        are prediction files.
 
     Raises:
         UserError: one cannot be read, or they have no clips in common.
@@ -105,7 +105,7 @@ def _in_common(
     titles: Sequence[str],
     rules: Sequence[Rule],
 ) -> list[Result]:
-    """Score both on the clips that both have."""
+    """Score both recognizers on the clips that both have."""
     both = on_the_same_clips(*written)
     results = []
     for i in (0, 1):
@@ -122,7 +122,7 @@ def _renamed(result: Result, title: str) -> Result:
 
 
 def titles_of(names: Sequence[str]) -> list[str]:
-    """Return what tables call two recognizers: the ends of their names, as long as they differ."""
+    """Return short titles of two recognizers for tables: the ends of their names, as far as needed to differ."""
     for parts in range(1, 9):
         short = ["/".join(Path(name).parts[-parts:]) for name in names]
         if short[0] != short[1]:
@@ -131,13 +131,13 @@ def titles_of(names: Sequence[str]) -> list[str]:
 
 
 def decide(results: Sequence[Result]) -> str:
-    """Say in one line whether the difference of two is real."""
+    """Return one line on whether the difference of two recognizers is real."""
     first, second = results
     return verdict(first, second, difference(first.total, second.total))
 
 
 def differing(results: Sequence[Result]) -> list[tuple[Transcript, Transcript, int]]:
-    """Return the clips on which two differ most: what each wrote, and how many errors more the second made."""
+    """Return the clips on which two differ most: both transcripts, and how many more errors the second has."""
     first, second = results
     more = (second.total.errors - first.total.errors).tolist()
     order = sorted(range(len(more)), key=lambda i: -abs(more[i]))

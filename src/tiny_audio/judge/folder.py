@@ -1,4 +1,4 @@
-"""A report as a folder: figures for programs, what was written of each clip, and a page for people."""
+"""A report as a folder: figures for programs, the transcript of each clip, and a page for people."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def write_report(
     """Write `NAMES` into a folder.
 
     Args:
-        folder: made where it is not there.
-        results: all that were judged.
+        folder: created if it does not exist.
+        results: all results.
         ranked: best first.
-        shown: one or two of them, whose transcripts are written; of two, the second's go to `predictions-2.jsonl`.
-        verdict: one line about two.
-        sets: where the sound is read from; None: there is none.
+        shown: one or two of them, whose transcripts are written; those of a second go to `predictions-2.jsonl`.
+        verdict: one line on the difference of two.
+        sets: the audio is read from them; None: there is none.
 
     Raises:
         UserError: it cannot be written.
@@ -62,7 +62,7 @@ def write_report(
 def to_figures(
     results: Sequence[Result], ranked: Sequence[Result], shown: Sequence[Result], verdict: str
 ) -> dict[str, Any]:
-    """Return what `eval.json` holds; rates are shares of one."""
+    """Return the content of `eval.json`; rates are fractions, not percentages."""
     total = results[0].total
     figures: dict[str, Any] = {
         "scoring": {name: RULES[name].description for name in (total.rule.name, *total.others)},

@@ -1,4 +1,4 @@
-"""`report.html`: one file that needs no network and no other file, to listen and look where a recognizer errs."""
+"""`report.html`: one file that needs no network and no other file, to hear and see the errors of a recognizer."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..lengths import SAMPLE_RATE
 from ..pages import render
 from .alignment import align_words
 
-CLIPS = 10_000  # that a page lists: some 8 MB
-AUDIO_SECONDS = 1800.0  # that a page holds: some 8 MB
-SPEAKERS = 20  # that are listed
+CLIPS = 10_000  # listed on a page: about 8 MB
+AUDIO_SECONDS = 1800.0  # on a page: about 8 MB
+SPEAKERS = 20  # listed on a page
 Read = Callable[[int], np.ndarray]
 
 
@@ -30,9 +30,9 @@ def build_page(results: Sequence[Result], shown: Sequence[Result], verdict: str 
 
     Args:
         results: recognizers whose figures are listed.
-        shown: one or two of them, whose transcripts are shown, of the same clips.
-        verdict: one line about two.
-        read: returns a clip's samples (S,), 16 kHz, by its number among the transcripts; None: there is no sound.
+        shown: one or two of them, on the same clips, whose transcripts are shown.
+        verdict: one line on the difference of two.
+        read: returns a clip's samples (S,), 16 kHz, by its number among the transcripts; None: there is no audio.
 
     Returns:
         HTML.
@@ -60,12 +60,12 @@ def build_page(results: Sequence[Result], shown: Sequence[Result], verdict: str 
 
 
 def to_script(data: dict[str, Any]) -> str:
-    """Return JSON that cannot end the element it stands in."""
+    """Return JSON that cannot end the HTML element around it."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def to_clip(number: int, shown: Sequence[Result]) -> dict[str, Any]:
-    """Return a clip for the page: what was said, and of each recognizer its errors, its notes and its alignment."""
+    """Return a clip for the page: the reference, and the errors, notes and alignment of each recognizer."""
     row = shown[0].transcripts[number]
     systems = []
     for result in shown:
@@ -91,7 +91,7 @@ def to_clip(number: int, shown: Sequence[Result]) -> dict[str, Any]:
 
 
 def worst_first(clips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return clips by how much there is to see in them: of two recognizers by how much they differ."""
+    """Return clips with the most errors first; with two recognizers, those on which they differ most."""
 
     def key(clip: dict[str, Any]) -> tuple[float, ...]:
         errors = [system["errors"] for system in clip["systems"]]
@@ -101,7 +101,7 @@ def worst_first(clips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_sounds(clips: Sequence[dict[str, Any]], read: Read) -> dict[int, str]:
-    """Return the sound of the worst clips, as far as the page has room, by their number: base64 of MP3."""
+    """Return the audio of the worst clips, as much as the page has room for, by clip number: base64 of MP3."""
     sounds: dict[int, str] = {}
     seconds = 0.0
     for clip in worst_first(clips):
@@ -126,7 +126,7 @@ def to_mp3(waveform: np.ndarray) -> bytes:
 
 
 def figures(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Return the tables of error rates, each with what has to be said of it."""
+    """Return the tables of error rates, each with its notes."""
     tables = []
     names = list(results[0].sets)
     for name in [*names, ALL] if len(names) > 1 else names:
@@ -153,7 +153,7 @@ def parts(shown: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def part_table(title: str, shown: Sequence[Result], lists: Sequence[Sequence[Part]]) -> dict[str, Any]:
-    """Return a table of parts, a column with a bar for each recognizer; in the order of the first."""
+    """Return a table of parts, with a column and a bar for each recognizer, in the order of the first."""
     others = [{part.name: part for part in found} for found in lists]
     widest = max(part.rate for found in lists for part in found) or 1.0
     rows = []

@@ -1,4 +1,4 @@
-"""Any speech recognizer that transformers can run, beside ours: Whisper, wav2vec2, GLM-ASR, exported folders."""
+"""Other speech recognizers, run by transformers: Whisper, wav2vec2, GLM-ASR, exported folders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READ_AT_ONCE = 16  # batches that are sorted by length together
 
 
 def _not_about_limits(record: logging.LogRecord) -> bool:
-    """A pipeline sets two limits of length itself, and transformers says for every batch which of them holds."""
+    """Drop a message: a pipeline sets two limits of length, and transformers logs for every batch which one holds."""
     return "`max_length`" not in record.getMessage()
 
 
@@ -38,8 +38,8 @@ class ModelRecognizer:
 
     Args:
         name: a folder or a Hub id.
-        config: its device, precision, batch size and limit of tokens are read.
-        language: to ask a multilingual Whisper for; None: it finds out by itself.
+        config: gives the device, the precision, the batch size and the limit of tokens.
+        language: for a multilingual Whisper; None: the model detects it.
 
     Raises:
         UserError: transformers cannot load it as a speech recognizer.
@@ -65,9 +65,9 @@ class ModelRecognizer:
     def _load(self, name: str, kind: str) -> Any:
         import transformers
 
-        if self.processor is not None:  # a language model that is asked to transcribe: pipelines know no such
+        if self.processor is not None:  # a language model with an instruction: pipelines do not support it
             return transformers.AutoModelForMultimodalLM.from_pretrained(name, dtype=self.dtype).to(self.device).eval()
-        # A folder may name a plain tokenizer, which cannot take Whisper's marks of time out.
+        # A folder may name a plain tokenizer, which cannot remove Whisper's timestamps.
         tokenizer = transformers.WhisperTokenizer.from_pretrained(name) if kind == "whisper" else None
         where = {"device": self.device, "dtype": self.dtype}
         pipeline: Any = transformers.pipeline
@@ -81,11 +81,11 @@ class ModelRecognizer:
 
     @torch.inference_mode()
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        """Write down a batch of recordings (S_i,), float32, 16 kHz; longer than 30 s are read one by one."""
+        """Transcribe a batch of recordings (S_i,), float32, 16 kHz; those longer than 30 s are read one by one."""
         if self.processor is not None:
             return self._ask(waveforms)
         texts: dict[int, str] = {}
-        # Longer ones Whisper reads piece by piece.
+        # Whisper reads longer ones piece by piece.
         short = [i for i, waveform in enumerate(waveforms) if len(waveform) <= MAX_CLIP_SAMPLES]
         if short:
             found = self.model(
@@ -121,7 +121,7 @@ class ModelRecognizer:
 
 
 def judge_model(name: str, title: str, sets: Sets) -> Result:
-    """Transcribe all clips of the sets with a recognizer that transformers runs, and score.
+    """Transcribe and score all clips of the sets with a recognizer that transformers runs.
 
     Raises:
         UserError: it cannot be loaded, or the device's memory is too small.
@@ -150,7 +150,7 @@ def judge_model(name: str, title: str, sets: Sets) -> Result:
 
 
 def _clips(sets: Sets) -> Iterator[tuple[list[Transcript], list[tuple[str, ...]], int, Apart]]:
-    """Yield of each set its rows, the notes that some have from the outset, and the number of its first clip."""
+    """Yield for each set its rows, the notes that some rows have already, and the number of its first clip."""
     first = 0
     for source, apart in zip(sets.sources, sets.apart, strict=True):
         rows = [row._replace(reference=text) for row, text in zip(blank_rows(source), apart.texts, strict=True)]
@@ -172,7 +172,7 @@ def _write(
     recognizer: ModelRecognizer,
     progress: Progress,
 ) -> float:
-    """Fill in, in place, what is written of each row, clips of like length at once; return how long it took."""
+    """Fill in the transcripts of the rows, in place, clips of similar length at once; return the seconds it took."""
     taken = 0.0
     window = READ_AT_ONCE * recognizer.batch_size
     order = sorted(range(len(rows)), key=lambda i: rows[i].seconds or 0.0)

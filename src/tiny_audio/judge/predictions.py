@@ -1,4 +1,4 @@
-"""Prediction files: what a recognizer wrote, a line a clip, whatever wrote it."""
+"""Prediction files: the transcripts of any recognizer, a line for each clip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..evaluation.score import Result, Score, Transcript, note_symptoms, score
 from ..evaluation.scoring import Rule
 from ..text import normalize_for_scoring
 
-#: The names of a field: ours, and those of manifests of NeMo and the Open ASR leaderboard.
+#: The names of each field: ours, and those in manifests of NeMo and the Open ASR leaderboard.
 REFERENCE, HYPOTHESIS = ("reference", "text"), ("hypothesis", "pred_text", "prediction")
 NAME, SECONDS = ("name", "audio_filepath", "audio", "id"), ("seconds", "duration")
 Key = tuple[str, str, int]
@@ -80,13 +80,13 @@ def to_result(rows: Sequence[Transcript], path: Path, name: str, rules: Sequence
 
 
 def on_the_same_clips(first: Sequence[Transcript], second: Sequence[Transcript]) -> tuple[list[Transcript], ...]:
-    """Return what two recognizers wrote of the clips that both have, in the order of the first.
+    """Return two recognizers' transcripts of the clips that both have, in the order of the first.
 
-    Clips are the same that have one transcript and one name, wherever the files lie and whatever their kind, in sets of
-    one name if both have such.
+    Two clips are the same if their references and their names, without folder and suffix, are equal. The set has to be
+    equal too if both recognizers have a set of the same name.
 
     Raises:
-        UserError: there is none.
+        UserError: they have no clip in common.
     """
     by_set = bool({row.dataset for row in first} & {row.dataset for row in second})
     others = dict(zip(_keys(second, by_set), second, strict=True))
@@ -101,7 +101,7 @@ def on_the_same_clips(first: Sequence[Transcript], second: Sequence[Transcript])
 
 
 def _keys(rows: Sequence[Transcript], by_set: bool) -> list[Key]:
-    """Return a key for each clip; of several with one name and transcript the first, the second and so on."""
+    """Return a key for each clip; clips with the same name and reference are numbered."""
     seen: Counter[tuple[str, str]] = Counter()
     keys = []
     for row in rows:

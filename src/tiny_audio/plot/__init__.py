@@ -1,1 +1,1 @@
-"""Curves of runs, for people without any account: one picture, or one page."""
+"""Curves of runs, without any account: one picture, or one page."""

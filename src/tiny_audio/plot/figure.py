@@ -1,4 +1,4 @@
-"""The curves of runs as one matplotlib figure, a panel for each thing to know."""
+"""The curves of runs as one matplotlib figure, a panel for each metric."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .runs import Curve, Run
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
 COLUMNS = 3
 WIDTH = 13.0  # inches
-LOG_FROM = 15.0  # largest value over smallest, from which on an axis is logarithmic
-SMOOTHED_SHARE = 1 / 25  # of a curve, that a smoothed value is the mean of
+LOG_FROM = 15.0  # ratio of largest and smallest value, above which an axis is logarithmic
+SMOOTHED_SHARE = 1 / 25  # share of a curve's values that a smoothed value averages
 ASIAN_FONTS = ("Noto Sans CJK KR", "Noto Sans CJK JP", "NanumGothic", "Apple SD Gothic Neo", "Malgun Gothic")
 
 
@@ -33,12 +33,12 @@ class Panel:
     """What one panel shows: a metric as a line, a second one dashed.
 
     Attributes:
-        title: what it says above.
-        metric: the line.
-        dashed: another metric on the same axis, with the words of the legend for both.
+        title: the text above it.
+        metric: the metric of the line.
+        dashed: another metric on the same axis, with the legend's words for both.
         noisy: draw a smoothed line over the faint values.
-        log: a logarithmic axis where values span much; never where false.
-        written: how the numbers of its axis are written.
+        log: use a logarithmic axis where values span a wide range; false: never.
+        written: the format of the numbers of its axis.
     """
 
     title: str
@@ -65,7 +65,7 @@ PANELS = (
 
 
 def draw(runs: Sequence[Run]) -> Figure:
-    """Draw the curves of runs, the user's own metrics after the toolkit's."""
+    """Draw the curves of runs, custom metrics after those of the toolkit."""
     own = dict.fromkeys(name for run in runs for name in run.curves if name.split("/")[0] not in OWN_GROUPS)
     panels = [*PANELS, *(Panel(name, name, noisy=True) for name in own)]
     colors = run_colors(len(runs))
@@ -122,7 +122,7 @@ def draw_curve(ax: Axes, curve: Curve, color: str, style: str, noisy: bool) -> N
 
 
 def scale(ax: Axes, panel: Panel, values: Sequence[float]) -> None:
-    """Choose the axis: logarithmic where values span much, else from zero where that is near."""
+    """Choose the axis: logarithmic where values span a wide range, else from zero where zero is near."""
     low, high = min(values), max(values)
     if panel.log and low > 0 and high / low > LOG_FROM:
         ax.set_yscale("log")
@@ -135,7 +135,7 @@ def scale(ax: Axes, panel: Panel, values: Sequence[float]) -> None:
 
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:
-    """Return the mean of each value and `reach` on either side; near the start, where curves are steep, of fewer."""
+    """Return the mean of each value and `reach` values on either side; fewer near the start, where curves are steep."""
     found = []
     for i in range(len(values)):
         near = min(reach, i)
@@ -153,7 +153,7 @@ def run_colors(count: int) -> list[str]:
 
 
 def style() -> dict[Any, Any]:
-    """Return the settings of all figures; Korean, Chinese and Japanese names where there is a font for them."""
+    """Return the settings of all figures, with fonts for Korean, Chinese and Japanese names where there are any."""
     installed = set(font_manager.get_font_names())
     return {
         "font.family": ["DejaVu Sans", *(name for name in ASIAN_FONTS if name in installed), "sans-serif"],
@@ -170,5 +170,5 @@ def style() -> dict[Any, Any]:
 
 
 def label(text: str) -> str:
-    """Return text as it is to be read: no formulas between dollar signs."""
+    """Return text that matplotlib shows unchanged, without formulas between dollar signs."""
     return text.replace("$", r"\$")

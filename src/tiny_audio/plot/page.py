@@ -1,4 +1,4 @@
-"""One page that opens without a network: the curves, the last and best figures, and what the runs differ in."""
+"""One page that opens without a network: the curves, the last and best figures, and the settings that differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has left behind to draw: `metrics.jsonl` and its settings."""
+"""The files of a run that are drawn: `metrics.jsonl` and its settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Curve = tuple[list[int], list[float]]  # steps, values
 
 @dataclass
 class Run:
-    """A run's name, as short as tells it from the others; its curves by metric; its settings, dotted."""
+    """A run's name, as short as possible but unique; its curves by metric; its settings by dotted name."""
 
     name: str
     curves: dict[str, Curve]
@@ -49,7 +49,7 @@ def _output_folder(folder: str) -> Path:
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
-    """Return every metric's steps and values; what was not finite is NaN."""
+    """Return every metric's steps and values; values that were not finite are NaN."""
     curves: dict[str, Curve] = {}
     path = folder / "metrics.jsonl"
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -93,7 +93,7 @@ def _flatten(value: Any, name: str) -> list[tuple[str, str]]:
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Return the settings in which the runs differ, a value for each run; where they write and log does not count."""
+    """Return the settings in which the runs differ, a value for each run; paths and logging are left out."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     rows = {key: [run.settings.get(key, "-") for run in runs] for key in keys}
     return {
@@ -104,7 +104,7 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """Return the last parts of each path, as many as tell the folders apart."""
+    """Return the last parts of each path, as many as are needed to tell the folders apart."""
     parts = [path.resolve().parts for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):
         found = ["/".join(part[-depth:]) for part in parts]

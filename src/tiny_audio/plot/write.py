@@ -1,4 +1,4 @@
-"""Curves into a file, by its ending."""
+"""Writes curves into a file, whose suffix gives the format."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def render(figure: Figure, form: str) -> bytes:
                 logger.warning("No installed font has all letters of the names; an .html output shows them.")
                 warnings.filterwarnings("ignore", "Glyph .* missing")
                 figure.savefig(buffer, format="png", dpi=150)
-        else:  # the fonts are those of whoever looks at it
+        else:  # the viewer's own fonts are used
             warnings.filterwarnings("ignore", "Glyph .* missing")
             figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -1,1 +1,1 @@
-"""A search for good settings on this machine: W&B's `sweep.yaml`, with Optuna in the place of W&B's server."""
+"""A search for good settings on this machine: W&B's `sweep.yaml`, with Optuna in place of W&B's server."""

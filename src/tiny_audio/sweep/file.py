@@ -1,4 +1,4 @@
-"""W&B's `sweep.yaml`, read for a search on this machine; what cannot be followed here is refused by its name.
+"""Reads W&B's `sweep.yaml` for a search on this machine; unsupported keys are refused by name.
 
 The format: https://docs.wandb.ai/guides/sweeps/sweep-config-keys
 """
@@ -18,7 +18,7 @@ from .parameters import Parameter, at_least, flat, group, one_of, only, read_par
 METHODS = ("bayes", "random", "grid")
 METRIC = re.compile(r"(eval|train|custom)/\w+")  # the names in metrics.jsonl
 KEYS = ("program", "command", "method", "metric", "parameters", "early_terminate", "name", "run_cap")
-KEYS_OF_WANDB = ("project", "entity", "description")  # where and how W&B shows it: nothing to do here
+KEYS_OF_WANDB = ("project", "entity", "description")  # where and how W&B shows it: no effect here
 MACROS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_hyphens}")
 
 
@@ -32,10 +32,10 @@ class EarlyStop:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a `sweep.yaml` asks for.
+    """The content of a `sweep.yaml`.
 
     Attributes:
-        settings: what every trial gets: those of `command`, and parameters with one value.
+        settings: the settings of every trial: those of `command`, and parameters with one value.
     """
 
     name: str
@@ -59,7 +59,7 @@ def read_sweep(path: Path) -> Sweep:
     """Read and check a `sweep.yaml`.
 
     Raises:
-        UserError: it cannot be read, or asks for what is not done here; the message names the key.
+        UserError: it cannot be read, or holds something that is not supported here; the message names the key.
     """
     import yaml
 
@@ -76,7 +76,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def merge(*settings: Iterable[str]) -> tuple[str, ...]:
-    """Join settings; of two with the same key the later one counts."""
+    """Join settings; the later of two with the same key counts."""
     return tuple({token.partition("=")[0]: token for token in itertools.chain(*settings)}.values())
 
 

@@ -1,4 +1,4 @@
-"""The parameters of a `sweep.yaml`: what may be tried."""
+"""The parameters of a `sweep.yaml`: the values to try."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Parameter:
     Attributes:
         name: as it is typed: `training.learning_rate`.
         choices: values as they are typed.
-        step: numbers are `low`, `low + step`, ...; None: any between.
+        step: numbers are `low`, `low + step`, ...; None: any number in the range.
         log: drawn evenly over orders of magnitude.
     """
 
@@ -49,17 +49,17 @@ class Parameter:
         return isinstance(self.low, int)
 
     def edges(self) -> tuple[str, ...]:
-        """Every choice, or the two ends of the range: where these are right, so is all between."""
+        """Every choice, or the two ends of the range: if these are valid, all values between are valid."""
         return self.choices or (typed(self.low), typed(self.high))
 
     def grid(self) -> tuple[str | int, ...]:
-        """Every value there is, for `method: grid`; nothing where they cannot be counted."""
+        """All values, for `method: grid`; empty where they cannot be counted."""
         if self.choices or not self.is_whole:
             return self.choices
         return tuple(range(int(self.low), int(self.high) + 1, int(self.step or 1)))
 
     def suggest(self, trial: Trial) -> str:
-        """Let Optuna choose, and return what it chose as it is typed; a trial that goes on gets what it had before."""
+        """Return Optuna's choice as it is typed on the command line; a resumed trial gets its earlier value."""
         if self.choices:
             return self.typed(trial.suggest_categorical(self.name, self.choices))
         if self.is_whole:
@@ -67,7 +67,7 @@ class Parameter:
         return self.typed(trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log))
 
     def typed(self, value: Any) -> str:
-        """Return one of Optuna's values as it is typed; four digits of a number are as many as anyone can read."""
+        """Return one of Optuna's values as it is typed; numbers get four digits, to be readable."""
         return typed(float(f"{value:.4g}")) if isinstance(value, float) else str(value)
 
 
@@ -83,7 +83,7 @@ def typed(value: Any) -> str:
 
 
 def flat(parameters: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give parameters their dotted names; W&B's other spelling is a `parameters` block within a parameter."""
+    """Yield parameters with their dotted names; W&B also allows a `parameters` block within a parameter."""
     for name, value in parameters.items():
         given = group(f"parameters.{prefix}{name}", value)
         if "parameters" in given:
@@ -97,7 +97,7 @@ def read_parameter(name: str, given: dict[str, Any]) -> Parameter:
     """Read one parameter.
 
     Raises:
-        UserError: it is of a kind that is not drawn here, or a value is wrong; the message names the key.
+        UserError: its distribution is not supported here, or a value is wrong; the message names the key.
     """
     where = f"parameters.{name}"
     kind = given.get("distribution", _inferred(given))
@@ -136,7 +136,7 @@ def _read_range(name: str, where: str, kind: str, given: dict[str, Any]) -> Para
 
 
 def _inferred(given: dict[str, Any]) -> str:
-    """The distribution that W&B takes where none is named."""
+    """The distribution that W&B uses where none is named."""
     if "value" in given:
         return "constant"
     if "values" in given:
@@ -145,7 +145,7 @@ def _inferred(given: dict[str, Any]) -> str:
 
 
 def only(given: dict[str, Any], known: Iterable[str], prefix: str = "") -> None:
-    """Refuse keys that are not known."""
+    """Refuse unknown keys."""
     for key in given:
         if key not in known:
             raise UserError(f"`ta sweep` does not know {prefix}{key}.{did_you_mean(str(key), known)}")
@@ -173,7 +173,7 @@ def _number(where: str, value: Any) -> Any:
 
 
 def at_least(where: str, value: Any, least: int) -> int:
-    """Return a value that must be a whole number, and not too small."""
+    """Return a value that must be a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"{where} must be a whole number of at least {least}, got {value}.")
     return value

@@ -1,4 +1,4 @@
-"""What has come of the trials: a table of the best, `results.csv`, and the command that trains the best again."""
+"""The results of the trials: a table of the best, `results.csv`, and the command that trains the best again."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Result:
     Attributes:
         trial: its number, from 1.
         state: trained, stopped early, or failed.
-        value: its best evaluation; of a trial that was stopped early the last one.
+        value: its best evaluation; for a trial that was stopped early, the last one.
         step: of that evaluation.
-        values: what it was given, by the name of the parameter.
+        values: its settings, by the name of the parameter.
         error: why it failed.
     """
 
@@ -83,7 +83,7 @@ def print_best(done: Sequence[Result], sweep: Sweep, count: int, file: TextIO) -
         shown = [_short(value) for value in result.values.values()]
         assert result.value is not None
         table.add_row(str(result.trial), format_value(sweep.metric, result.value), str(result.step), *shown)
-    # Where nobody looks at the width of a terminal, no row is broken.
+    # Outside of a terminal, which has a width, no row is broken.
     console = Console(file=file, width=None if file.isatty() else 200, highlight=False)
     if table.rows:
         console.print(table)
@@ -110,7 +110,7 @@ def write_csv(path: Path, done: Sequence[Result], sweep: Sweep) -> None:
 
 
 def command_of(result: Result, settings: Sequence[str], options: Sequence[str], folder: Path) -> str:
-    """Return the command that trains a trial once more, in a folder of its own."""
+    """Return the command that trains a trial again, in a separate folder."""
     chosen = [f"{name}={value}" for name, value in result.values.items()]
     again = [f"paths.output_dir={folder / f'best-{result.trial}'}"]
     return shlex.join(["ta", "train", *options, *merge(settings, chosen, again)])

@@ -1,7 +1,7 @@
-"""The search itself: Optuna proposes, a process of its own trains, what it evaluates decides.
+"""The search: Optuna proposes settings, a separate process trains with them, and its evaluations are the result.
 
-A process for each trial, because it then starts with all memory free, and what ends it (a full GPU, a crash in a
-library) does not end the search. It is watched through its `metrics.jsonl`, so training knows nothing of a search.
+Each trial is a process, so that it starts with all memory free, and a failure of it (a full GPU, a crash in a library)
+does not end the search. The search reads its `metrics.jsonl`, so training needs no code for a search.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ logger = logging.getLogger(__name__)
 TRAIN = (sys.executable, "-m", "tiny_audio.cli", "train")
 POLL_SECONDS = 0.5
 STOPPED = tuple(status for number in SIGNALS for status in (-number, 128 + number))  # exit statuses
-FAILURES_IN_A_ROW = 3  # then it is not the values that are wrong
+FAILURES_IN_A_ROW = 3  # so many failures are not the fault of the values
 
 
 @dataclass(frozen=True)
 class Search:
-    """A sweep and where it is done.
+    """A sweep and its folder.
 
     Attributes:
-        settings: what every trial gets.
+        settings: the settings of every trial.
         options: of `ta train`, such as `--config-dir`.
-        folder: of the search; a trial trains in `trial-N` of it.
-        compose: from settings to the configuration that they make.
+        folder: of the search; a trial trains in its `trial-N`.
+        compose: turns settings into a configuration.
     """
 
     sweep: Sweep
@@ -63,7 +63,7 @@ class Search:
 
         Raises:
             UserError: the folder holds another search, or several trials in a row have failed.
-            KeyboardInterrupt, SystemExit: a signal stopped the search; the same call goes on.
+            KeyboardInterrupt, SystemExit: a signal stopped the search; the same call continues it.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ class Search:
                 self.train(study, trial, trials, stop, lock)
                 done = results(study, self.sweep)
                 write_csv(self.folder / "results.csv", done, self.sweep)
-                if stop():  # the trial came to its end all the same
+                if stop():  # the trial reached its end in spite of the signal
                     stop.leave()
                 failures = failures + 1 if done[-1].state == "failed" else 0
                 if failures == FAILURES_IN_A_ROW:
@@ -94,13 +94,13 @@ class Search:
             return done
 
     def next_trial(self, study: Study) -> Trial | None:
-        """Return the trial that was interrupted, else a new one; None where the grid is done."""
+        """Return the interrupted trial, else a new one; None where the grid is done."""
         from optuna.trial import Trial, TrialState
 
         done = study.get_trials(deepcopy=False)
         unfinished = [trial for trial in done if trial.state == TrialState.RUNNING]
         number = unfinished[0].number if unfinished else len(done)
-        # Seeded by the number of the trial: a search that was stopped proposes what it would have, and repeats nothing.
+        # Seeded by the number of the trial: after a stop, the search proposes the same values, and repeats none.
         study.sampler = build_sampler(self.sweep.method, seed=number)
         if unfinished:
             return Trial(study, unfinished[0]._trial_id)
@@ -112,7 +112,7 @@ class Search:
         return study.ask()
 
     def train(self, study: Study, trial: Trial, trials: int, stop: StopRequest, lock: int | None) -> None:
-        """Run one trial to its end and tell the study of it."""
+        """Run one trial to its end and record it in the study."""
         from optuna.trial import TrialState
 
         number = trial.number + 1
@@ -145,9 +145,9 @@ class Search:
         """Train in a process and watch it; return its exit status."""
         folder.mkdir(exist_ok=True)
         command = [*TRAIN, *self.options, *settings]
-        # A group of its own: Ctrl+C in a terminal reaches every process of a group, and what is forwarded below would
-        # be the second one, which leaves without saving. It holds our lock too, so that a search that is started
-        # after this one was killed outright does not train in the same folder at the same time.
+        # In its own group: Ctrl+C in a terminal reaches every process of a group. The signal that is forwarded below
+        # would then be the second one, which ends the trial without saving. The trial holds our lock too. So if this
+        # search is killed, a new one does not train in the same folder at the same time.
         with (folder / "log.txt").open("a", encoding="utf-8") as log:
             kept = () if lock is None else (lock,)
             process = subprocess.Popen(
@@ -174,7 +174,7 @@ class Search:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[int | None]:
-    """Hold the folder, after waiting for whoever does; its `.lock` says which process trains there."""
+    """Lock the folder, and wait while another process holds it; its `.lock` names the process that trains there."""
     path = folder / ".lock"
     holder = (path.read_text(encoding="utf-8").strip() if path.is_file() else "") or "unknown"
     busy = f"{folder}: another sweep works here, or a trial of one that was killed (process {holder}); waiting for it."

@@ -1,4 +1,4 @@
-"""Optuna's part: what proposes values, what stops trials early, and the file that remembers."""
+"""Optuna's part: the sampler, which proposes values, the pruner, which stops trials early, and the file of trials."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def build_sampler(method: str, seed: int) -> BaseSampler:
-    """Return what proposes values: TPE (NeurIPS 2011, Bergstra et al.), after ten trials at random."""
+    """Return the sampler: TPE (NeurIPS 2011, Bergstra et al.), after ten trials at random."""
     from optuna.samplers import RandomSampler, TPESampler
 
     return TPESampler(seed=seed) if method == "bayes" else RandomSampler(seed=seed)
 
 
 def build_pruner(sweep: Sweep) -> BasePruner:
-    """Return what stops trials early: successive halving (arXiv 1810.05934), which is what W&B calls hyperband."""
+    """Return the pruner: successive halving (arXiv 1810.05934), which W&B calls hyperband."""
     from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 
     if sweep.early_stop is None:
@@ -37,11 +37,11 @@ def open_study(sweep: Sweep, settings: Sequence[str], folder: Path) -> Iterator[
     """Open the study of a search, in `study.db`; make it where there is none.
 
     Raises:
-        UserError: it is of another search; its trials could not be compared with those to come.
+        UserError: it belongs to another search, whose trials cannot be compared with new ones.
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # we say what it would
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search prints its own messages
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder.resolve() / 'study.db'}")
     try:
         study = optuna.create_study(

@@ -1,4 +1,4 @@
-"""A trial that is under way, seen through its `metrics.jsonl`."""
+"""A running trial, read from its `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 class Watch:
-    """What a trial has evaluated so far.
+    """The evaluations of a trial so far.
 
     Attributes:
         best: step and value of the best evaluation; the one before the first step does not count.
-        last: of the last one.
-        pruned: the trial is not worth going on with.
+        last: step and value of the last one.
+        pruned: whether the trial is to be stopped early.
     """
 
     def __init__(self, sweep: Sweep, trial: Trial, config: Config, title: str) -> None:
@@ -38,7 +38,7 @@ class Watch:
         self._reported = set(frozen.intermediate_values)  # by an earlier start
 
     def read(self) -> None:
-        """Tell Optuna and the terminal of new evaluations; they count as iterations, as W&B counts them."""
+        """Report new evaluations to Optuna and the terminal; each counts as an iteration, as in W&B."""
         evaluations = read_metric(self.path, self.sweep.metric)
         for number, (step, value) in enumerate(evaluations[self._seen :], self._seen + 1):
             self._seen, self.last = number, (step, value)
