@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -14,7 +15,6 @@ from clips import tone, write
 from tiny_audio.cli import main
 from tiny_audio.data.packed import recording_at
 from tiny_audio.pocket import SPEECH_DIR
-from tiny_models import TinyModels
 
 ROOT = Path(__file__).parents[1]
 CLIPS = 6
@@ -38,7 +38,7 @@ CTC = ["training.ctc_warmup_steps=1", "training.ctc_min_count=1"]
 OURS = ["data.datasets=[{path: my/train.jsonl}]", "data.eval_datasets=[{path: my/dev.jsonl}]"]
 
 
-def make(folder: Path, models: TinyModels) -> Path:
+def make(folder: Path, models: Any) -> Path:
     """Make the folder; the commands of the docs can be typed in it."""
     folder.mkdir()
     for name in ("src", "benchmarks", "recipes", "configs", "sweep.yaml", "train.py"):
@@ -54,7 +54,7 @@ def make(folder: Path, models: TinyModels) -> Path:
     return folder
 
 
-def put_models(folder: Path, models: TinyModels) -> None:
+def put_models(folder: Path, models: Any) -> None:
     """Under the names of the Hub: a local folder is found before it."""
     pocket = SPEECH_DIR.parent
     for name, place in {
@@ -85,7 +85,7 @@ def put_recordings(folder: Path) -> None:
             (folder / row["audio"]).write_bytes(recording_at(source))
         # Paths relative to the folder are found from the manifests of either folder.
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        names = {"train": ["train", "mine"], "dev": ["dev", "test", "clean", "noisy"]}[split]
+        names = {"train": ["train", "train-context", "mine"], "dev": ["dev", "test", "clean", "noisy"]}[split]
         for name in [f"my/{split}", *names]:
             (folder / f"{name}.jsonl").write_text(text)
     (folder / "my/manifest.jsonl").write_text(

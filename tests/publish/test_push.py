@@ -192,7 +192,7 @@ def test_figures_of_another_run_with_the_same_step_are_not_taken_for_this_one(ru
     capsys.readouterr()
     assert main(push) == 2
     said = capsys.readouterr().err
-    assert "is about other.pt of step 2; this model of step 2 has other weights" in said
+    assert "is about other.pt of step 1; this model of step 1 has other weights" in said
     assert said.count("\n") == 1
     assert main(["eval", f"checkpoint={copy}", f"report={tmp_path}/judged", "device=cpu"]) == 0
     assert main(push) == 0, "the same weights under another name"

@@ -64,7 +64,7 @@ def started(log: Path) -> Running:
         (["checkpoint={}", "queue=0"], "queue must be at least 1, got 0."),
         (["checkpoint={}", "device=gpu"], "device"),
         (["checkpoint={}", "prot=1"], "prot=1"),
-        (["checkpoint={}", "host=203.0.113.1", "api_key=k", "device=cpu"], "cannot be had"),
+        (["checkpoint={}", "host=203.0.113.1", "api_key=k", "device=cpu"], "cannot be used"),
     ],
 )
 def test_mistakes_are_one_line(typed, said, checkpoint, capsys, monkeypatch):

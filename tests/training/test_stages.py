@@ -100,7 +100,7 @@ def test_a_stopped_stage_goes_on_exactly(stages, settings, tmp_path):
     assert run_ta([*arguments, "training.max_steps=2", "training.lr_schedule=constant"], tmp_path)[0] == 0
     status, log = run_ta([*arguments, "training.lr_schedule=constant"], tmp_path)
     assert status == 0, log
-    assert "is not read again: the run goes on from its own checkpoint" in log
+    assert "is not read again: the run resumes from its own checkpoint" in log
     whole = tmp_path / "whole"
     whole.mkdir()
     assert run_ta([*arguments, "training.lr_schedule=constant"], whole)[0] == 0
