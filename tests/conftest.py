@@ -31,10 +31,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only wait for e
 
 # The files that take longest come first: each process is given a file at a time, and one at the end would run alone.
 LONGEST = (
-    *("test_docs_commands.py", "test_preflight.py", "test_export.py", "test_resume.py", "test_tracking.py", "test_sharded.py"),
-    *("test_going_on.py", "test_cli_benchmark.py", "test_speech_llm.py", "test_docs_run.py", "test_cli_sweep.py"),
-    *("test_step.py", "test_unreadable_together.py", "test_processes.py", "test_preview.py", "test_check.py"),
-    *("test_stages.py", "test_ctc_warmup.py", "test_feature_cache.py", "test_transcribe.py", "test_cli_eval.py"),
+    *("test_docs_commands.py", "test_preflight.py", "test_export.py", "test_resume.py", "test_tracking.py"),
+    *("test_sharded.py", "test_going_on.py", "test_cli_benchmark.py", "test_speech_llm.py", "test_docs_run.py"),
+    *("test_cli_sweep.py", "test_step.py", "test_unreadable_together.py", "test_processes.py", "test_preview.py"),
+    *("test_check.py", "test_stages.py", "test_ctc_warmup.py", "test_feature_cache.py", "test_transcribe.py"),
+    *("test_cli_eval.py",),
 )
 WORDS = ("one", "two", "three", "four", "five", "six", "seven")
 
