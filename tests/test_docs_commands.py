@@ -128,6 +128,7 @@ def place(shipped, tmp_path, monkeypatch) -> Path:
     "words",
     [pytest.param(w, id=c, marks=[pytest.mark.slow] if SLOW.fullmatch(c) else []) for w, c in TO_RUN.items()],
 )
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:This DataLoader will create")  # torch's, of what is typed
 def test_a_command_runs(words, place, monkeypatch, capsys):
     if "outputs/*" in words:
         shutil.rmtree("outputs/light")  # holds a run, and is none

@@ -225,6 +225,7 @@ def test_an_open_license_is_claimed_only_where_all_parts_are_known_to_allow_it()
 def test_corpora_are_known_by_repository_or_name():
     assert license_of_corpus("x", "sanchit-gandhi/tedlium-data@0123456789ab (train)") == "cc-by-nc-nd-3.0"
     assert license_of_corpus("librispeech:train-clean-100", "/home/me/LibriSpeech") == "cc-by-4.0"
+    assert license_of_corpus("librispeech at 0.9x", "/home/me/LibriSpeech") == "cc-by-4.0"
     assert license_of_corpus("mine.jsonl", "/home/me/mine.jsonl") is None
     assert license_of_corpus("pocket", "/x/tiny_audio/pocket/speech/train.jsonl") == "cc0-1.0"
     assert license_of_corpus("pocket", "/x/my/pocket/speech/train.jsonl") is None

@@ -90,7 +90,9 @@ def test_what_is_said_at_several_speeds_counts_once_among_the_word_pieces(run_se
             "training.ctc_warmup_steps=1",
         ]
         assert main(settings(run_settings, *SHORT, *more)) == 0
-        found[name] = load_checkpoint(CHECKPOINTS / "checkpoint-step-0.pt")["weights"]["ctc"]
+        saved = load_checkpoint(CHECKPOINTS / "checkpoint-step-0.pt")
+        found[name] = saved["weights"]["ctc"]
+    assert [*saved["corpora"]] == ["train.jsonl", "train.jsonl at 0.9x", "train.jsonl at 1.1x"]
     for key in ("vocabulary", "frequencies"):
         assert torch.equal(found["one"][key], found["three"][key])
 

@@ -47,7 +47,6 @@ class Source:
         has_speech: whether a clip that is silent throughout is a fault.
         contexts: N contexts as the model reads them, empty where there is none; None where no clip has one.
         percent: the speed at which the recordings are played, in per cent: see `at_speed`.
-        repeats: whether another source has the same transcripts.
         features: cached encoder outputs of the rows that a run reads; recordings are then not read. None: no cache.
     """
 
@@ -87,7 +86,6 @@ class Source:
         self.skipped = skipped
         self.channel = channel
         self.percent = 100
-        self.repeats = False
         self.features: CachedClips | None = None
         self._recordings = recordings
         self._rows = rows  # (N,) the recording of each row
@@ -197,7 +195,7 @@ class Source:
             None if self.contexts is None else Strings(self.contexts[row] for row in rows.tolist()),
         )
         source.asked, source.whole = self.asked, self.whole
-        source.percent, source.repeats = self.percent, self.repeats
+        source.percent = self.percent
         return source
 
     def at_speed(self, percent: int, data: DataConfig) -> Source:
@@ -208,7 +206,7 @@ class Source:
         fits = (seconds >= data.min_audio_length) & (seconds <= data.max_audio_length)
         played = self.subset(np.flatnonzero(fits))
         played.name, played.durations, played.skipped = f"{self.name} at {percent / 100:g}x", seconds[fits], []
-        played.percent, played.repeats = percent, True
+        played.percent = percent
         return played
 
 

@@ -379,7 +379,7 @@ class SpeechLLM(nn.Module):
 def transcript_limit(num_audio_tokens: int, max_new_tokens: int) -> int:
     """Return the most tokens that are written for a clip.
 
-    It is 16 and two for each audio token (25 a second), so that a decoder that does not stop costs little.
+    It is 16 and two for each audio token, so that a decoder that does not stop costs little.
     """
     return min(max_new_tokens, 16 + 2 * num_audio_tokens)
 

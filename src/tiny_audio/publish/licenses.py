@@ -40,13 +40,13 @@ def license_of_corpus(name: str, origin: str) -> str | None:
     """Return the license of a corpus; None if it is not known here.
 
     Args:
-        name: of the source: that of a known corpus, or `librispeech:dev-clean`, `librispeech#2`.
+        name: of the source: a known corpus, `librispeech:dev-clean`, `librispeech#2`, or `librispeech at 0.9x`.
         origin: a path, or `owner/name@commit (split)`.
     """
     if PurePath(origin).parts[-4:-1] == _POCKET_SPEECH:
         return "cc0-1.0"
     hub_id = origin.partition("@")[0]
-    named = CORPORA.get(re.split("[:#]", name)[0])
+    named = CORPORA.get(re.split(r"[:#]| at [\d.]+x$", name)[0])
     corpus = next((corpus for corpus in CORPORA.values() if corpus.hub_id == hub_id), named)
     return None if corpus is None else corpus.license
 

@@ -194,7 +194,6 @@ def describe(config: Config, model: SpeechLLM, sources: Sequence[Source], accele
             "left_out": len(source.skipped),
         }
         for source in sources
-        if not source.repeats
     }
     return {
         "config": config.to_dict(),

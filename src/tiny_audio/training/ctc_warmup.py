@@ -78,14 +78,14 @@ def learn_pieces(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset, min
     Returns:
         (V,) int64 token ids in order, and (V,) fp32 log-probabilities.
     """
-    originals = [source for source in dataset.sources if not source.repeats]
-    wanted = min(sum(map(len, originals)), VOCABULARY_CLIPS)
-    draws = 4 * wanted * len(dataset.sources) // len(originals)  # a small corpus beside a large one repeats early
+    counted = [source.percent == 100 for source in dataset.sources]  # the other speeds have the same transcripts
+    wanted = min(sum(len(source) for source in dataset.sources if source.percent == 100), VOCABULARY_CLIPS)
+    draws = 4 * wanted * len(counted) // sum(counted)  # a small corpus beside a large one repeats early
     seen: set[tuple[int, int]] = set()
     transcripts: list[str] = []
     for number in range(-(-draws // plan.batch_size)):
         for draw in plan.batch(number):
-            if (clip := (draw.source, draw.row)) not in seen and not dataset.sources[draw.source].repeats:
+            if (clip := (draw.source, draw.row)) not in seen and counted[draw.source]:
                 seen.add(clip)
                 transcripts.append(dataset.sources[draw.source].texts[draw.row])
         if len(seen) >= wanted:

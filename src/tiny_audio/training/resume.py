@@ -108,7 +108,7 @@ def starts_afresh(
         return True
     if state["step"] < before["training"]["max_steps"]:
         return False
-    same = {(source.name, source.origin) for source in sources if not source.repeats} == {
+    same = {(source.name, source.origin) for source in sources} == {
         (name, about["origin"]) for name, about in saved["corpora"].items()
     }
     if same and training.max_steps > state["step"]:
