@@ -259,6 +259,21 @@ def test_the_context_of_training_is_read_and_an_older_checkpoint_reads_that_of_t
         exported.context_ids("one")
 
 
+def test_examples_are_lines_that_a_checkpoint_keeps():
+    tokens = tokenizer()
+    trained = Prompt(tokens, INSTRUCTION)
+    assert trained.example_ids == []
+    trained.set_examples(["one two", "three"])
+    assert tokens.decode(trained.example_ids).strip(" ") == tokens.decode(tokens("one two\nthree\n")["input_ids"])
+    stored = trained.describe()
+    later = Prompt(tokens, INSTRUCTION)
+    assert later.adopt(stored)
+    assert later.example_ids == Prompt.of(tokens, INSTRUCTION, stored).example_ids == trained.example_ids
+    older = {name: value for name, value in stored.items() if name != "example_ids"}
+    assert later.adopt(older)
+    assert later.example_ids == Prompt.of(tokens, INSTRUCTION, older).example_ids == []
+
+
 def test_ids_of_another_tokenizer_are_told_apart():
     stored = Prompt(tokenizer(), INSTRUCTION).describe()
     for other in (tokenizer(special=[*SPECIAL, "<s>"]), tokenizer(vocab_size=280)):

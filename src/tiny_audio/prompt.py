@@ -4,6 +4,9 @@ The decoder reads a clip as ``prefix_ids | audio tokens | suffix_ids | target_id
 prefix and suffix, including an empty think block where the template writes one. The loss covers exactly `target_ids`:
 the transcript, and the tokens with which the template ends an assistant's turn. A clip with a context has another
 suffix, which holds the context's tokens: see `Prompt.suffix`.
+
+A decoder that only serves as CTC's language model reads ``prefix_ids | suffix_ids | example_ids``, and writes the next
+line.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ class Prompt:
         pad_id: written after the end, in a batch.
         before_context_ids, after_context_ids: around a context, in the place of `suffix_ids`; None where the model
             takes no context (it was exported without one).
+        example_ids: transcripts of the training data, each followed by the end of a line; empty: none were chosen.
 
     Args:
         tokenizer: a `transformers` tokenizer with a chat template.
@@ -50,6 +54,7 @@ class Prompt:
     pad_id: int
     before_context_ids: list[int] | None
     after_context_ids: list[int] | None
+    example_ids: list[int]
 
     def __init__(self, tokenizer: Any, instruction: str, context: str = ModelConfig.context_prompt) -> None:
         if not tokenizer.chat_template:
@@ -72,6 +77,7 @@ class Prompt:
         self.before_context_ids, self.after_context_ids = self.encode(parts[0].rstrip(" ")), self.encode(parts[1])
         self.end_ids = self._find_end(mark)
         self.pad_id = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.example_ids = []
         self._rendered = self.ids
 
     @classmethod
@@ -81,6 +87,7 @@ class Prompt:
         prompt.tokenizer, prompt.instruction = tokenizer, instruction
         prompt._rendered = {name: stored[name] for name in IDS} | {name: stored.get(name) for name in CONTEXT_IDS}
         prompt.adopt(None)
+        prompt.example_ids = stored.get("example_ids", [])
         return prompt
 
     @property
@@ -124,6 +131,19 @@ class Prompt:
         text = str(self.tokenizer.decode([token]))
         return [one for part in (text[:1], text[1:]) for one in self.encode(part) if one not in self._control]
 
+    @property
+    def line_end_id(self) -> int:
+        """The token that ends a line of text."""
+        return [self.end_id, *self.encode("\n")][-1]
+
+    def set_examples(self, transcripts: Sequence[str]) -> None:
+        """Set `example_ids`.
+
+        A decoder that only sees the chat template expects punctuation and chat. A few transcripts show it what is
+        written here: lower case, digits, the subject.
+        """
+        self.example_ids = [token for text in transcripts for token in (*self.encode(text), self.line_end_id)]
+
     def target_ids(self, transcript: str) -> list[int]:
         """Return the target tokens: the transcript, then the end of the decoder's turn."""
         return [*self.encode(transcript), *self.end_ids]
@@ -140,12 +160,13 @@ class Prompt:
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
 
     def describe(self) -> dict[str, Any]:
-        """Return the data for a checkpoint: the token ids around the audio, and a hash of the tokens of these ids.
+        """Return the data for a checkpoint: the token ids of the prompt, and a hash of the tokens of these ids.
 
         A template may write something else tomorrow, such as the date.
         """
         size = len(self.tokenizer)
-        return {**self.ids, "vocabulary_size": size, "vocabulary": self._fingerprint(size)}
+        which = {"vocabulary_size": size, "vocabulary": self._fingerprint(size)}
+        return {**self.ids, "example_ids": self.example_ids, **which}
 
     def adopt(self, stored: dict[str, Any] | None) -> bool:
         """Use the ids that `describe` returned in training; keep those of the template where nothing was stored.
@@ -159,6 +180,7 @@ class Prompt:
                 return False
         for name, rendered in self._rendered.items():
             setattr(self, name, (stored or self._rendered).get(name, rendered))
+        self.example_ids = (stored or {}).get("example_ids", [])
         return True
 
     @property

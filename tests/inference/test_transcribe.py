@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import tiny_models as make
 from clips import write_bad_files
@@ -20,6 +22,7 @@ from tiny_audio.errors import UserError
 from tiny_audio.inference import Recognizer, files, transcribe_files
 from tiny_audio.inference.spans import BEYOND, FRAME, SILENT_SHARE, cut, find_spans, halve
 from tiny_audio.inference.transcribe import Decoding, piece_seconds_of
+from tiny_audio.model.decoder import Decoder
 from tiny_audio.model.speech_llm import SpeechLLM, Written
 from tiny_audio.training.checkpoint import load_checkpoint
 
@@ -261,6 +264,7 @@ def aligning(run_settings, tmp_path_factory) -> Path:
     """A checkpoint with a CTC head."""
     folder = tmp_path_factory.mktemp("with_ctc")
     ctc = ["training.ctc_warmup_steps=1", "training.ctc_loss_weight=0.3", "model.search.ctc_weight=0.7"]
+    ctc += ["model.search.audio=false", "model.search.examples=2"]
     status, log = run_ta(["train", *run_settings, "training.max_steps=1", *ctc], folder)
     assert status == 0, log
     return folder / "outputs/transcription/checkpoints/final.pt"
@@ -321,13 +325,41 @@ def test_a_search_writes_the_same_of_a_recording_alone_and_in_a_batch(aligning, 
     waveforms = [load_audio(corpus / f"dev{n}.flac") for n in range(3)]
     together = recognizer.transcribe_batch(waveforms)
     assert together == [recognizer.transcribe_batch([waveform])[0] for waveform in waveforms]
-    recognizer.model.search = SearchConfig(3, 2.0, audio=False)
+    recognizer.model.search = SearchConfig(3, 2.0, audio=True)
     alone = [recognizer.transcribe_batch([waveform])[0] for waveform in waveforms]
     assert recognizer.transcribe_batch(waveforms) == alone
     greedy = Recognizer(aligning, "cpu", decoding=Decoding(max_new_tokens=8))
-    assert greedy.model.search == SearchConfig(1, 0.7), "as the checkpoint says"
-    assert Recognizer(aligning, "cpu", decoding=Decoding(beams=2)).model.search == SearchConfig(2, 0.7)
+    assert greedy.model.search == SearchConfig(1, 0.7, False, 2), "as the checkpoint says"
+    assert Recognizer(aligning, "cpu", decoding=Decoding(beams=2)).model.search == SearchConfig(2, 0.7, False, 2)
     assert greedy.transcribe_batch(waveforms) != together
+
+
+def test_a_decoder_without_audio_reads_transcripts_of_training_and_ends_a_line(aligning, corpus, monkeypatch):
+    recognizer = Recognizer(aligning, "cpu", decoding=Decoding(beams=3, max_new_tokens=8))
+    model, prompt = recognizer.model, recognizer.model.decoder.prompt
+    lines = prompt.decode(prompt.example_ids).split("\n")
+    spoken = {json.loads(line)["text"] for line in (corpus / "train.jsonl").read_text().splitlines()}
+    assert len({*lines} & spoken) == len(lines) == 2
+    read = []
+    search = Decoder.search
+
+    def watch(self, clips, scores, lexicon, *rest):
+        read.append((clips, lexicon.end_ids))
+        return search(self, clips, scores, lexicon, *rest)
+
+    monkeypatch.setattr(Decoder, "search", watch)
+    waveform = load_audio(corpus / "dev0.flac")
+    recognizer.transcribe_batch([waveform])
+    prompt.example_ids = []
+    recognizer.transcribe(waveform, context="two")
+    ((shown,), with_line), ((bare,), without) = read
+    ids = [*prompt.prefix_ids, *prompt.suffix_ids]
+    assert torch.equal(shown[: len(ids)], model.decoder.embed(torch.tensor(ids)))
+    examples = torch.tensor([id for line in lines for id in (*prompt.encode(line), prompt.line_end_id)])
+    assert torch.equal(shown[len(ids) :], model.decoder.embed(examples))
+    ids = [*prompt.prefix_ids, *prompt.suffix(prompt.context_ids("two"))]
+    assert torch.equal(bare, model.decoder.embed(torch.tensor(ids)))
+    assert {*with_line} - {*without} == {prompt.line_end_id}
 
 
 def test_a_search_without_a_ctc_head_is_one_line(checkpoint, corpus, capsys):

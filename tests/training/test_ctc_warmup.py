@@ -15,7 +15,7 @@ from tiny_audio.config import TrainingConfig
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training.checkpoint import load_checkpoint
-from tiny_audio.training.ctc_warmup import CTCWarmup
+from tiny_audio.training.ctc_warmup import CTCWarmup, choose_examples
 
 CHECKPOINTS = Path("outputs/transcription/checkpoints")
 SHORT = ["training.max_steps=2", "training.gradient_accumulation_steps=1", "training.save_steps=4"]
@@ -29,6 +29,7 @@ def weights(folder: Path, name: str = "final.pt") -> dict[str, torch.Tensor]:
 def test_a_warmup_that_was_killed_and_interrupted_equals_an_undisturbed_one(run_settings, tmp_path, monkeypatch):
     """Killed after step 6 and after its last one, sent Ctrl+C in the evaluation of step 9."""
     cached = ["data.augmentation=none", "data.cache_features=true", "data.speeds=[0.9,1.0,1.1]"]
+    cached += ["model.search.audio=false", "model.search.examples=2"]
     typed = settings(run_settings, f"training.max_steps={CTC_STEPS}", "training.save_steps=4", "training.eval_steps=6")
     typed += [*cached, f"paths.cache_dir={tmp_path / 'cache'}"]
     folders = {name: tmp_path / name for name in ("whole", "stopped")}
@@ -74,6 +75,11 @@ def test_a_warmup_that_was_killed_and_interrupted_equals_an_undisturbed_one(run_
     ours, theirs = (weights(folder) for folder in folders.values())
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    examples = [
+        load_checkpoint(folder / CHECKPOINTS / "final.pt")["models"]["prompt_ids"]["example_ids"]
+        for folder in folders.values()
+    ]
+    assert examples[0] == examples[1] != []
 
 
 def test_what_is_said_at_several_speeds_counts_once_among_the_word_pieces(run_settings, tmp_path, monkeypatch):
@@ -137,6 +143,12 @@ def test_every_projector_learns_by_ctc(run_settings, tmp_path, monkeypatch, proj
     assert main(typed) == 0
     losses = {step: value for (step, key), value in metrics(tmp_path).items() if key == "ctc_warmup/loss"}
     assert losses[-1] < 0.8 * losses[-60]
+
+
+def test_examples_differ_and_are_of_nearly_the_median_length():
+    transcripts = ["a" * 9, "b" * 5, "b" * 5, "", "c" * 4, "d", "e" * 7]
+    assert choose_examples(transcripts, 3) == ["b" * 5, "c" * 4, "e" * 7]
+    assert choose_examples(transcripts, 0) == choose_examples([""], 2) == []
 
 
 def test_where_no_length_is_chosen_the_warmup_is_never_longer_than_the_run():

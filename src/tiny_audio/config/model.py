@@ -17,6 +17,7 @@ PROJECTORS = {
 }
 ENCODER_WINDOWS = ("clip", "30s")
 MAX_BEAMS = 100
+MAX_EXAMPLES = 100
 
 
 @dataclass
@@ -76,11 +77,16 @@ class SearchConfig:
     beams: int = 1  # hypotheses that are kept at once; 1: the decoder writes greedily, alone
     ctc_weight: float = 0.5  # of CTC's log-probability, against the decoder's, with 2 beams or more
     audio: bool = True  # false: the decoder reads only the prompt, as CTC's language model, with 2 beams or more
+    examples: int = (
+        4  # with audio=false: transcripts of training that follow the prompt, so that it writes in their style
+    )
 
     def __post_init__(self) -> None:
         at_least("model.search.beams", self.beams, 1)
         at_most("model.search.beams", self.beams, MAX_BEAMS)
         above("model.search.ctc_weight", self.ctc_weight, 0)
+        at_least("model.search.examples", self.examples, 0)
+        at_most("model.search.examples", self.examples, MAX_EXAMPLES)
 
 
 @dataclass

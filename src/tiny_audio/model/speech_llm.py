@@ -320,10 +320,7 @@ class SpeechLLM(nn.Module):
         if self.search.beams > 1:
             clips = embeddings.split(sequences.lengths)
             if not self.search.audio:
-                is_text = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
-                is_text[sequences.audio_positions] = False
-                sizes = [length - count for length, count in zip(sequences.lengths, counts, strict=True)]
-                clips = embeddings[is_text].split(sizes)
+                clips = self._without_audio(embeddings, sequences, counts)
             return self._search(clips, projected.tokens.split(counts), limits)
         kept: dict[int, int] = {}
         # Compiling gains nothing for one token at a time, and each length of the cache would be compiled anew.
@@ -336,6 +333,14 @@ class SpeechLLM(nn.Module):
             written.append(Written(text, clip in kept, clip not in kept and len(ids) == limit))
         return written
 
+    def _without_audio(self, embeddings: Tensor, sequences: Sequences, counts: list[int]) -> list[Tensor]:
+        """Return what CTC's language model reads before each clip's transcript: the prompt, then the examples."""
+        is_text = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
+        is_text[sequences.audio_positions] = False
+        sizes = [length - count for length, count in zip(sequences.lengths, counts, strict=True)]
+        examples = self.decoder.embed(torch.tensor(self.decoder.prompt.example_ids, device=self.device).long())
+        return [torch.cat((prompt, examples)) for prompt in embeddings[is_text].split(sizes)]
+
     def _search(self, clips: Sequence[Tensor], heard: Sequence[Tensor], limits: list[int]) -> list[Written]:
         """Search with decoder and CTC head together, for as many clips at once as there is memory.
 
@@ -347,9 +352,11 @@ class SpeechLLM(nn.Module):
         self.check_search()
         assert self.ctc is not None
         assert self._split is not None
-        vocabulary = self.ctc.vocabulary
-        if self._lexicon is None:
-            self._lexicon = Lexicon(self.decoder.prompt.tokenizer, self._split, vocabulary, self.decoder.end_ids)
+        vocabulary, prompt, ends = self.ctc.vocabulary, self.decoder.prompt, set(self.decoder.end_ids)
+        if prompt.example_ids and not self.search.audio:
+            ends.add(prompt.line_end_id)
+        if self._lexicon is None or self._lexicon.end_ids != sorted(ends):
+            self._lexicon = Lexicon(prompt.tokenizer, self._split, vocabulary, ends)
         counts = [len(tokens) for tokens in heard]
         size = max(1, MAX_SCORES // (max(counts, default=1) * len(vocabulary)))
         written: list[Written] = []

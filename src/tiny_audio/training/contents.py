@@ -100,13 +100,18 @@ def _of_models(models: dict[str, Any]) -> Iterator[str]:
         yield "models.prompt_ids.vocabulary_size is not a number"
     known = [name for name in CONTEXT_IDS if prompt.get(name) is not None]  # older versions have none
     for name in ("prefix_ids", "suffix_ids", "end_ids", *(CONTEXT_IDS if known else ())):
-        ids = prompt.get(name)
-        if not isinstance(ids, list) or not all(type(one) is int and 0 <= one < size for one in ids):
+        if not _are_tokens(prompt.get(name), size):
             yield f"models.prompt_ids.{name} are no tokens"
+    if "example_ids" in prompt and not _are_tokens(prompt["example_ids"], size):  # older versions have none
+        yield "models.prompt_ids.example_ids are no tokens"
     if not prompt["end_ids"]:
         yield "models.prompt_ids.end_ids is empty"
     if type(prompt.get("pad_id")) is not int or not 0 <= prompt["pad_id"] < size:
         yield "models.prompt_ids.pad_id is not a token"
+
+
+def _are_tokens(ids: Any, size: int) -> bool:
+    return isinstance(ids, list) and all(type(one) is int and 0 <= one < size for one in ids)
 
 
 def _of_weights(weights: dict[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -72,12 +72,8 @@ def _frames_of_each(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) 
             yield frames.float(), lengths
 
 
-def learn_pieces(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset, min_count: int) -> tuple[Tensor, Tensor]:
-    """Find the word pieces in the transcripts of the plan's first clips: see `WordPieces.learn`.
-
-    Returns:
-        (V,) int64 token ids in order, and (V,) fp32 log-probabilities.
-    """
+def first_transcripts(plan: SamplingPlan, dataset: ClipDataset) -> list[str]:
+    """Return the transcripts of the plan's first clips, of all where there are at most `VOCABULARY_CLIPS`."""
     counted = [source.percent == 100 for source in dataset.sources]  # the other speeds have the same transcripts
     wanted = min(sum(len(source) for source in dataset.sources if source.percent == 100), VOCABULARY_CLIPS)
     draws = 4 * wanted * len(counted) // sum(counted)  # a small corpus beside a large one repeats early
@@ -90,8 +86,24 @@ def learn_pieces(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset, min
                 transcripts.append(dataset.sources[draw.source].texts[draw.row])
         if len(seen) >= wanted:
             break
-    found = sorted(WordPieces.learn(model.decoder.prompt.tokenizer, transcripts, min_count).log_probs.items())
+    return transcripts
+
+
+def learn_pieces(tokenizer: Any, transcripts: Sequence[str], min_count: int) -> tuple[Tensor, Tensor]:
+    """Find the word pieces of transcripts: see `WordPieces.learn`.
+
+    Returns:
+        (V,) int64 token ids in order, and (V,) fp32 log-probabilities.
+    """
+    found = sorted(WordPieces.learn(tokenizer, transcripts, min_count).log_probs.items())
     return torch.tensor([piece for piece, _ in found]), torch.tensor([value for _, value in found])
+
+
+def choose_examples(transcripts: Sequence[str], count: int) -> list[str]:
+    """Return `count` transcripts that differ, of nearly the median length."""
+    texts = [text for text in dict.fromkeys(transcripts) if text]
+    median = sorted(map(len, texts))[len(texts) // 2] if texts else 0
+    return sorted(texts, key=lambda text: abs(len(text) - median))[:count]
 
 
 def warmup_rate(step: int, config: TrainingConfig) -> float:

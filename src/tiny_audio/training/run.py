@@ -43,7 +43,16 @@ from .build import (
 )
 from .checkpoint import FINAL_FILE, CheckpointFolder, load_checkpoint
 from .console import Console, format_metric, run_log
-from .ctc_warmup import CTCWarmup, calibrate, calibration_draws, learn_pieces, warmup_batches, warmup_position
+from .ctc_warmup import (
+    CTCWarmup,
+    calibrate,
+    calibration_draws,
+    choose_examples,
+    first_transcripts,
+    learn_pieces,
+    warmup_batches,
+    warmup_position,
+)
 from .feature_cache import cache_features, clips_to_read
 from .loop import Trainer
 from .preflight import preflight
@@ -349,7 +358,10 @@ def initialize_weights(
         calibrate(model, plan, dataset)
     training = config.training
     if model.ctc is None and saved is None and training.num_ctc_steps + training.ctc_loss_weight > 0:
-        model.add_ctc(*learn_pieces(model, plan, dataset, training.ctc_min_count))
+        transcripts, prompt = first_transcripts(plan, dataset), model.decoder.prompt
+        model.add_ctc(*learn_pieces(prompt.tokenizer, transcripts, training.ctc_min_count))
+        if not model.search.audio:
+            prompt.set_examples(choose_examples(transcripts, model.search.examples))
     model.check_search()
 
 
