@@ -7,6 +7,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 from clips import tone, write, write_bad_files
+from tiny_audio import audio, spooled
 from tiny_audio.audio import (
     AudioError,
     LogMel,
@@ -15,6 +16,7 @@ from tiny_audio.audio import (
     is_cut_short,
     is_silent,
     load_audio,
+    load_long_audio,
     mix_down,
     pad_waveforms,
 )
@@ -94,6 +96,39 @@ def test_bad_files_are_told_apart(tmp_path: Path) -> None:
     stereo = tmp_path / "stereo.mp3"
     soundfile.write(stereo, tone(2.0, 8_000, 2), 8_000, format="MP3")
     assert reason(stereo, 2.0) == ""
+
+
+def test_a_long_recording_has_the_same_samples_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resampled, of channels that cancel each other out, and of integers that were written as floats."""
+    monkeypatch.setattr(audio, "SPOOLED_SECONDS", 1.0)
+    one = tone(9.0, 44_100)
+    for name, samples in {"plain": one, "against": np.stack([one, -one], 1), "whole": np.rint(one * 30_000)}.items():
+        file = tmp_path / f"{name}.wav"
+        soundfile.write(file, samples, 44_100, subtype="FLOAT")
+        in_memory, in_file = load_audio(file), load_long_audio(file)
+        assert isinstance(in_file, spooled.SpooledSamples)
+        assert len(in_file) == len(in_memory)
+        assert np.array_equal(in_file[:], in_memory)
+        assert np.array_equal(in_file[777:-5], in_memory[777:-5])
+        assert np.array_equal(np.concatenate([*spooled.blocks(in_file, 1000)]), in_memory)
+    short = tmp_path / "short.wav"
+    soundfile.write(short, one[:20_000], 44_100)
+    assert isinstance(load_long_audio(short), np.ndarray)
+    one[-100] = np.nan
+    soundfile.write(file, one, 44_100, subtype="FLOAT")
+    with pytest.raises(AudioError, match="NaN"):
+        load_long_audio(file)
+
+
+def test_no_room_for_a_long_recording_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: spooled.SpooledSamples, samples: np.ndarray) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(audio, "SPOOLED_SECONDS", 1.0)
+    monkeypatch.setattr(spooled.SpooledSamples, "append", full)
+    soundfile.write(tmp_path / "long.wav", tone(3.0), SAMPLE_RATE)
+    with pytest.raises(AudioError, match=r"needs room for its samples \(No space left on device\); TMPDIR"):
+        load_long_audio(tmp_path / "long.wav")
 
 
 def test_a_header_tells_the_length_that_was_announced(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .decoders import Allowance, AudioError
 from .decoding import open_recording
 from .lengths import HOP_LENGTH, N_FFT, SAMPLE_RATE, align_samples, num_mel_frames
+from .spooled import Samples, SpooledSamples, are_finite
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ CANCELLED = 0.05  # share of the power of a mix of unrelated channels: below it,
 INTEGER_PEAK = 32.0  # of floats, whose full scale is 1: above it, they are integers that were written as floats
 UNREAD_BYTES, UNREAD_SHARE = 16_384, 0.3  # of a file, for tags and tables
 STEP = 2.0**-15  # the step of 16 bits
+SPOOLED_SECONDS = 600.0  # 38 MB: samples of a longer recording go to a temporary file, if its reader can use one
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,46 @@ def load_audio(
     Raises:
         AudioError: missing, empty, not audio, damaged, longer than `max_seconds`, or with a NaN or infinite sample.
     """
-    sound = _decode(source, channel, max_seconds)
+    waveform = _load(_Sound, source, channel, max_seconds, tell)
+    assert isinstance(waveform, np.ndarray)
+    return waveform
+
+
+def load_long_audio(
+    source: str | Path | bytes, *, channel: int | None = None, tell: Callable[[str, str], None] = tell_once
+) -> Samples:
+    """Decode a recording that may be hours long: see `load_audio`.
+
+    Returns:
+        As `load_audio`; of a recording that is longer than `SPOOLED_SECONDS`, samples in a temporary file.
+
+    Raises:
+        AudioError: as `load_audio`, or there is no room for the file.
+    """
+    return _load(_LongSound, source, channel, math.inf, tell)
+
+
+def _load(
+    kind: type[_Sound],
+    source: str | Path | bytes | Segment,
+    channel: int | None,
+    max_seconds: float,
+    tell: Callable[[str, str], None],
+) -> Samples:
+    sound = _decode(kind(channel), source, max_seconds)
     if channel is None and sound.is_cancelled:
         loudest = sound.loudest
-        sound = _decode(source, loudest, max_seconds)
+        sound = _decode(kind(loudest), source, max_seconds)
         sound.notes["cancelled"] = f"its channels cancel each other out; channel {loudest} is taken"
     waveform = sound.waveform()
-    if not np.isfinite(waveform).all():
+    if not are_finite(waveform):
         raise AudioError("non_finite", "holds NaN or infinite samples")
-    if (full_scale := sound.full_scale) != 1:
-        waveform *= np.float32(1 / full_scale)
-        sound.notes["scale"] = f"its samples reach {sound.peak:,.0f}, and 1 is full scale: divided by {full_scale:,}"
-    for kind, note in sound.notes.items():
-        tell(kind, f"{_name(source)}: {note}")
+    if sound.full_scale != 1:
+        sound.notes["scale"] = (
+            f"its samples reach {sound.peak:,.0f}, and 1 is full scale: divided by {sound.full_scale:,}"
+        )
+    for name, note in sound.notes.items():
+        tell(name, f"{_name(source)}: {note}")
     return waveform
 
 
@@ -103,8 +132,7 @@ def _name(source: str | Path | bytes | Segment) -> str:
     return str(source.path if isinstance(source, Segment) else source)
 
 
-def _decode(source: str | Path | bytes | Segment, channel: int | None, max_seconds: float) -> _Sound:
-    sound = _Sound(channel)
+def _decode(sound: _Sound, source: str | Path | bytes | Segment, max_seconds: float) -> _Sound:
     try:
         for samples, rate, is_float in read_blocks(source, sound.notes):
             sound.add(samples, rate, is_float)
@@ -172,7 +200,8 @@ class _Sound:
         self.notes: dict[str, str] = {}
         self.peak = 0.0  # of floats
         self._are_whole = True  # the floats are whole numbers
-        self._bytes = bytearray()  # a waveform of hours is never copied
+        self._bytes = bytearray()  # a long waveform is never copied
+        self._num_samples = 0
         self._rate = SAMPLE_RATE
         self._resampler: soxr.ResampleStream | None = None
         self._power, self._expected = 0.0, 0.0  # of the mix; its expected value for unrelated channels
@@ -180,7 +209,7 @@ class _Sound:
 
     @property
     def seconds(self) -> float:
-        return len(self._bytes) / 4 / SAMPLE_RATE
+        return self._num_samples / SAMPLE_RATE
 
     def add(self, samples: np.ndarray, rate: int, is_float: bool) -> None:
         channels = samples.shape[1]
@@ -210,7 +239,11 @@ class _Sound:
     def _append(self, mixed: np.ndarray, last: bool) -> None:
         if self._resampler is not None:
             mixed = self._resampler.resample_chunk(np.ascontiguousarray(mixed), last=last)
-        self._bytes += np.ascontiguousarray(mixed).data
+        self._num_samples += len(mixed)
+        self._keep(np.ascontiguousarray(mixed))
+
+    def _keep(self, mixed: np.ndarray) -> None:
+        self._bytes += mixed.data
 
     def finish(self) -> None:
         """Take the last samples out of the resampler."""
@@ -218,8 +251,12 @@ class _Sound:
             self._append(np.zeros(0, dtype=np.float32), last=True)
         self._resampler, self._rate = None, SAMPLE_RATE
 
-    def waveform(self) -> np.ndarray:
-        return np.frombuffer(self._bytes, dtype=np.float32)
+    def waveform(self) -> Samples:
+        waveform = np.frombuffer(self._bytes, dtype=np.float32)
+        if self.full_scale != 1:
+            with np.errstate(invalid="ignore"):  # reported as non_finite
+                waveform *= np.float32(1 / self.full_scale)
+        return waveform
 
     @property
     def is_cancelled(self) -> bool:
@@ -235,6 +272,35 @@ class _Sound:
         if self.peak > INTEGER_PEAK or (self._are_whole and self.peak >= 2):
             return next((1 << bits for bits in (15, 23) if self.peak <= 1 << bits), 1 << 31)
         return 1
+
+
+class _LongSound(_Sound):
+    """A sound whose samples go to a temporary file when they become many."""
+
+    def __init__(self, channel: int | None) -> None:
+        super().__init__(channel)
+        self._spooled: SpooledSamples | None = None
+
+    def _keep(self, mixed: np.ndarray) -> None:
+        try:
+            if self._spooled is not None:
+                self._spooled.append(mixed)
+                return
+            super()._keep(mixed)
+            if self.seconds > SPOOLED_SECONDS:
+                self._spooled = SpooledSamples()
+                self._spooled.append(np.frombuffer(self._bytes, dtype=np.float32))
+                self._bytes = bytearray()
+        except OSError as error:
+            raise AudioError(
+                "decode_error", f"needs room for its samples ({error.strerror}); TMPDIR names another folder for them"
+            ) from None
+
+    def waveform(self) -> Samples:
+        if self._spooled is None:
+            return super().waveform()
+        self._spooled.scale = 1 / self.full_scale
+        return self._spooled
 
 
 @dataclass(frozen=True)

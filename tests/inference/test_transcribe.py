@@ -15,11 +15,12 @@ import torch
 import tiny_models as make
 from clips import write_bad_files
 from runs import run_ta
-from tiny_audio.audio import load_audio
+from tiny_audio import audio as audio_module
+from tiny_audio.audio import load_audio, load_long_audio
 from tiny_audio.cli import main
 from tiny_audio.config import SearchConfig
 from tiny_audio.errors import UserError
-from tiny_audio.inference import Recognizer, files, transcribe_files
+from tiny_audio.inference import Recognizer, files, spans, transcribe_files
 from tiny_audio.inference.spans import BEYOND, FRAME, SILENT_SHARE, cut, find_spans, halve
 from tiny_audio.inference.transcribe import Decoding, piece_seconds_of
 from tiny_audio.model.decoder import Decoder
@@ -67,6 +68,23 @@ def test_all_pieces_of_a_recording_have_its_context(recognizer, corpus):
     each = recognizer.transcribe_pieces(pieces, contexts=["one, two"] * len(pieces))
     assert found == [segment for segments in each for segment in segments]
     assert found != recognizer.transcribe_segments([waveform])[0]
+
+
+def test_a_recording_of_hours_is_read_from_a_file_and_has_the_same_transcript(
+    recognizer, corpus, tmp_path, monkeypatch
+):
+    path = tmp_path / "long.wav"
+    gap = np.zeros(16_000, np.float32)
+    parts = [part for i in range(5) for part in (load_audio(corpus / f"dev{i}.flac"), gap)]
+    soundfile.write(path, np.concatenate(parts), 16_000)
+    expected = recognizer.transcribe(path)
+    monkeypatch.setattr(audio_module, "SPOOLED_SECONDS", 1.0)
+    monkeypatch.setattr(spans, "BLOCK", 5000)
+    in_file = load_long_audio(path)
+    assert not isinstance(in_file, np.ndarray)
+    assert recognizer.spans(in_file) == recognizer.spans(load_audio(path)) != []
+    assert recognizer.transcribe(path) == expected
+    assert len(expected.segments) > 2
 
 
 def test_contexts_that_cannot_be_read_are_one_line(recognizer, corpus, checkpoint, capsys):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..spooled import Samples
 
 WINDOW = 512  # samples that get one probability: 32 ms, ...
 CONTEXT = 64  # ... read with these of the window before
@@ -47,7 +48,7 @@ class VoiceActivity:
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # the model is too small for more
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+    def __call__(self, waveform: Samples) -> np.ndarray:
         """Return the probabilities (ceil(S / 512),) of a recording (S,), mono, 16 kHz; the end is filled with zeros."""
         found = [np.zeros(0, np.float32)]
         hidden, cell = np.zeros(STATE, np.float32), np.zeros(STATE, np.float32)

@@ -7,21 +7,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-import numpy as np
 import torch
 
-from ..audio import AudioError, load_audio
+from ..audio import AudioError, load_long_audio
 from ..decoding import split_channel
 from ..errors import UserError
 from ..lengths import SAMPLE_RATE
 from ..progress import Progress
+from ..spooled import Samples
 from .inputs import check_recording
 from .transcribe import Decoding, Recognizer, Transcription
 
 logger = logging.getLogger(__name__)
 
 READ_AHEAD = 4  # batches of recordings
-READ_AHEAD_SECONDS = 600.0  # of recordings, 38 MB; no more are read ahead
+READ_AHEAD_SECONDS = 600.0  # of recordings, 38 MB; then no more are read ahead
 
 
 def transcribe_files(
@@ -52,7 +52,7 @@ def transcribe_files(
     logger.info("Pieces of at most %.1f s, cut %s; loop guard %s.", recognizer.piece_seconds, pauses, guard)
     with closing(_Seconds(len(paths))) as progress:
         for some, read in _read_ahead(paths, READ_AHEAD * batch_size):
-            waveforms = [waveform for waveform in read if isinstance(waveform, np.ndarray)]
+            waveforms = [waveform for waveform in read if not isinstance(waveform, str)]
             progress.begin(len(some), sum(map(len, waveforms)) / SAMPLE_RATE)
             try:
                 options: dict[str, Any] = {"contexts": [context] * len(waveforms)}
@@ -98,25 +98,25 @@ class _Seconds:
         self.bar.close()
 
 
-def _read_ahead(paths: Sequence[str], most: int) -> Iterator[tuple[list[str], list[np.ndarray | str]]]:
+def _read_ahead(paths: Sequence[str], most: int) -> Iterator[tuple[list[str], list[Samples | str]]]:
     """Read recordings, at most `most` at a time, and fewer if they are long; see `_read`."""
     some: list[str] = []
-    read: list[np.ndarray | str] = []
+    read: list[Samples | str] = []
     seconds = 0.0
     for number, path in enumerate(paths, 1):
         some.append(path)
-        read.append(_read(path))
-        seconds += len(read[-1]) / SAMPLE_RATE if isinstance(read[-1], np.ndarray) else 0.0
+        read.append(found := _read(path))
+        seconds += 0.0 if isinstance(found, str) else len(found) / SAMPLE_RATE
         if len(some) == most or seconds >= READ_AHEAD_SECONDS or number == len(paths):
             yield some, read
             some, read, seconds = [], [], 0.0
 
 
-def _read(path: str) -> np.ndarray | str:
+def _read(path: str) -> Samples | str:
     """Return a recording's samples, or why it cannot be used."""
     try:
         file, channel = split_channel(path)
-        waveform = load_audio(file, channel=channel, tell=lambda kind, message: logger.warning("%s.", message))
+        waveform = load_long_audio(file, channel=channel, tell=lambda kind, message: logger.warning("%s.", message))
         check_recording(waveform)
     except AudioError as error:
         return str(error)

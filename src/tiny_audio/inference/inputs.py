@@ -9,9 +9,10 @@ import numpy as np
 import soxr
 import torch
 
-from ..audio import AudioError, load_audio, mix_down, tell_once
+from ..audio import AudioError, load_long_audio, mix_down
 from ..decoding import split_channel
 from ..lengths import SAMPLE_RATE
+from ..spooled import Samples, are_finite
 
 # A file, its bytes, a file object, samples, or samples with their rate as `datasets` has them.
 Recording: TypeAlias = "str | Path | bytes | IO[bytes] | np.ndarray | torch.Tensor | dict[str, Any]"
@@ -22,8 +23,8 @@ FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
 RATES = (1_000, 768_000)  # Hz
 
 
-def to_waveform(audio: Recording, sampling_rate: int | None = None) -> np.ndarray:
-    """Return the samples (S,) of a recording: float32, mono, 16 kHz.
+def to_waveform(audio: Recording, sampling_rate: int | None = None) -> Samples:
+    """Return the samples (S,) of a recording: float32, mono, 16 kHz; see `load_long_audio`.
 
     Args:
         audio: a file of any format, its bytes or a file object; an array or tensor, (S,), (channels, S) or
@@ -48,16 +49,16 @@ def to_waveform(audio: Recording, sampling_rate: int | None = None) -> np.ndarra
         if not isinstance(audio, bytes):
             raise TypeError("a recording's file has to be opened in binary mode: open(path, 'rb').")
     if isinstance(audio, bytes | bytearray | memoryview):
-        return load_audio(bytes(audio))
+        return load_long_audio(bytes(audio))
     if isinstance(audio, str | Path):
         file, channel = split_channel(str(audio))
-        return load_audio(file, channel=channel, tell=tell_once)
+        return load_long_audio(file, channel=channel)
     raise TypeError(
         f"a recording is a path, bytes, a file object, an array, a tensor or a dict, not {type(audio).__name__}."
     )
 
 
-def _of_dict(audio: dict[str, Any], sampling_rate: int | None) -> np.ndarray:
+def _of_dict(audio: dict[str, Any], sampling_rate: int | None) -> Samples:
     if audio.get("array") is not None:
         rate = audio.get("sampling_rate", sampling_rate)
         if rate is None:
@@ -96,7 +97,7 @@ def _of_array(samples: np.ndarray, rate: int) -> np.ndarray:
     return np.ascontiguousarray(waveform)
 
 
-def check_recording(waveform: np.ndarray) -> None:
+def check_recording(waveform: Samples) -> None:
     """Refuse samples that cannot be transcribed; silence is allowed, and has an empty transcript.
 
     Raises:
@@ -104,8 +105,9 @@ def check_recording(waveform: np.ndarray) -> None:
         ValueError: not a one-dimensional array of floats.
     """
     if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
-        raise ValueError(f"samples must be floats (S,), mono, 16 kHz, got {waveform.dtype} {waveform.shape}")
-    if not np.isfinite(waveform).all():
+        what = f"{waveform.ndim} dimensions of {waveform.dtype}"
+        raise ValueError(f"samples must be floats (S,), mono, 16 kHz, got {what}")
+    if not are_finite(waveform):
         raise AudioError("non_finite", "holds NaN or infinite samples")
     if len(waveform) < MIN_SECONDS * SAMPLE_RATE:
         raise AudioError("too_short", f"{len(waveform) / SAMPLE_RATE:.3f} s is shorter than {MIN_SECONDS:g} s")

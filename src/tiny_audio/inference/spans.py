@@ -13,9 +13,10 @@ import numpy as np
 
 from ..audio import is_silent
 from ..lengths import SAMPLE_RATE
+from ..spooled import BLOCK, Samples
 from .activity import WINDOW
 
-Activity = Callable[[np.ndarray], np.ndarray]
+Activity = Callable[[Samples], np.ndarray]
 
 FRAME = SAMPLE_RATE // 10  # 0.1 s: resolution of the search for quiet places
 LOUD_FRAMES = 10  # the loudest second gives the level of a recording; a click is too short to change it
@@ -29,10 +30,15 @@ PAUSE = 0.1  # below this one there is a pause
 BEYOND = 0.1  # additional cost of the longest piece over one of usual length; a cut in speech costs up to 1
 
 
-def levels(waveform: np.ndarray, size: int = FRAME) -> np.ndarray:
-    """Return the root mean square of each whole frame of `size` samples."""
-    frames = waveform[: len(waveform) // size * size].reshape(-1, size)
-    return np.sqrt(np.einsum("ij,ij->i", frames, frames, dtype=np.float64) / size)
+def levels(waveform: Samples, start: int = 0, stop: int | None = None, size: int = FRAME) -> np.ndarray:
+    """Return the root mean square of each whole frame of `size` samples between two samples."""
+    stop = len(waveform) if stop is None else stop
+    stop -= (stop - start) % size
+    found = [np.zeros(0)]
+    for first in range(start, stop, BLOCK // size * size):  # a recording of hours need not be in memory
+        frames = waveform[first : min(first + BLOCK // size * size, stop)].reshape(-1, size)
+        found.append(np.sqrt(np.einsum("ij,ij->i", frames, frames, dtype=np.float64) / size))
+    return np.concatenate(found)
 
 
 def quiet_level(level: np.ndarray) -> float:
@@ -49,7 +55,7 @@ def likeliest(speech: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def find_spans(
-    waveform: np.ndarray,
+    waveform: Samples,
     silence_seconds: float,
     limit_seconds: float,
     longest_seconds: float | None = None,
@@ -82,7 +88,7 @@ def find_spans(
     return [(start, stop) for start, stop in pieces if not is_silent(waveform[start:stop])]
 
 
-def leave_out_silence(waveform: np.ndarray, silence_seconds: float) -> list[tuple[int, int]]:
+def leave_out_silence(waveform: Samples, silence_seconds: float) -> list[tuple[int, int]]:
     """Return the spans between silences of at least `silence_seconds`, with a little silence at their edges."""
     level = levels(waveform)
     if not len(level):
@@ -105,7 +111,7 @@ def leave_out_silence(waveform: np.ndarray, silence_seconds: float) -> list[tupl
     ]
 
 
-def trim(waveform: np.ndarray, pieces: list[tuple[int, int]], speech: np.ndarray | None) -> list[tuple[int, int]]:
+def trim(waveform: Samples, pieces: list[tuple[int, int]], speech: np.ndarray | None) -> list[tuple[int, int]]:
     """Remove most of the silence at the edges of pieces, and pieces that are all silence.
 
     Args:
@@ -120,7 +126,7 @@ def trim(waveform: np.ndarray, pieces: list[tuple[int, int]], speech: np.ndarray
         if speech is not None:
             heard = np.flatnonzero(speech[start // WINDOW : -(-stop // WINDOW)] > SPOKEN)
             start, stop = _between(start, stop, start // WINDOW * WINDOW, heard, WINDOW) or (start, stop)
-        loud = np.flatnonzero(levels(waveform[start:stop], EDGE) > quiet)
+        loud = np.flatnonzero(levels(waveform, start, stop, EDGE) > quiet)
         if (found := _between(start, stop, start, loud, EDGE)) is not None:
             trimmed.append(found)
     return trimmed
@@ -135,7 +141,7 @@ def _between(start: int, stop: int, origin: int, heard: np.ndarray, size: int) -
 
 
 def cut(
-    waveform: np.ndarray,
+    waveform: Samples,
     start: int,
     stop: int,
     limit_seconds: float,
@@ -180,13 +186,13 @@ def cut(
     return list(pairwise(edges))
 
 
-def cut_costs(waveform: np.ndarray, start: int, stop: int, speech: np.ndarray | None) -> np.ndarray:
+def cut_costs(waveform: Samples, start: int, stop: int, speech: np.ndarray | None) -> np.ndarray:
     """Return the cost of a cut in each whole frame of a span: its level, and less if there is no speech in it.
 
     The voice-activity model finds pauses in noise, which are not quiet. But its probability falls some tenths of a
     second late, so it misses short pauses. If it finds no speech in the whole span, only the level decides.
     """
-    level = levels(waveform[start:stop])
+    level = levels(waveform, start, stop)
     costs = level / max(loudest(level), 1e-9) - SILENT_SHARE
     if speech is not None and (likely := likeliest(speech, start, stop)).max(initial=0) > SPOKEN:
         costs = np.minimum(costs, likely - PAUSE)
@@ -199,13 +205,13 @@ def loudest(level: np.ndarray) -> float:
     return float(np.partition(level, -count)[-count])
 
 
-def halve(waveform: np.ndarray, start: int, stop: int) -> list[tuple[int, int]]:
+def halve(waveform: Samples, start: int, stop: int) -> list[tuple[int, int]]:
     """Cut a span at the quietest place in its middle third."""
     third = (stop - start) // 3
     middle = quietest(waveform, start + third, stop - third)
     return [(start, middle), (middle, stop)]
 
 
-def quietest(waveform: np.ndarray, start: int, stop: int) -> int:
+def quietest(waveform: Samples, start: int, stop: int) -> int:
     """Return the middle of the quietest frame between two samples, which are at least a frame apart."""
-    return start + int(levels(waveform[start:stop]).argmin()) * FRAME + FRAME // 2
+    return start + int(levels(waveform, start, stop).argmin()) * FRAME + FRAME // 2

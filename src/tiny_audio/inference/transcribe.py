@@ -19,6 +19,7 @@ from ..model.attention import choose_attention
 from ..model.checkpointed import choose_search, rebuild
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.speech_llm import SpeechLLM, Written
+from ..spooled import Samples
 from .activity import open_activity
 from .contexts import TypedContexts, one_each
 from .inputs import Recording, check_recording, to_waveform
@@ -260,7 +261,7 @@ class Recognizer:
         contexts = one_each(context, len(audio) if isinstance(audio, list) else None)
         alone = not isinstance(audio, list)
         names: list[str] = []
-        read: list[np.ndarray | str] = []
+        read: list[Samples | str] = []
         for one in audio if isinstance(audio, list) else [audio]:
             names.append(str(one) if isinstance(one, str | Path) else "")
             try:
@@ -271,7 +272,7 @@ class Recognizer:
                 if alone:
                     raise
                 read.append(str(error))
-        usable = [(one, known) for one, known in zip(read, contexts, strict=True) if isinstance(one, np.ndarray)]
+        usable = [(one, known) for one, known in zip(read, contexts, strict=True) if not isinstance(one, str)]
         waveforms, contexts = [one for one, _ in usable], [known for _, known in usable]
         options: dict[str, Any] = {"word_timestamps": word_timestamps, "contexts": contexts}
         written = iter(self.transcribe_segments(waveforms, batch_size, **options))
@@ -283,13 +284,13 @@ class Recognizer:
         ]
         return made[0] if alone else made
 
-    def transcribe_batch(self, waveforms: Sequence[np.ndarray], batch_size: int = 8) -> list[str]:
+    def transcribe_batch(self, waveforms: Sequence[Samples], batch_size: int = 8) -> list[str]:
         """Return the text of `transcribe_segments`, one line for each recording."""
         return [join(segments) for segments in self.transcribe_segments(waveforms, batch_size)]
 
     def transcribe_segments(
         self,
-        waveforms: Sequence[np.ndarray],
+        waveforms: Sequence[Samples],
         batch_size: int = 8,
         advance: Callable[[float], None] = lambda seconds: None,
         word_timestamps: bool = False,
@@ -316,14 +317,14 @@ class Recognizer:
         written = iter(self.transcribe_pieces(pieces, batch_size, advance, word_timestamps, known))
         return [[segment for _ in own for segment in next(written)] for own in spans]
 
-    def spans(self, waveform: np.ndarray) -> list[tuple[int, int]]:
+    def spans(self, waveform: Samples) -> list[tuple[int, int]]:
         """Return the pieces (start, stop), in samples, of a recording (S,) to read; none for silence."""
         limits = self.piece_seconds, self.longest_seconds
         return find_spans(waveform, self.decoding.silence_seconds, *limits, self.activity)
 
     def transcribe_pieces(
         self,
-        pieces: Sequence[tuple[np.ndarray, tuple[int, int]]],
+        pieces: Sequence[tuple[Samples, tuple[int, int]]],
         batch_size: int = 8,
         advance: Callable[[float], None] = lambda seconds: None,
         word_timestamps: bool = False,
@@ -347,7 +348,7 @@ class Recognizer:
         done: list[list[TextSegment]] = [[] for _ in pieces]
         todo = [(i, span) for i, (_, span) in enumerate(pieces)]
         for attempt in range(MAX_RETRIES + 1):
-            some = [pieces[i][0][start:stop] for i, (start, stop) in todo]
+            some = [(pieces[i][0], span) for i, span in todo]
             written = self._write(some, [known[i] for i, _ in todo], decoding, batch_size, advance)
             again = []
             for (i, (start, stop)), (found, words) in zip(todo, written, strict=True):
@@ -367,19 +368,20 @@ class Recognizer:
     @torch.inference_mode()
     def _write(
         self,
-        waveforms: Sequence[np.ndarray],
+        pieces: Sequence[tuple[Samples, tuple[int, int]]],
         contexts: Sequence[torch.Tensor],
         decoding: Decoding,
         batch_size: int,
         advance: Callable[[float], None],
     ) -> list[tuple[Written, list[AlignedWord] | None]]:
         """Transcribe pieces, those of similar length together; find their words if that is asked for."""
-        order = sorted(range(len(waveforms)), key=lambda n: len(waveforms[n]))
+        order = sorted(range(len(pieces)), key=lambda n: pieces[n][1][1] - pieces[n][1][0])
         written: dict[int, tuple[Written, list[AlignedWord] | None]] = {}
         device = self.model.device
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
-            batch, num_samples = pad_waveforms([waveforms[n].astype(np.float32) for n in chosen])
+            samples = [pieces[n][0][slice(*pieces[n][1])].astype(np.float32) for n in chosen]
+            batch, num_samples = pad_waveforms(samples)
             with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
                 frames, lengths = self.model.encoder(batch.to(device), num_samples)
                 known = [contexts[n] for n in chosen]
@@ -388,8 +390,8 @@ class Recognizer:
                 if decoding.word_timestamps:
                     words = self.model.align(frames, lengths, [one.text for one in found])
             written |= zip(chosen, zip(found, words, strict=True), strict=True)
-            advance(sum(len(waveforms[n]) for n in chosen) / SAMPLE_RATE)
-        return [written[n] for n in range(len(waveforms))]
+            advance(sum(map(len, samples)) / SAMPLE_RATE)
+        return [written[n] for n in range(len(pieces))]
 
 
 def _with_words(segment: TextSegment, words: Sequence[AlignedWord] | None) -> TextSegment:
