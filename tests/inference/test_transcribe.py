@@ -352,7 +352,7 @@ def test_a_search_writes_the_same_of_a_recording_alone_and_in_a_batch(aligning, 
     assert greedy.transcribe_batch(waveforms) != together
 
 
-def test_a_decoder_without_audio_reads_transcripts_of_training_and_ends_a_line(aligning, corpus, monkeypatch):
+def test_a_decoder_without_audio_reads_transcripts_of_training_and_ends_a_line(aligning, corpus, monkeypatch, caplog):
     recognizer = Recognizer(aligning, "cpu", decoding=Decoding(beams=3, max_new_tokens=8))
     model, prompt = recognizer.model, recognizer.model.decoder.prompt
     lines = prompt.decode(prompt.example_ids).split("\n")
@@ -370,6 +370,7 @@ def test_a_decoder_without_audio_reads_transcripts_of_training_and_ends_a_line(a
     recognizer.transcribe_batch([waveform])
     prompt.example_ids = []
     recognizer.transcribe(waveform, context="two")
+    assert "trained without contexts" not in caplog.text, "a language model reads any text"
     ((shown,), with_line), ((bare,), without) = read
     ids = [*prompt.prefix_ids, *prompt.suffix_ids]
     assert torch.equal(shown[: len(ids)], model.decoder.embed(torch.tensor(ids)))

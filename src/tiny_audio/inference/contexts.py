@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import DataConfig
 from ..errors import UserError
-from ..prompt import Prompt
+from ..model.speech_llm import SpeechLLM
 from ..text import clean_context
 
 logger = logging.getLogger(__name__)
@@ -18,17 +18,19 @@ class TypedContexts:
     """Converts contexts to the form that they had in training.
 
     If the model was never trained with contexts, one line is logged: it may ignore them, or write worse transcripts.
+    A decoder that only serves as CTC's language model needs no such training.
 
     Args:
-        prompt: of the model.
+        model: with the search that it will use.
         saved: the checkpoint; one of an older version has no contexts.
     """
 
-    def __init__(self, prompt: Prompt, saved: dict[str, Any]) -> None:
-        self._prompt, data = prompt, saved["config"]["data"]
+    def __init__(self, model: SpeechLLM, saved: dict[str, Any]) -> None:
+        self._prompt, data = model.decoder.prompt, saved["config"]["data"]
         self._text_case: str = data.get("text_case", DataConfig.text_case)
         self._longest: int = data.get("max_context_length", DataConfig.max_context_length)
-        self._is_new = saved.get("contexts", 0) == 0  # None: not known
+        reads_audio = model.search.beams == 1 or model.search.audio
+        self._is_new = reads_audio and saved.get("contexts", 0) == 0  # None: not known
 
     def __call__(self, context: str) -> list[int]:
         """Return the tokens of a context, in the same text form as the transcripts.

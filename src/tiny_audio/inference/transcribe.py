@@ -206,10 +206,10 @@ class Recognizer:
         self.piece_seconds = self.decoding.piece_seconds or usual
         self.longest_seconds = self.decoding.piece_seconds or longest
         self.activity = open_activity(self.decoding.vad)
-        self.read_context = TypedContexts(model.decoder.prompt, saved)
         if self.decoding.word_timestamps:
             model.check_alignable()
         choose_search(model, self.decoding.beams, self.decoding.ctc_weight)
+        self.read_context = TypedContexts(model, saved)
 
     @overload
     def transcribe(
