@@ -10,7 +10,6 @@ from clips import tone, write, write_bad_files
 from tiny_audio import audio, spooled
 from tiny_audio.audio import (
     AudioError,
-    LogMel,
     check_clip,
     header_seconds,
     is_cut_short,
@@ -21,6 +20,7 @@ from tiny_audio.audio import (
     pad_waveforms,
 )
 from tiny_audio.lengths import SAMPLE_RATE
+from tiny_audio.mel import LogMel
 
 FORMATS = {
     "wav": {"format": "WAV"},

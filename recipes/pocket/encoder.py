@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GlmAsrEncoder, GlmAsrEncoderConfig, WhisperFeatureExtractor
 
-from tiny_audio.audio import LogMel, load_audio, pad_waveforms
+from tiny_audio.audio import load_audio, pad_waveforms
 from tiny_audio.lengths import SAMPLE_RATE, align_samples
+from tiny_audio.mel import LogMel
 
 CHARACTERS = "_ abcdefghijklmnopqrstuvwxyz'"  # the first stands for CTC's blank
 MEL_BINS = 80

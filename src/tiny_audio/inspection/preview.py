@@ -10,7 +10,6 @@ from itertools import islice
 import numpy as np
 import torch
 
-from ..audio import LogMel
 from ..config import Config, ModelConfig
 from ..data.augment import open_augmenter
 from ..data.contexts import ContextReader
@@ -18,6 +17,7 @@ from ..data.loader import Batch, ClipDataset, train_loader
 from ..data.plan import SamplingPlan
 from ..errors import UserError
 from ..lengths import SAMPLE_RATE, align_samples, num_mel_frames
+from ..mel import LogMel
 from ..model.decoder import load_prompt
 from ..model.encoder import read_mel_bins
 from ..model.projectors import Projector, build_projector

@@ -17,7 +17,6 @@ from transformers import AutoConfig, GlmAsrEncoder, PreTrainedModel
 from transformers.models.voxtral.modeling_voxtral import VoxtralEncoder
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ..audio import LogMel
 from ..config import ModelConfig
 from ..errors import UserError
 from ..lengths import (
@@ -28,6 +27,7 @@ from ..lengths import (
     align_samples,
     num_clip_frames,
 )
+from ..mel import LogMel
 from .device import upload
 from .kernels import Kernel
 from .packing import PACKED_ATTENTION, PackedLayout

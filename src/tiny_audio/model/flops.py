@@ -15,9 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..audio import N_FFT
 from ..data.loader import Batch
-from ..lengths import FRAME_SAMPLES
+from ..lengths import FRAME_SAMPLES, N_FFT
 from .projectors import Projector
 from .projectors.conv import ConvProjector
 from .projectors.mlp import MLPProjector
