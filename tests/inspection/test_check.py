@@ -43,7 +43,7 @@ def test_a_sound_corpus_has_nothing_to_look_at(tmp_path, capsys):
     status, findings, report = check(write_corpus(tmp_path / "corpus", train, dev))
     assert (status, findings) == (0, {})
     out = capsys.readouterr().out
-    assert "Nothing to look at" in out
+    assert "No findings." in out
     assert all(len(line) <= 80 for line in out.split("Padding:")[0].splitlines())
     facts = report["corpora"][0]
     assert (facts["clips"], facts["speakers"]) == (150, 5)
@@ -137,7 +137,7 @@ def test_planted_faults_are_found_by_name(tmp_path, capsys):
     assert names(findings["repeated"]) == {f"again{i:02}.wav" for i in range(5)}
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("!! ", " - "))]
     assert len(lines) == sum(map(len, findings.values())), "each finding is a line of its own"
-    assert lines[0].startswith("!! 2 of 180 clips of the evaluation are in the training set. Take them out")
+    assert lines[0].startswith("!! 2 of 180 clips of the evaluation are in the training set. Remove them")
 
 
 def test_what_stays_in_the_transcript_is_told_as_taught(tmp_path):
@@ -168,7 +168,7 @@ def test_more_unusable_clips_than_training_allows_are_severe(tmp_path, missing, 
     status, findings, report = check(write_corpus(tmp_path / "corpus", train, dev), "--decode", "all")
     assert status == int(severe)
     assert bool(findings["unusable"]) == severe
-    assert findings["skipped"][0]["what"] == f"{missing} of 150 decoded clips of no use: missing."
+    assert findings["skipped"][0]["what"] == f"{missing} of 150 decoded clips cannot be used: missing."
     assert report["corpora"][0]["decoded"]["skipped"]["missing"]["count"] == missing
 
 

@@ -37,11 +37,11 @@ def check_reach(config: Config) -> None:
     with ThreadPoolExecutor(PARALLEL_LOOKUPS) as pool:
         faults = list(pool.map(lambda entry: _fault(entry, cache_dir), entries))
         models = [fault for fault in pool.map(_model_fault, *_models(config.model)) if fault is not None]
-    told = [f"{key}: {str(under_key(fault, key)).removeprefix(f'{key}: ')}"
+    data_problems = [f"{key}: {str(under_key(fault, key)).removeprefix(f'{key}: ')}"
             for fault, key in zip(faults, keys, strict=True) if fault is not None]  # fmt: skip
-    if not told and not models:
+    if not data_problems and not models:
         return
-    problems = list(dict.fromkeys([*told, *map(str, models)]))
+    problems = list(dict.fromkeys([*data_problems, *map(str, models)]))
     advice = ""
     if any(fault is not None and on_hub(entry) for fault, entry in zip(faults, entries, strict=True)):
         count = len(data.datasets)
@@ -117,8 +117,8 @@ def _written(entries: Iterable[DatasetConfig]) -> str:
     default = asdict(DatasetConfig(path="."))
     rows = []
     for entry in entries:
-        said = {key: value for key, value in asdict(entry).items() if value != default[key] and value is not None}
-        rows.append("{" + ", ".join(f"{key}: {value}" for key, value in said.items()) + "}")
+        given = {key: value for key, value in asdict(entry).items() if value != default[key] and value is not None}
+        rows.append("{" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}")
     return f"[{', '.join(rows)}]"
 
 

@@ -175,10 +175,10 @@ class _Records:
 
     def _refuse(self) -> None:
         delimiter = _DELIMITER_NAMES.get(self.delimiter, self.delimiter)
-        told = "; ".join(f"line {number:,}: {what}" for number, what in self.misfits[:MAX_TOLD])
+        named = "; ".join(f"line {number:,}: {what}" for number, what in self.misfits[:MAX_TOLD])
         more = f"; and {len(self.misfits) - MAX_TOLD:,} more" if len(self.misfits) > MAX_TOLD else ""
         raise UserError(
-            f"data.datasets: {self.path}: lines that do not fit the heading: {told}{more}. "
+            f"data.datasets: {self.path}: lines that do not fit the heading: {named}{more}. "
             f'A field with a {delimiter} or a line break in it stands in "...", and a quotation '
             'mark in it is written twice ("").'
         )

@@ -115,12 +115,12 @@ def make_table(
     """
     listed = np.full(len(paths), np.nan) if seconds is None else seconds
     recordings: Recordings
-    told = [printable(path) for path in paths]
+    printed = [printable(path) for path in paths]
     if starts is None:
-        names = compact(told)
-        recordings = _whole(files, names if told == paths else compact(paths))
+        names = compact(printed)
+        recordings = _whole(files, names if printed == paths else compact(paths))
     else:
-        names = compact(f"{name}@{start:g}" for name, start in zip(told, starts, strict=True))
+        names = compact(f"{name}@{start:g}" for name, start in zip(printed, starts, strict=True))
         recordings = SegmentRecordings(files, Labels(paths), starts, listed)
     return Table(
         origin=str(origin),

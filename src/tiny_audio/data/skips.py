@@ -49,7 +49,7 @@ class SkipLog:
         for skip in self._read():
             self._remember(skip)
         self._write(skip for source in sources for skip in source.skipped)
-        self._told = 0
+        self._named = 0
 
     def add(self, skipped: Iterable[Skip], sources: Iterable[int]) -> None:
         """Add a batch, or the batches of all processes: `batch.skipped` and `batch.sources`."""
@@ -113,11 +113,11 @@ class SkipLog:
     def note(self, skipped: Iterable[Skip]) -> None:
         """Count and write clips that were not draws: those of an evaluation, or left out when indexing."""
         for skip in self._write(skipped):
-            self._told += 1
-            if self._told <= MAX_TOLD:
+            self._named += 1
+            if self._named <= MAX_TOLD:
                 name, detail = printable(skip.name), printable(skip.detail)
                 logger.warning("Skipped %s of %s (%s): %s", name, skip.source, skip.reason, detail)
-            if self._told == MAX_TOLD:
+            if self._named == MAX_TOLD:
                 logger.warning("Further skipped clips are only written to %s.", self.path)
 
     def _write(self, skipped: Iterable[Skip]) -> list[Skip]:

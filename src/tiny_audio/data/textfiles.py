@@ -78,9 +78,9 @@ def _encoding(path: Path, tell: bool) -> str:
     words = _western_words(path)
     if not words:
         raise refused
-    told = logging.WARNING if tell else logging.DEBUG
+    level = logging.WARNING if tell else logging.DEBUG
     logger.log(
-        told,
+        level,
         "%s is not UTF-8 text; it is read as Windows-1252 (%s). Save it as UTF-8 if those words are wrong.",
         path,
         ", ".join(words),

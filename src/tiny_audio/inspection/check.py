@@ -147,8 +147,8 @@ def whole_contexts(source: Source) -> Named:
     """Return the clips whose context holds their whole transcript."""
     found = Named()
     for row, known in enumerate(source.contexts or ()):
-        said = source.texts[row]
-        if len(said.split()) >= GIVEN_AWAY_WORDS and f" {said} " in f" {clean_transcript(known)} ":
+        transcript = source.texts[row]
+        if len(transcript.split()) >= GIVEN_AWAY_WORDS and f" {transcript} " in f" {clean_transcript(known)} ":
             found.add(source.names[row], shorten(known, 40))
     return found
 

@@ -61,7 +61,7 @@ def build_page(clips: Sequence[PreviewClip]) -> str:
     """Return the page with the spectrograms; the audio files lie beside it."""
     return render(
         "inspection/preview.html",
-        title="What the model sees and hears",
+        title="The input of the model",
         clips=clips,
         lengths=describe_lengths,
         wav_name=wav_name,

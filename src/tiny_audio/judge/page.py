@@ -134,8 +134,8 @@ def figures(results: Sequence[Result]) -> list[dict[str, Any]]:
         columns, rows = table_of(results, scores)
         head = [f"{column} ({rule})" if rule else column for column, rule in columns]
         numbers = [False] + [True] * (len(head) - 1)
-        said = notes(name, results, scores)
-        tables.append({"title": name, "head": head, "rows": rows, "numbers": numbers, "notes": said})
+        lines = notes(name, results, scores)
+        tables.append({"title": name, "head": head, "rows": rows, "numbers": numbers, "notes": lines})
     return tables
 
 

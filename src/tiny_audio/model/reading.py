@@ -102,11 +102,11 @@ class _Trial:
         if packed and self.has_hidden_window:
             return "its sliding window cannot be tried"
         first, second = self.clips
-        spoilt = [torch.full_like(first[:7], torch.nan)] * packed  # a clip that attends to it becomes NaN
+        nan_clip = [torch.full_like(first[:7], torch.nan)] * packed  # a clip that attends to it becomes NaN
         try:
             self.module.set_attn_implementation(attention)
             with short_windows(self.module, WINDOW):
-                read = self._read([first, *spoilt, second], packed)
+                read = self._read([first, *nan_clip, second], packed)
         except Exception as error:  # any error of a model that does not accept the arguments
             return first_line(error)
         if self._agrees(read[0], self.alone[0]) and self._agrees(read[-1], self.alone[1]):

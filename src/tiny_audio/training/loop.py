@@ -192,7 +192,7 @@ class Trainer:
         state.loss_tokens += given.num_tokens
         self.meter.add(given.positions, given.flops)
         for source, seconds in zip(given.sources, given.seconds, strict=False):  # a benchmark's clips have no source
-            state.hear(self.skips.names[source], seconds)
+            state.count_clip(self.skips.names[source], seconds)
         self.skips.add(given.skipped, given.sources)
         self.skips.check()
         return grad_norm
@@ -288,10 +288,10 @@ class Trainer:
         step, left_out = self.state.step, self.state.nonfinite_steps
         if left_out - self._left_out_before < step - self._learned_at:  # a step was taken since then
             self._learned_at, self._left_out_before = step, left_out
-        in_vain = step - self._learned_at
-        if in_vain >= GIVE_UP_STEPS or (self._last and left_out >= step > 0):
+        in_a_row = step - self._learned_at
+        if in_a_row >= GIVE_UP_STEPS or (self._last and left_out >= step > 0):
             raise UserError(
-                f"nothing is learned: the gradients of the last {in_vain} steps were not finite (NaN or infinite). "
+                f"nothing is learned: the gradients of the last {in_a_row} steps were not finite (NaN or infinite). "
                 "Lower training.learning_rate, or set hardware.mixed_precision=bf16 or no; where the very first loss "
                 "is not finite either, weights of the models or of the checkpoint to start from are damaged."
             )

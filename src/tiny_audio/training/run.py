@@ -279,7 +279,7 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
     logger.info("Training completed!")
     logger.info("Total time: %s", format_time(state.train_seconds))
     if state.step:
-        logger.info("Trained on %s", state.heard())
+        logger.info("Trained on %s", state.corpora_line())
 
 
 def agree_on_settings(config: Config, accelerator: Accelerator, processes: Processes) -> None:

@@ -75,13 +75,13 @@ class RunState:
             self.history, self.evaluated_step = [], -1
         self.evaluation_set = evaluation_set
 
-    def hear(self, corpus: str, seconds: float) -> None:
+    def count_clip(self, corpus: str, seconds: float) -> None:
         """Count a clip that was trained on."""
         self.audio_seconds += seconds
         clips, total = self.corpora.get(corpus, (0, 0.0))
         self.corpora[corpus] = [clips + 1, total + seconds]
 
-    def heard(self) -> str:
+    def corpora_line(self) -> str:
         """One line, such as `861.2 h: librispeech 362.1 h (30.0 % of the clips), tedlium ...`."""
         clips = sum(seen[0] for seen in self.corpora.values())
         parts = [
