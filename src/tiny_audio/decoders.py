@@ -125,8 +125,8 @@ class Allowance:
         if seconds > self.max_seconds or values > self._max_values:
             raise AudioError(
                 "decode_error",
-                f"its {self._size:,} bytes expand to more than {self._seconds / 3600:.1f} hours, as no recording of "
-                "speech does",
+                f"its {self._size:,} bytes expand to more than {self._seconds / 3600:.1f} hours, which no recording "
+                "of speech does",
             )
         return seconds
 

@@ -84,7 +84,7 @@ def test_a_row_with_times_is_that_part_of_its_recording(times: dict[str, Any], t
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        ({"end": 3.5}, "has a column end, and none for the start"),
+        ({"end": 3.5}, "has a column end, but no column start; add it"),
         ({"start": 1.5}, "where its rows begin, but not where they end: add a column end or duration"),
         ({"start": "soon", "end": 3}, r"line 1: start is soon, which is not a time; write seconds \(1.5\)"),
         ({"start": 1, "end": "0:75"}, "line 1: end is 0:75, which is not a time"),
@@ -244,7 +244,7 @@ def test_text_as_windows_and_old_macs_write_it(
 def test_text_of_another_code_page_is_never_taken_for_western(encoding: str, tmp_path: Path) -> None:
     said = {"cp949": "안녕하세요 여러분", "cp1251": "добрый день", "shift-jis": "こんにちは", "gb18030": "你好世界"}
     content = f"audio,text\na.wav,{said[encoding]}\n".encode(encoding)
-    refused(written(tmp_path, "a.csv", content), "is not UTF-8 text .*; save it as UTF-8")
+    refused(written(tmp_path, "a.csv", content), "is not text in UTF-8 .*; save it as UTF-8")
 
 
 @pytest.mark.parametrize(

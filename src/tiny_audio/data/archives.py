@@ -81,7 +81,7 @@ def unpack(archives: Sequence[Path], data_dir: Path) -> Path:
 
 
 def content_of(folder: Path) -> Path:
-    """Return the only folder in an unpacked one, or else that one itself."""
+    """Return the only folder in an unpacked folder, else the unpacked folder itself."""
     inside = [path for path in folder.iterdir() if not _is_hidden(path.name)]
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 
@@ -144,7 +144,7 @@ def _tar_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]
 def _zip_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]]:
     """Unpack the members of a zip, as `_tar_members` does; refuse a zip that would fill the disk."""
     try:
-        opened = zipfile.ZipFile(archive, metadata_encoding="utf-8")  # as macOS writes names, without saying so
+        opened = zipfile.ZipFile(archive, metadata_encoding="utf-8")  # macOS writes UTF-8 without the flag for it
     except UnicodeDecodeError:
         opened = zipfile.ZipFile(archive)
     with opened as file:

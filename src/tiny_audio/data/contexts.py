@@ -77,7 +77,7 @@ def _read(value: Any, where: Callable[[int], str], row: int, origin: object) -> 
     if not isinstance(value, str):
         raise UserError(
             f"data.datasets: {origin} {where(row)}: the context is {shown(value, 30)}, and must be text or a list of "
-            "texts; name another column by context_column, or none (context_column: '')."
+            "texts; set context_column to another column, or to '' for none."
         )
     return value
 

@@ -1,6 +1,6 @@
 """The known corpora: where each lies on the Hugging Face Hub, and how to ask for its parts.
 
-Taken from public documentation in September 2026. `datasets` no longer runs loading scripts, so a corpus is
+Taken from public documentation in September 2026. `datasets` does not run loading scripts, so a corpus is
 the parquet files below a folder of its repository. Nothing else of the repository is fetched.
 """
 
@@ -84,7 +84,7 @@ CORPORA: dict[str, Corpus] = {
         configuration="l",
         terms=f"{HUB}/speechcolab/gigaspeech",
         note="a mirror with parquet files can be set as path.",
-        license="terms of its own, for research and teaching that are not commercial",
+        license="its own terms, for non-commercial research and teaching",
     ),
     # 268,263 clips and 452 h of release 3, CC-BY-NC-ND. Lower case, with <unk> for untranscribed words.
     "tedlium": Corpus("sanchit-gandhi/tedlium-data", license="cc-by-nc-nd-3.0"),

@@ -36,7 +36,7 @@ def read_table(path: Path, kind: str, file: IO[str], columns: Iterable[str]) -> 
         columns: names that the heading may have, beside `KNOWN_COLUMNS`.
 
     Raises:
-        UserError: rows do not fit the heading, or there is no heading and the columns cannot be told apart.
+        UserError: rows do not fit the heading, or there is no heading and the columns cannot be identified.
     """
     known = {plain_name(name) for name in (*KNOWN_COLUMNS, *columns)}
     delimiters, first, declared = _first_line(file, DELIMITERS[kind.removesuffix(".gz")])

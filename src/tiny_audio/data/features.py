@@ -14,7 +14,7 @@ known version. Names of corpora, transcripts, weights, subsets and limits on len
 encoded once for all mixtures, and again when it was replaced. A run's limits (too short, cut short, too long) are
 checked when the clip is drawn, as they are for a decoded waveform.
 
-Frames are kept in float16, whatever the precision of the encoder and of the training, so that a change of precision
+Frames are kept in float16, at every precision of the encoder and of the training, so that a change of precision
 encodes nothing again. The encoders end in a norm, which keeps their outputs far within the range of float16 (Whisper
 base's stay below 20, the pocket encoder's below 8). float16 rounds fp32 outputs by 2.1e-4 (relative, root mean square);
 bfloat16 would round them by 1.7e-3. float16 holds bfloat16 outputs exactly, except values below 6e-5.

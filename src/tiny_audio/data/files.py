@@ -55,7 +55,7 @@ class Files:
         for name in some[:GUESSED_NAMES]:
             for files in cls._guesses(manifest.parent, _plain(name)):
                 if files.has(name):
-                    logger.info("%s: %s is taken to be %s.", manifest, shown(name, 200), files.guess(name))
+                    logger.info("%s: %s is read as %s.", manifest, shown(name, 200), files.guess(name))
                     return files
         return usual[0]
 

@@ -63,7 +63,7 @@ class RepoSplit:
     """The parquet files of one split, at one commit.
 
     Attributes:
-        corpus: the repository, and what to say where it refuses.
+        corpus: the repository, and advice for when it refuses.
         commit: 40 hex digits.
         split: as typed.
         files: {path in the repository: bytes, 0 where the Hub did not say}, in order.
@@ -91,7 +91,7 @@ def find_split(
     """Look a repository up, in the cache or else on the Hub, and choose the files of a split.
 
     Args:
-        corpus: the repository, and what to say where it refuses or lacks the files.
+        corpus: the repository, and advice for when it refuses or lacks the files.
         places: (configuration, split) where the files may be, the first that holds any is taken; a configuration is a
             folder of the repository; None: any.
         revision: a branch, tag or commit; None: the commit that was the newest at first use.
@@ -184,7 +184,7 @@ def _check_choice(
     where = f"(see {HUB}/{corpus.hub_id})"
     if not chosen:
         part = "/".join(filter(None, (configuration, split)))
-        there = f"its parquet files lie in {listed}" if folders else "it has no parquet files at all"
+        there = f"its parquet files lie in {listed}" if folders else "it has no parquet files"
         advice = f"; {corpus.note}" if corpus.note else "."
         raise UserError(f"{corpus.hub_id} has no parquet files of {part}; {there} {where}{advice}")
     if configuration is None and len(folders) > 1:

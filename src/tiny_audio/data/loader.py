@@ -66,7 +66,7 @@ class Batch:
         return [num_clip_frames(n) for n in self.num_samples.tolist()]
 
     def pin_memory(self) -> Batch:
-        """Copy the tensors for the device to page-locked memory; the loader calls this where it was told to pin."""
+        """Copy the tensors for the device to page-locked memory; the loader calls this if pinning is on."""
         features = None if self.features is None else self.features.pin_memory()
         return replace(self, waveforms=self.waveforms.pin_memory(), features=features)
 
@@ -250,7 +250,7 @@ def open_loader(
     """Yield `dataset.__getitems__(batch)` for each of `batches`, in order, from worker processes if there are any."""
     return DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists will do
+        batch_sampler=batches,  # type: ignore[arg-type]  # it accepts any iterable of lists
         collate_fn=_as_it_is,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,

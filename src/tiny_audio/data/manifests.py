@@ -156,7 +156,7 @@ def _path_of(value: Any) -> str:
     """The path in a cell: plain, or as Hugging Face's `Audio` writes it."""
     if isinstance(value, dict):
         if not value.get("path") and (value.get("bytes") or value.get("array")):
-            raise ValueError("its audio stands in the manifest as numbers: write it to a file, or use parquet")
+            raise ValueError("its audio is a list of numbers: write it to a file, or use parquet")
         value = value.get("path")
     if value is None or value == "":
         return ""

@@ -30,7 +30,7 @@ _FOREIGN_RUN = re.compile(r"[^\x00-\x7f]{4}")
 
 @contextmanager
 def open_text(path: Path, tell: bool = True) -> Iterator[IO[str]]:
-    """Open a text file of any of these encodings for reading, line ends as they are; `tell` which one was guessed.
+    """Open a text file of any of these encodings for reading, with unchanged line ends; `tell`: warn of a guessed one.
 
     Raises:
         UserError: it cannot be opened or read, or is not text in an encoding that can be recognized.
@@ -45,8 +45,7 @@ def open_text(path: Path, tell: bool = True) -> Iterator[IO[str]]:
             yield file
     except UnicodeDecodeError as error:
         raise UserError(
-            f"data.datasets: {path} is not UTF-8 text ({error.reason}), nor text of Windows-1252 or UTF-16 "
-            "as far as can be told; save it as UTF-8."
+            f"data.datasets: {path} is not text in UTF-8 ({error.reason}), UTF-16 or Windows-1252; save it as UTF-8."
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"data.datasets: {path} cannot be read ({error}).") from None

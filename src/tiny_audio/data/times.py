@@ -80,7 +80,7 @@ def read_times(columns: Iterable[str], rows: Rows, origin: object) -> tuple[np.n
     _refuse_unknown(columns, rows, origin)
     start, end, duration = (found.get(role) for role in ("start", "end", "duration"))
     if end is not None and start is None:
-        raise UserError(f"data.datasets: {origin} has a column {end[0]}, and none for the start: name it start.")
+        raise UserError(f"data.datasets: {origin} has a column {end[0]}, but no column start; add it.")
     if start is None:
         if duration is None:
             return None, np.full(len(rows.values), np.nan, dtype=np.float32)
@@ -93,7 +93,7 @@ def read_times(columns: Iterable[str], rows: Rows, origin: object) -> tuple[np.n
         ends = _strictly(*end, rows, origin)
         alone = np.flatnonzero(np.isnan(starts) & ~np.isnan(ends))
         if len(alone):
-            raise UserError(f"data.datasets: {origin} {rows.where(int(alone[0]))} has {end[0]}, and no {start[0]}.")
+            raise UserError(f"data.datasets: {origin} {rows.where(int(alone[0]))} has {end[0]}, but no {start[0]}.")
         seconds = np.where(np.isnan(ends), seconds, ends - starts)
     if not np.isnan(starts).all() and end is None and duration is None and np.nan_to_num(starts).any():
         raise UserError(

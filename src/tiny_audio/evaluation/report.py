@@ -128,7 +128,7 @@ def notes(name: str, results: Sequence[Result], scores: Sequence[Score]) -> list
         if tally.looped:
             parts.append(f"{tally.looped:,} with loops")
         if tally.runaway:
-            parts.append(f"{tally.runaway:,} far longer than what was said")
+            parts.append(f"{tally.runaway:,} far longer than the reference")
         if parts:
             lines.append(f"{result.name}: {'; '.join(parts)}.")
     return lines

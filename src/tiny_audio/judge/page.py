@@ -1,4 +1,4 @@
-"""`report.html`: one file that needs no network and no other file, to hear and see the errors of a recognizer."""
+"""`report.html`: one file that needs no network and no other file, to read and hear the errors of a recognizer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """CTC between audio tokens and the decoder's own word pieces, without running the decoder.
 
 The score of an audio token and a word piece is the cosine of the token and the piece's embedding: the larger it is, the
-likelier the piece was said there. Blank is a learned direction of its own. CTC (Graves et al., "Connectionist Temporal
+likelier the piece was said there. Blank has its own learned direction. CTC (Graves et al., "Connectionist Temporal
 Classification", ICML 2006) over these scores trains a projector to place each piece where it is said, as the same
 vectors that a frozen decoder reads.
 

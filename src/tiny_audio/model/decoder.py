@@ -280,7 +280,7 @@ class Decoder(nn.Module):
 def reading_only(head: nn.Module, rows: Tensor) -> Iterator[None]:
     """Pass only some rows (K,) of the hidden states (B, L, W) to a model's head, as (1, K, W).
 
-    Whatever the model does before and after its head, it does to those rows.
+    What the model does directly before and after its head applies to these rows, too.
     """
 
     def select(layer: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:

@@ -112,10 +112,10 @@ class _Trial:
         if self._agrees(read[0], self.alone[0]) and self._agrees(read[-1], self.alone[1]):
             return ""
         apart = read[0].isfinite().all() and read[-1].isfinite().all()
-        return "they are read otherwise than alone" if apart else "they see each other"
+        return "clips are read differently than alone" if apart else "clips affect each other"
 
     def writing(self) -> tuple[bool, bool]:
-        """Return whether the model writes after the shorter clip as if it were alone, whatever its padding holds; and
+        """Return whether the model writes after the shorter clip as if it were alone, for any padding; and
         whether it does so when the longer clip leaves the batch.
 
         Raises:

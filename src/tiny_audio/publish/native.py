@@ -148,7 +148,7 @@ def _widened(projector: Any, width: int) -> dict[str, torch.Tensor]:
 
 
 def native_processor(model: SpeechLLM) -> GlmAsrProcessor | str:
-    """Return the processor; its chat template always writes the model's own prompt, whatever the message asks for.
+    """Return the processor; its chat template always writes the model's own prompt, for any message.
 
     A context is a variable of the template, `context`, and not part of a message, which programs may fill differently.
 

@@ -15,7 +15,7 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-KINDS = {  # of parameters: their distribution, and the keys that go with it
+KINDS = {  # of parameters: their distribution, and its keys
     "constant": ("value",),
     "categorical": ("values",),
     "uniform": ("min", "max"),

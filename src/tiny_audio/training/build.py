@@ -332,7 +332,7 @@ def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator) -> tu
         shard(model)
         return model, accelerator.prepare(build_optimizer(config, model))
     if config.hardware.fsdp:
-        logger.warning("hardware.fsdp=true: a single process has nothing to share; start several with torchrun.")
+        logger.warning("hardware.fsdp=true: with one process there is nothing to shard; start several with torchrun.")
     prepared: tuple[nn.Module, Any] = accelerator.prepare(model, build_optimizer(config, model))
     return prepared
 

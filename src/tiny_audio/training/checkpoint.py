@@ -88,7 +88,7 @@ def load_checkpoint(path: str | Path, verify: bool = True) -> dict[str, Any]:
 def _complete(saved: dict[str, Any]) -> None:
     """Add `model.encoder_window`, which checkpoints of older versions lack.
 
-    Older versions counted frames up to the next 80 ms. The stack that is no longer counted holds silence, or the
+    Older versions counted frames up to the next 80 ms. The stack that they counted in addition holds silence, or the
     clip's last 60 ms.
     """
     settings, models = saved["config"]["model"], saved["models"]

@@ -1,4 +1,4 @@
-"""Find problems before the first step that would otherwise end or spoil a run hours later.
+"""Find problems before the first step that would otherwise end a run hours later, or make it useless.
 
 Disk and data are checked in every run. Memory and speed need some passes through the model, so they are checked only if
 the run is long enough. The checks change nothing: weights, gradients, random generators and the order of the data stay
