@@ -284,7 +284,7 @@ def test_names_that_no_file_can_have_are_missing_and_the_rest_stands(tmp_path: P
     details = [skip.detail for skip in source.skipped]
     assert "has 304 bytes" in details[0]
     assert r"half\ud800.wav is not a text" in details[1]
-    assert "lies on a server: download it" in details[3]
+    assert "is on a server: download it" in details[3]
     assert all(skip.name.isprintable() for skip in source.skipped)
     assert len(source.recording_versions([0, 1])) == 2
 

@@ -117,7 +117,7 @@ def run_checkpoints(
 
     folder = find_checkpoints(args.checkpoints_dir) if args.checkpoints_dir else None
     paths = list(folder.files() if folder else map(Path, args.checkpoint))
-    check_outputs(outputs, paths)  # now, and not hours later
+    check_outputs(outputs, paths)  # before the work, not hours later
     from ..evaluation.report import print_statements, print_tables, statements
     from ..evaluation.score import rank
     from ..evaluation.scoring import OURS

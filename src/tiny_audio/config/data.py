@@ -58,7 +58,7 @@ class DataConfig:
     max_audio_length: float = 30.0  # seconds
     min_audio_length: float = 0.1  # seconds
     max_samples: int | None = None  # a seeded subset of the training clips, in proportion to the weights
-    max_eval_samples: int | None = 500  # likewise of the evaluation clips; null: all
+    max_eval_samples: int | None = 500  # a seeded subset of the evaluation clips; null: all
     max_skipped_share: float = 0.2  # the run stops if more than this share of the draws is skipped
     text_case: str = "lower"  # lower | keep
     keep_punctuation: bool = False  # of transcripts, in training
@@ -70,7 +70,7 @@ class DataConfig:
     augmentation: str = "none"  # of training clips: none | light (speed, rooms, noise, gain)
     no_speech_share: float = 0.0  # of the draws: silence and noise with an empty transcript
     noise_path: str | None = None  # recordings of noise: a folder, a manifest, or one recording
-    room_path: str | None = None  # room impulse responses, likewise
+    room_path: str | None = None  # room impulse responses: a folder, a manifest, or one recording
     noise_snr_db: list[float] = field(default_factory=lambda: [10.0, 30.0])  # lowest and highest
     context_dropout: float = 0.2  # share of the draws with a context that are read without it
     max_context_length: int = 1000  # characters; longer contexts are cut

@@ -25,7 +25,7 @@ class ProjectorConfig:
     """Widths of the projector; `null` takes the value from the models or the projector's own default."""
 
     input_dim: int | None = None  # encoder width; a value that differs from the encoder's is an error
-    output_dim: int | None = None  # decoder width; likewise
+    output_dim: int | None = None  # decoder width; a value that differs from the decoder's is an error
     hidden_dim: int | None = None  # mlp, conv: hidden width, qformer: feed-forward width; twice the decoder's
     frame_stack: int = 4  # encoder frames of an audio token: 4 x 20 ms
     dropout: float = 0.1  # within the projector, in training

@@ -51,7 +51,7 @@ class HardwareConfig:
     fsdp: bool = False  # several processes shard projector and decoder, instead of a copy on each
     num_threads: int | None = None  # CPU threads of the model; null: torch's own choice
     setup_timeout_minutes: float = 720.0  # that a process waits for another before the first step, for downloads
-    training_timeout_minutes: float = 15.0  # likewise from the first step on
+    training_timeout_minutes: float = 15.0  # that a process waits for another from the first step on
     peak_tflops: float | None = None  # peak of the device, for train/mfu; null: from a table of common GPUs
     profile_steps: str | None = None  # such as 10-12: a trace of these steps by torch's profiler
 

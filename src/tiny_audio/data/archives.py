@@ -56,7 +56,7 @@ def shards_of(folder: Path, split: str | None) -> list[Path]:
 def unpack(archives: Sequence[Path], data_dir: Path) -> Path:
     """Unpack archives below `data_dir`, once, and return their folder.
 
-    The folder's name depends on where the archives lie, when they were written, and how large they are: so a corrected
+    The folder's name depends on where the archives are, when they were written, and how large they are: so a corrected
     archive is unpacked again. After an interruption it is also unpacked again, over the files that are there already.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The known corpora: where each lies on the Hugging Face Hub, and how to ask for its parts.
+"""The known corpora: where each is on the Hugging Face Hub, and the names of its parts.
 
 Taken from public documentation in September 2026. `datasets` does not run loading scripts, so a corpus is
 the parquet files below a folder of its repository. Nothing else of the repository is fetched.
@@ -26,7 +26,7 @@ class Corpus:
     Attributes:
         hub_id: the repository.
         text_column: of the transcripts; None looks for a usual name.
-        audio_column: of the recordings; likewise.
+        audio_column: of the recordings; None looks for a usual name.
         selector: the setting of an entry (language, subset) that names a configuration of the repository.
         configuration: the default for that setting.
         split: the default where the entry names none.

@@ -179,6 +179,6 @@ class _Records:
         more = f"; and {len(self.misfits) - MAX_TOLD:,} more" if len(self.misfits) > MAX_TOLD else ""
         raise UserError(
             f"data.datasets: {self.path}: lines that do not fit the heading: {named}{more}. "
-            f'A field with a {delimiter} or a line break in it stands in "...", and a quotation '
+            f'A field with a {delimiter} or a line break in it must be in "...", and a quotation '
             'mark in it is written twice ("").'
         )

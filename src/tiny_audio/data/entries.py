@@ -156,5 +156,5 @@ def unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
 
 
 def entry_name(entry: DatasetConfig) -> str:
-    """Return the name of the corpus, or of the file or folder that it lies in."""
+    """Return the name of the corpus, or of the file or folder that holds it."""
     return Path(entry.path).name if entry.name == "custom" and entry.path is not None else entry.name

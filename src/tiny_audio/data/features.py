@@ -65,7 +65,7 @@ class EncodedClip:
 
 
 def feature_folder(cache_dir: Path, fingerprint: str, convention: str) -> Path:
-    """Return where the outputs of an encoder lie: of these weights and this padding convention."""
+    """Return the folder for the outputs of an encoder with these weights and this padding convention."""
     how = hashlib.sha256(f"{VERSION} {convention}".encode()).hexdigest()[:8]
     return cache_dir / "features" / f"{fingerprint}-{how}"
 

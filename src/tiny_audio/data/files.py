@@ -75,7 +75,7 @@ class Files:
                         yield cls(place, prefix, suffix, uploaded=True)
 
     def path(self, name: str) -> Path:
-        """Return where a file lies, or should lie.
+        """Return where a file is, or should be.
 
         Raises:
             AudioError: missing, for what cannot be the name of a file here.
@@ -85,7 +85,7 @@ class Files:
         return self.guess(name)
 
     def guess(self, name: str) -> Path:
-        """Return where a file lies; try the spellings of other systems until one leads to a file."""
+        """Return where a file is; try the spellings of other systems until one leads to a file."""
         path = self._place(name)
         if name.isascii() and "\\" not in name and "%" not in name:
             return path
@@ -135,7 +135,7 @@ def _fault(name: str) -> str | None:
     if not name:
         return "the row names no recording"
     if _REMOTE.match(name):
-        return f"{shown(name)} lies on a server: download it, and name the file"
+        return f"{shown(name)} is on a server: download it, and name the file"
     try:
         parts = os.fsencode(name).replace(b"\\", b"/").split(b"/")
     except UnicodeEncodeError:

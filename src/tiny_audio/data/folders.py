@@ -1,4 +1,4 @@
-"""What lies on this disk: a manifest, or a folder of one of the known layouts."""
+"""Corpora on this disk: a manifest, or a folder of one of the known layouts."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def download(split: RepoSplit) -> list[Path]:
 
 
 def cached_file(split: RepoSplit, name: str) -> Path | None:
-    """Return where a file lies in the Hugging Face cache, if it was downloaded."""
+    """Return where a file is in the Hugging Face cache, if it was downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(split.corpus.hub_id, name, revision=split.commit, repo_type="dataset")
@@ -184,7 +184,7 @@ def _check_choice(
     where = f"(see {HUB}/{corpus.hub_id})"
     if not chosen:
         part = "/".join(filter(None, (configuration, split)))
-        there = f"its parquet files lie in {listed}" if folders else "it has no parquet files"
+        there = f"its parquet files are in {listed}" if folders else "it has no parquet files"
         advice = f"; {corpus.note}" if corpus.note else "."
         raise UserError(f"{corpus.hub_id} has no parquet files of {part}; {there} {where}{advice}")
     if configuration is None and len(folders) > 1:

@@ -49,7 +49,7 @@ class Batch:
     skipped: list[Skip] = field(default_factory=list)  # draws that could not be read, each with its reason
     seconds: list[float] = field(default_factory=list)  # B lengths after augmentation, without padding
     features: Tensor | None = None  # (N, D) encoder frames, where they are cached; waveforms is then (0, 0)
-    # B tensors (number of tokens,) int64, empty where a clip is read without a context; or none at all: all are
+    # B tensors (number of tokens,) int64, empty for a clip without a context; no tensors: no clip has a context
     context_ids: list[Tensor] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -276,7 +276,7 @@ def _start_worker(worker_id: int, parent: int) -> None:
 
     In its own process group, a worker does not get the signals that a terminal or a scheduler sends to the whole run.
     A worker that such a signal ended would end the run before it has saved. If the run was killed while the worker
-    started, the worker has another parent. torch checks the parent only from now on: the worker would wait for ever.
+    started, the worker has another parent. torch checks the parent only after this: the worker would wait forever.
     """
     if hasattr(os, "setpgrp") and os.getppid() != parent:
         os._exit(1)

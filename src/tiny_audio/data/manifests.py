@@ -107,7 +107,7 @@ def make_table(
 
     Args:
         origin, version, speakers, faults, contexts: as in `Table`.
-        files: where the recordings lie.
+        files: where the recordings are.
         paths: N names, for `files`.
         texts: N transcripts.
         starts: (N,) seconds where the rows begin; None: each row is a whole recording.

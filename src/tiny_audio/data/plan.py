@@ -145,7 +145,7 @@ class SamplingPlan:
 
     def _choose_window(self) -> int:
         """Batches a window: as many as possible without the same clip twice in a window, at least one."""
-        fewest = (self.sizes / self.shares).min()  # draws after which the first source begins anew
+        fewest = (self.sizes / self.shares).min()  # draws after which the first source starts again
         return int(min(WINDOW_BATCHES, max(1, fewest // self.batch_size)))
 
     def _sources(self, start: int, stop: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Row groups of parquet files on the Hub: lists them, and reads one without the others.
 
-The end of a parquet file (its footer) says where each column of each row group lies. It is read in one request, and
+The end of a parquet file (its footer) says where each column of each row group is. It is read in one request, and
 kept. After that, any columns of a row group cost one or two requests.
 """
 
@@ -29,7 +29,7 @@ class ParquetFile:
     """A parquet file of a split, in the Hugging Face cache or on the Hub.
 
     Attributes:
-        local: where it lies in the cache; else None.
+        local: where it is in the cache; else None.
         remote: on the Hub.
         size: bytes of it.
         metadata: `pyarrow.parquet.FileMetaData`, what its footer says.

@@ -102,7 +102,7 @@ class SkipLog:
         return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
 
     def _read(self) -> list[Skip]:
-        """The content of the file; a last line that a crash cut short is dropped, since its clip comes again."""
+        """The content of the file; a last line that a crash cut short is dropped, since its clip is read again."""
         if not self.path.is_file():
             return []
         lines = self.path.read_text(encoding="utf-8").split("\n")

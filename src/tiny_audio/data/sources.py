@@ -121,7 +121,7 @@ class Source:
         return self._longest(self.texts, count)
 
     def longest_contexts(self, count: int) -> list[str]:
-        """Return the contexts with the most bytes, likewise; an empty list where there are none."""
+        """Return the contexts with the most bytes, in the same way; an empty list if there are none."""
         return [] if self.contexts is None else self._longest(self.contexts, count)
 
     def _longest(self, texts: Sequence[str], count: int) -> list[str]:

@@ -87,7 +87,7 @@ class FileRecordings:
     """Recordings as files.
 
     Args:
-        files: where they lie.
+        files: where they are.
         names: N names of them.
     """
 
@@ -110,7 +110,7 @@ class SegmentRecordings:
     """Parts of longer files, which are read from the place where they begin.
 
     Args:
-        files: where they lie.
+        files: where they are.
         names: N names of them, with few different ones.
         starts: (N,) seconds.
         seconds: (N,) lengths; NaN: to the end of the file.

@@ -104,7 +104,7 @@ def _western_words(path: Path) -> list[str]:
 
 
 def numbered_lines(file: IO[str]) -> Iterator[tuple[int, str | None]]:
-    """Yield the lines of a file with their numbers, from 1; None in the place of a line longer than `MAX_LINE`."""
+    """Yield the lines of a file with their numbers, from 1; None instead of a line longer than `MAX_LINE`."""
     number = 0
     while line := file.readline(MAX_LINE):
         number += 1

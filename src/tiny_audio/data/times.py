@@ -66,7 +66,7 @@ def to_seconds(value: Any) -> float:
 
 
 def read_times(columns: Iterable[str], rows: Rows, origin: object) -> tuple[np.ndarray | None, np.ndarray]:
-    """Find where the rows lie in their recordings.
+    """Find where the rows are in their recordings.
 
     Returns:
         starts: (N,) float64 seconds, or None if each row is a whole recording.

@@ -191,7 +191,7 @@ class CorpusFacts:
         top_speaker: share of the clips of the speaker with the most.
         durations, duration_histogram: seconds.
         left_out: clips that were left out at indexing, by reason.
-        repeated_names: names that stand for several clips.
+        repeated_names: names that belong to several clips.
         contexts: clips with a context; the contexts of `whole_contexts` hold the whole transcript.
         points: (seconds, characters, is outlier) of a sample, for a picture.
     """

@@ -58,7 +58,7 @@ def to_row(number: int, clip: PreviewClip) -> dict[str, Any]:
 
 
 def build_page(clips: Sequence[PreviewClip]) -> str:
-    """Return the page with the spectrograms; the audio files lie beside it."""
+    """Return the page with the spectrograms; the audio files are beside it."""
     return render(
         "inspection/preview.html",
         title="The input of the model",

@@ -1,4 +1,4 @@
-"""The training loop. `Trainer.run` is the run, `Trainer.train_step` one step; the methods stand in the order of a step.
+"""The training loop. `Trainer.run` is the run, `Trainer.train_step` one step; the methods are in the order of a step.
 
 batch     `next_input`     `data/loader.py` reads and decodes the clips that `data/plan.py` draws
 forward   `train_step`     `model/speech_llm.py`: encode, project, splice into the prompt, decode, loss
@@ -333,7 +333,7 @@ class Trainer:
         return {names.get(key, key): format_metric(key, value) for key, value in found.items()}, improved
 
     def save(self, leaving: bool = False) -> None:
-        """Write a checkpoint of this step. If the disk is full, the run goes on and the earlier checkpoints stay.
+        """Write a checkpoint of this step. If the disk is full, the run continues and the earlier checkpoints stay.
 
         Args:
             leaving: no step follows.

@@ -96,7 +96,7 @@ class Processes:
             self.from_first(failed)
 
     def require_same(self, value: Any, what: str, hint: str) -> None:
-        """Refuse to go on if the processes have different values: they would train different runs, or wait forever.
+        """Stop if the processes have different values: they would train different runs, or wait forever.
 
         Raises:
             UserError: the values differ; raised on all processes, and names `what` differs.
