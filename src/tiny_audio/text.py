@@ -174,7 +174,7 @@ def clean_transcript(text: str, case: str = "lower", keep_punctuation: bool = Fa
         keep_punctuation: leave punctuation and symbols where they are.
 
     Returns:
-        The cleaned transcript; empty where nothing is left.
+        The cleaned transcript; empty if nothing is left.
     """
     assert case in ("lower", "keep")
     text, _ = take_out_tags(text)

@@ -114,7 +114,7 @@ def test_a_language_model_that_is_asked_to_transcribe(tmp_path):
          "of the Hub (owner/name)."),
         ("a.jsonl openai/none", "name the clips: data=leaderboard, or data.eval_path=my/dev.jsonl"),
         ("a.jsonl a.jsonl report=a.jsonl",
-         "report=a.jsonl is a file; name a folder, which is made where it is not there."),
+         "report=a.jsonl is a file; name a folder, which is created if it does not exist."),
         ("a.jsonl a.jsonl report=a.jsonl/b", "report=a.jsonl/b: cannot be made (Not a directory)."),
         ("predictions.jsonl a.jsonl report=.",
          "report=predictions.jsonl is an input of this command; name another file."),

@@ -17,7 +17,7 @@ DESCRIPTION = """\
 Measure a training step on this machine, the usual way and ours, and where ours spends its time.
 
 Encoder and decoder have the widths of GLM-ASR and Qwen3-0.6B and random weights, so nothing is downloaded. On a GPU
-they are whole, with 16 clips a step; on a CPU four layers of each, with 8 clips, which takes some minutes."""
+they are whole, with 16 clips per step; on a CPU four layers of each, with 8 clips, which takes some minutes."""
 EPILOG = """\
 examples:
   ta benchmark
@@ -33,11 +33,11 @@ def parse(argv: Sequence[str]) -> tuple[Settings, Path | None]:
     parser = Parser("ta benchmark", "ta benchmark [options]", DESCRIPTION, EPILOG)
     add = parser.add_argument_group("the machine").add_argument
     add("--device", default=DEFAULTS.device, help="auto, cuda, cuda:1, mps, cpu (default: %(default)s)")
-    add("--precision", default=DEFAULTS.precision, help="bf16, no or auto: bf16 where a GPU has it (default: auto)")
+    add("--precision", default=DEFAULTS.precision, help="bf16, no or auto: bf16 if a GPU has it (default: auto)")
     add("--attention", default=DEFAULTS.attention, help=f"{', '.join(ATTENTIONS)} (default: %(default)s)")
     add("--compile", action="store_true", help="compile the layers of our step")
     add = parser.add_argument_group("the step").add_argument
-    add("--batch-size", type=int, metavar="N", help="clips a step (default: 16; 8 on a CPU)")
+    add("--batch-size", type=int, metavar="N", help="clips per step (default: 16; 8 on a CPU)")
     add(
         "--seconds",
         type=float,

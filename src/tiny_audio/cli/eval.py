@@ -44,7 +44,7 @@ examples:
   ta eval --compare judged/predictions.jsonl theirs.jsonl
 
 --compare takes checkpoints, folders with a model, models of the Hub that transformers can run as speech recognizers
-(Whisper, wav2vec2, GLM-ASR, ...), and prediction files, a line a clip: name, reference, hypothesis.
+(Whisper, wav2vec2, GLM-ASR, ...), and prediction files, one line per clip: name, reference, hypothesis.
 
 Without data the clips are those of the run's own evaluation. The settings of `ta train` that concern an evaluation can
 be set: data=NAME, data.*, hardware.*, training.max_new_tokens, paths.*_dir. Options may be written
@@ -183,7 +183,7 @@ def check_outputs(outputs: dict[str, Path], inputs: Sequence[Path]) -> None:
     seen: dict[Path, str] = {}
     for key, path in outputs.items():
         if key == "report" and path.exists() and not path.is_dir():
-            raise UserError(f"report={path} is a file; name a folder, which is made where it is not there.")
+            raise UserError(f"report={path} is a file; name a folder, which is created if it does not exist.")
         if key == "report":
             try:
                 path.mkdir(parents=True, exist_ok=True)

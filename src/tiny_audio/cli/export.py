@@ -113,7 +113,7 @@ def judge(proof: Proof, encoder_window: str) -> list[str]:
     elif encoder_window == "clip":
         lines.append(
             "It was trained on bare clips (model.encoder_window=clip), and the native class of its encoder has windows "
-            "of 30 s alone. Where the texts differ train with model.encoder_window=30s."
+            "of 30 s alone. If the texts differ train with model.encoder_window=30s."
         )
     for expected, text in zip(proof.expected, proof.ways[own].texts, strict=True):
         if expected != text:

@@ -115,7 +115,7 @@ def level(waveform: np.ndarray) -> np.float32:
 
 
 def open_augmenter(data: DataConfig, seed: int) -> Augmenter | None:
-    """Check noises and rooms, and return the augmentation that `data.augmentation` names; None where it is `none`.
+    """Check noises and rooms, and return the augmentation that `data.augmentation` names; None if it is `none`.
 
     Raises:
         UserError: `data.noise_path` or `data.room_path` holds nothing that can be used.

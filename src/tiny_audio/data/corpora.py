@@ -29,12 +29,12 @@ class Corpus:
         audio_column: of the recordings; None looks for a usual name.
         selector: the setting of an entry (language, subset) that names a configuration of the repository.
         configuration: the default for that setting.
-        split: the default where the entry names none.
-        splits: split, as users type it: (configuration, split) of the repository, where it spells them
+        split: the default if the entry names none.
+        splits: split, as users type it: (configuration, split) of the repository, if it spells them
             otherwise.
-        terms: the page where terms have to be accepted first.
-        note: what to do where the repository does not hold what its documentation says.
-        license: as the Hub spells it, or in words where the corpus has its own terms; None: not known here.
+        terms: the page on which terms must be accepted first.
+        note: what to do if the repository does not hold what its documentation says.
+        license: as the Hub spells it, or in words if the corpus has its own terms; None: not known here.
         guessed: whether the id is a `path` of an entry that is not on this disk.
     """
 

@@ -135,7 +135,7 @@ class _Records:
                 return
             except csv.Error as error:
                 quoted = "unexpected end" in str(error) or "expected after" in str(error)
-                self.misfits.append((first, "a quotation mark stands where none belongs" if quoted else str(error)))
+                self.misfits.append((first, "a quotation mark is in the wrong place" if quoted else str(error)))
             else:
                 yield first, fields
 

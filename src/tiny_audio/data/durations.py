@@ -25,7 +25,7 @@ FILE_READERS = 8
 
 
 def read_durations(table: Table, rows: np.ndarray, cache_dir: Path) -> tuple[np.ndarray, dict[int, AudioError]]:
-    """Read the seconds of some rows of a table, from the cache where they were read before.
+    """Read the seconds of some rows of a table, from the cache if they were read before.
 
     A failure is not cached, since a file that is missing today may be there tomorrow. An interrupted run keeps
     what it has read.

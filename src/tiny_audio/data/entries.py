@@ -141,7 +141,7 @@ def under_key(error: UserError, key: str) -> UserError:
 
 
 def unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
-    """Names for console and logs: `librispeech`, or `librispeech:dev-clean` where there are several."""
+    """Names for console and logs: `librispeech`, or `librispeech:dev-clean` if there are several."""
     names = [entry_name(entry) for entry in entries]
     repeated = {name for name, count in Counter(names).items() if count > 1}
     names = [

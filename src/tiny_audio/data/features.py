@@ -54,8 +54,8 @@ class EncodedClip:
     Attributes:
         key: see `clip_keys`.
         num_samples: as decoded; -1 with a `failure`.
-        frames: (n, D) in `DTYPE` on the CPU, n at least 1; None where there is nothing to encode.
-        failure: reason and message of the `AudioError` where it could not be decoded.
+        frames: (n, D) in `DTYPE` on the CPU, n at least 1; None if there is nothing to encode.
+        failure: reason and message of the `AudioError` if it could not be decoded.
     """
 
     key: bytes
@@ -139,7 +139,7 @@ class CachedClips:
         return self._places[:, 2]
 
     def read(self, row: int) -> tuple[int, Tensor]:
-        """Return a clip's number of samples as decoded, and its frames (n, D); n is 0 where it is silent.
+        """Return a clip's number of samples as decoded, and its frames (n, D); n is 0 if it is silent.
 
         Raises:
             AudioError: it could not be decoded when it was to be encoded.
@@ -152,7 +152,7 @@ class CachedClips:
 
 
 class FeatureCache:
-    """The present content of a folder; empty where there is none. Damaged shards are named and skipped."""
+    """The present content of a folder; empty if there is none. Damaged shards are named and skipped."""
 
     def __init__(self, folder: Path) -> None:
         self._shards = _Shards([])

@@ -149,7 +149,7 @@ def _fault(name: str) -> str | None:
 
 
 def archive_of(recording: Path) -> Path | None:
-    """Return the zip that replaces a recording's folder; None where there is none."""
+    """Return the zip that replaces a recording's folder; None if there is none."""
     folder = recording.parent
     if not folder.name or _is_there(recording):
         return None

@@ -1,7 +1,7 @@
 """Parquet files of dataset repositories on the Hugging Face Hub.
 
 A repository is looked up once: its commit and its files are noted in the cache. Every later run reads the same
-commit, without a network where the files are already there. Delete the note, or set `revision`, to read a newer
+commit, without a network if the files are already there. Delete the note, or set `revision`, to read a newer
 commit. When a run is stopped during a download, the next run continues that download.
 """
 
@@ -66,7 +66,7 @@ class RepoSplit:
         corpus: the repository, and advice for when it refuses.
         commit: 40 hex digits.
         split: as typed.
-        files: {path in the repository: bytes, 0 where the Hub did not say}, in order.
+        files: {path in the repository: bytes, 0 if the Hub did not say}, in order.
     """
 
     corpus: Corpus

@@ -48,7 +48,7 @@ class Batch:
     draws: list[int]  # B draw numbers
     skipped: list[Skip] = field(default_factory=list)  # draws that could not be read, each with its reason
     seconds: list[float] = field(default_factory=list)  # B lengths after augmentation, without padding
-    features: Tensor | None = None  # (N, D) encoder frames, where they are cached; waveforms is then (0, 0)
+    features: Tensor | None = None  # (N, D) encoder frames, if they are cached; waveforms is then (0, 0)
     # B tensors (number of tokens,) int64, empty for a clip without a context; no tensors: no clip has a context
     context_ids: list[Tensor] = field(default_factory=list)
 
@@ -154,7 +154,7 @@ class ClipDataset(Dataset[Batch]):
         )
 
     def read_context(self, draw: Draw) -> list[int]:
-        """Return the tokens of a clip's context; none where it has no context, or this draw leaves it out."""
+        """Return the tokens of a clip's context; none if it has no context, or this draw leaves it out."""
         known = self.sources[draw.source].contexts
         return [] if known is None or self.contexts is None else self.contexts(known[draw.row], draw.number)
 

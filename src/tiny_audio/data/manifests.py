@@ -111,7 +111,7 @@ def make_table(
         paths: N names, for `files`.
         texts: N transcripts.
         starts: (N,) seconds where the rows begin; None: each row is a whole recording.
-        seconds: (N,) lengths, NaN where one is not known; None: none is known.
+        seconds: (N,) lengths, NaN if one is not known; None: none is known.
     """
     listed = np.full(len(paths), np.nan) if seconds is None else seconds
     recordings: Recordings
@@ -136,7 +136,7 @@ def make_table(
 
 
 def _whole(files: Files, names: Sequence[str]) -> Recordings:
-    """Return recordings as single files, or from a zip where one replaces the folder of the first recording."""
+    """Return recordings as single files, or from a zip if one replaces the folder of the first recording."""
     archive = archive_of(files.guess(names[0])) if names and files.has(names[0]) else None
     if archive is None:
         return FileRecordings(files, names)

@@ -195,7 +195,7 @@ def name_column(columns: Iterable[str]) -> str | None:
 
 
 def listed_durations(table: Any) -> np.ndarray:
-    """Return the (N,) float32 seconds that an Arrow table lists, NaN where it lists none: see `DURATION_COLUMNS`."""
+    """Return the (N,) float32 seconds that an Arrow table lists, NaN if it lists none: see `DURATION_COLUMNS`."""
     columns = set(table.column_names)
     if "duration" in columns:
         return np.array([to_seconds(value) for value in table.column("duration").to_pylist()], dtype=np.float32)

@@ -40,7 +40,7 @@ class RemoteFile:
         return content
 
     def tail(self, count: int) -> tuple[bytes, int]:
-        """Return the last `count` bytes, or all where there are fewer, and the size of the file.
+        """Return the last `count` bytes, or all if there are fewer, and the size of the file.
 
         Raises:
             FetchError: they cannot be fetched.

@@ -169,7 +169,7 @@ class RemoteStream:
         )
 
     def contexts(self, rows: Any, first: int) -> Sequence[str] | None:
-        """Return the contexts of consecutive rows from the clip `first` on; None where there are none."""
+        """Return the contexts of consecutive rows from the clip `first` on; None if there are none."""
         return None if self.context is None else contexts_of(rows, self.context, self.split.origin, first)
 
     def names(self, rows: Any, first: int) -> Iterable[str]:

@@ -41,7 +41,7 @@ class ParquetFile:
     metadata: Any
 
     def open(self, tries: int = TRIES) -> tuple[Any, Pieces | None]:
-        """Return it as a `pyarrow.parquet.ParquetFile`, and its pieces where it is on the Hub."""
+        """Return it as a `pyarrow.parquet.ParquetFile`, and its pieces if it is on the Hub."""
         import pyarrow.parquet
 
         if self.local is not None:
@@ -138,7 +138,7 @@ def open_files(split: RepoSplit, names: Sequence[str], cache_dir: Path) -> list[
 
 
 def _footer(remote: RemoteFile, kept: Path) -> tuple[int, bytes]:
-    """The size and the footer of a file, from the disk where they were read before."""
+    """The size and the footer of a file, from the disk if they were read before."""
     if kept.is_file():
         content = kept.read_bytes()
         return int.from_bytes(content[:8], "little"), content[8:]

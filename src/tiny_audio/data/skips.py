@@ -16,7 +16,7 @@ from .sources import Source
 
 logger = logging.getLogger(__name__)
 
-#: Draws before the share of skipped ones is checked; fewer where there are fewer clips.
+#: Draws before the share of skipped ones is checked; fewer if there are fewer clips.
 MIN_DRAWS = 50
 
 #: Skips that the console names one by one; a corpus that was moved would otherwise fill it.
@@ -24,7 +24,7 @@ MAX_TOLD = 5
 
 
 class SkipLog:
-    """The skips of a run, kept in `skipped.jsonl` (a line each, each clip once, also after a resume).
+    """The skips of a run, kept in `skipped.jsonl` (one line per clip, each clip once, also after a resume).
 
     Args:
         path: the file; lines of an earlier part of the run are kept and counted.

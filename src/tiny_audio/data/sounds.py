@@ -51,7 +51,7 @@ class Sounds:
             which: in [0, 1), the place in the list.
 
         Returns:
-            float32 samples (S,), mono, 16 kHz; None, with a warning, where it is no longer readable.
+            float32 samples (S,), mono, 16 kHz; None, with a warning, if it is no longer readable.
         """
         return self._read(Path(self.paths[int(which * len(self.paths))]))
 
@@ -64,7 +64,7 @@ class Sounds:
             num_samples: S.
 
         Returns:
-            float32 samples (S,); None, with a warning, where the recording is no longer readable.
+            float32 samples (S,); None, with a warning, if the recording is no longer readable.
         """
         row = int(which * len(self.paths))
         path, length = Path(self.paths[row]), round(self.seconds[row] * SAMPLE_RATE)

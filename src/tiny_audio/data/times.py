@@ -57,7 +57,7 @@ def parse_time(value: Any) -> float:
 
 
 def to_seconds(value: Any) -> float:
-    """Return the seconds of a duration, NaN where it makes no sense; it is then read from the recording."""
+    """Return the seconds of a duration, NaN if it makes no sense; it is then read from the recording."""
     try:
         seconds = parse_time(value)
     except ValueError:
@@ -70,7 +70,7 @@ def read_times(columns: Iterable[str], rows: Rows, origin: object) -> tuple[np.n
 
     Returns:
         starts: (N,) float64 seconds, or None if each row is a whole recording.
-        seconds: (N,) float32, NaN where a row's length is not given. Less than 0 where a row ends before it begins.
+        seconds: (N,) float32, NaN if a row's length is not given. Less than 0 if a row ends before it begins.
 
     Raises:
         UserError: a time cannot be read, or a column of times lacks the one that it needs.
@@ -149,7 +149,7 @@ def _agree(rows: Rows, one: tuple[str, float], other: tuple[str, float], origin:
 
 
 def _strictly(column: str, unit: float, rows: Rows, origin: object) -> np.ndarray:
-    """A column of times (N,) float64 in seconds, NaN where it is empty; refuse a wrong time, which teaches nonsense."""
+    """A column of times (N,) float64 in seconds, NaN if it is empty; refuse a wrong time, which teaches nonsense."""
     times = np.full(len(rows.values), np.nan)
     for index, row in enumerate(rows.values):
         try:

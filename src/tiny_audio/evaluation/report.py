@@ -54,7 +54,7 @@ def table_of(results: Sequence[Result], scores: Sequence[Score]) -> tuple[list[t
 
 
 def _blocks(results: Sequence[Result]) -> dict[str, list[Score]]:
-    """Return the figures of each result by set; last those of all sets together, where there are several."""
+    """Return the figures of each result by set; last those of all sets together, if there are several."""
     names = list(results[0].sets)
     blocks = {name: [result.sets[name] for result in results] for name in names}
     return blocks | {ALL: [result.total for result in results]} if len(names) > 1 else blocks
@@ -167,7 +167,7 @@ def print_differing(
 
 
 def averages(results: Sequence[Result]) -> list[str]:
-    """Return each recognizer's mean over sets, where there are several: the figure that leaderboards rank by."""
+    """Return each recognizer's mean over sets, if there are several: the figure that leaderboards rank by."""
     if len(results[0].sets) < 2:
         return []
     lines = []

@@ -154,7 +154,7 @@ def whole_contexts(source: Source) -> Named:
 
 
 def duration_edges(longest: float) -> np.ndarray:
-    """Return edges with equal steps of a whole number, up to the longest clip; 20 to 60 where that is possible."""
+    """Return edges with equal steps of a whole number, up to the longest clip; 20 to 60 if that is possible."""
     step = next((step for step in (0.05, 0.1, 0.25, 0.5) if longest / step <= 60), 1.0)
     return np.arange(0, np.ceil(longest / step) + 1) * step
 

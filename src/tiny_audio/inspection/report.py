@@ -76,7 +76,7 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
 
 
 def _hang(console: Console, mark: Text, line: Text) -> None:
-    """Print a line after a mark; where it is too wide for a terminal, its further lines are indented as well."""
+    """Print a line after a mark; if it is too wide for a terminal, its further lines are indented as well."""
     if console.is_terminal:
         grid = Table.grid(padding=(0, 1))
         grid.add_row(mark, line)

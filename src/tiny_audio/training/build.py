@@ -122,7 +122,7 @@ def share_out_batch(config: Config, num_processes: int) -> None:
         training.gradient_accumulation_steps = total // at_once
     accumulated = training.gradient_accumulation_steps
     logger.info(
-        "Clips a step: %d (%d process%s x batch of %d x %d accumulated)",
+        "Clips per step: %d (%d process%s x batch of %d x %d accumulated)",
         at_once * accumulated,
         num_processes,
         "es" * (num_processes > 1),

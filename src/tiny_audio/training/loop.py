@@ -292,8 +292,8 @@ class Trainer:
         if in_a_row >= GIVE_UP_STEPS or (self._last and left_out >= step > 0):
             raise UserError(
                 f"nothing is learned: the gradients of the last {in_a_row} steps were not finite (NaN or infinite). "
-                "Lower training.learning_rate, or set hardware.mixed_precision=bf16 or no; where the very first loss "
-                "is not finite either, weights of the models or of the checkpoint to start from are damaged."
+                "Lower training.learning_rate, or set hardware.mixed_precision=bf16 or no; if even the first loss "
+                "is not finite, weights of the models or of the checkpoint to start from are damaged."
             )
 
     def read_sums(self) -> list[float]:

@@ -170,7 +170,7 @@ class Trackio:
 
 
 class JsonLines:
-    """A file of one object a line, in order of steps.
+    """A file with one object per line, in order of steps.
 
     Args:
         path: the file.
