@@ -1,4 +1,4 @@
-"""Chooses the decoder of a recording, and tells which files hold recordings."""
+"""Chooses the decoder of a recording, and says which files hold recordings."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Requests to the Hub: what its answers mean, which requests to repeat, and how long to wait before.
 
-All threads of a process share one pause: when the Hub tells one to wait (HTTP 429), all of them wait.
+All threads of a process share one pause: when the Hub asks one to wait (HTTP 429), all of them wait.
 """
 
 from __future__ import annotations

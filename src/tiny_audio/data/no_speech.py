@@ -111,7 +111,7 @@ def synthesize(kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
 def no_speech_source(sources: Sequence[Source], data: DataConfig, seed: int) -> Source:
     """Return the source that gets `data.no_speech_share` of the draws when it is added to `sources`.
 
-    Half of its clips are as long as clips of the corpora, so that length does not tell them apart. The others have
+    Half of its clips are as long as clips of the corpora, so that length does not identify them. The others have
     all lengths up to the longest clip of the corpora, or to `USUAL_SECONDS`.
 
     Raises:

@@ -175,7 +175,7 @@ class Source:
         return [version + how for version in versions]
 
     def subset(self, rows: np.ndarray) -> Source:
-        """Return the source with only these rows, in this order; `skipped` stays as it is."""
+        """Return the source with only these rows, in this order; `skipped` is unchanged."""
         assert self.features is None, "features are looked up last, by row"
         source = Source(
             self.name,

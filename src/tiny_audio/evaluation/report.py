@@ -212,7 +212,7 @@ def statements(ranked: Sequence[Result], metric: str = "wer") -> list[str]:
 
 def verdict(first: Result, second: Result, gap: Difference) -> str:
     """Return one line on whether the difference of two recognizers is real."""
-    real = "more than chance" if gap.low > 0 or gap.high < 0 else "these clips cannot tell the two apart"
+    real = "more than chance" if gap.low > 0 or gap.high < 0 else "the difference may be chance"
     p_value = "p < 0.001" if gap.p_value < 0.001 else f"p = {gap.p_value:.2g}"
     lower = gap.points >= 0
     low, high = (gap.low, gap.high) if lower else (-gap.high, -gap.low)

@@ -229,7 +229,7 @@ def tokens(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             named.count > report.max_skipped_share * facts.tokens.looked,
             facts.title,
             f"{clips(named.count)} whose transcript the decoder's tokenizer changes.",
-            "the model does not learn the transcript as it is written: correct these, or use another decoder.",
+            "the model learns another text than the transcript: correct these, or use another decoder.",
             named.examples,
         )
 

@@ -171,9 +171,9 @@ def upload(parcel: Parcel, repo: str, private: bool = False) -> str:
         api.create_repo(repo, private=private, exist_ok=True)
         added = [CommitOperationAdd(name, parcel.folder / name) for name in parcel.files]
         card = CommitOperationAdd(CARD, parcel.card.encode())
-        gone = [CommitOperationDelete(name) for name in stale]
+        removed = [CommitOperationDelete(name) for name in stale]
         message = f"Upload step {parcel.record['provenance']['step']} with Tiny Audio"
-        api.create_commit(repo, [card, *added, *gone], commit_message=message)
+        api.create_commit(repo, [card, *added, *removed], commit_message=message)
     return f"{constants.ENDPOINT}/{repo}"
 
 

@@ -175,7 +175,7 @@ class Trainer:
             with nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
                     loss: Loss = self.model(batch)  # encode, project, splice, decode: `SpeechLLM.forward`
-                # Every target token of the step has the same weight, in whatever batch and process it is.
+                # Every target token of the step has the same weight, in any batch and process.
                 accelerator.backward(loss.objective * (accelerator.num_processes / max(given.num_tokens, 1)))
             self._add_up(loss)
 

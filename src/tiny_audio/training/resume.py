@@ -62,7 +62,7 @@ def _choose(config: Config, folder: CheckpointFolder) -> tuple[str, dict[str, An
     """Return path and content of the checkpoint to resume from, and the values to replace in its state.
 
     If `training.resume_from_checkpoint` names one, the first start takes it. If the same command is run again later,
-    it resumes from the newest checkpoint of its own.
+    it resumes from its own newest checkpoint.
     """
     named, newest = config.training.resume_from_checkpoint, folder.newest()
     if newest is not None and named in (None, newest[1]["state"]["resumed_from"]):

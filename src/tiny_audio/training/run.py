@@ -366,7 +366,7 @@ def initialize_weights(
 
 
 def warmup_due(config: Config, saved: dict[str, Any] | None) -> bool:
-    """Whether steps of the CTC warm-up are left; a projector from a checkpoint needs none, as it is trained already."""
+    """Whether steps of the CTC warm-up are left; a projector from a checkpoint needs none, since it is trained."""
     if saved is not None:
         return saved.get("ctc_warmup") is not None
     given = config.model.checkpoint or config.model.projector_checkpoint
