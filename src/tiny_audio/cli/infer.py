@@ -218,7 +218,7 @@ def expand(named: Sequence[str]) -> list[str]:
             found, others = look_through(path)
             if not found:
                 raise UserError(f"there are no recordings (wav, flac, mp3, m4a, ...) in the folder {path}.")
-            tell_passed_over(path, others)
+            report_skipped(path, others)
             paths += found
         else:
             paths.append(path)
@@ -247,7 +247,7 @@ def look_through(folder: str) -> tuple[list[str], list[str]]:
     return found, others
 
 
-def tell_passed_over(folder: str, paths: Sequence[str]) -> None:
+def report_skipped(folder: str, paths: Sequence[str]) -> None:
     """Name and count the files and folders in a folder that are skipped."""
     if paths:
         named = ", ".join(paths[:MAX_TOLD]) + (", ..." if len(paths) > MAX_TOLD else "")

@@ -34,7 +34,7 @@ from .times import to_seconds
 
 logger = logging.getLogger(__name__)
 
-TOLD_BYTES = 5e8  # smaller files open within a second, without a message
+LOGGED_BYTES = 5e8  # smaller files open within a second, without a message
 
 
 class ArrowRecordings:
@@ -90,7 +90,7 @@ def open_parquet(files: Sequence[Path], origin: str, columns: Columns) -> Table:
     import datasets
 
     size = sum(file.stat().st_size for file in files)
-    if size > TOLD_BYTES:
+    if size > LOGGED_BYTES:
         logger.info("Opening %s, %.1f GB in %d files; the first time takes minutes...", origin, size / 1e9, len(files))
     if not is_terminal():  # each update of a bar would add a line to a log file
         datasets.disable_progress_bars()
