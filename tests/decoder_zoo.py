@@ -43,7 +43,7 @@ JAMBA = {
     "mamba_dt_rank": 4, "use_mamba_kernels": False,
 }  # fmt: skip
 
-SEE_EACH_OTHER = "they see each other"
+SEE_EACH_OTHER = "clips affect each other"
 
 
 @dataclass(frozen=True)

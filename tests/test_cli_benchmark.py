@@ -95,7 +95,7 @@ def test_a_variant_that_does_not_fit_is_said_so_and_the_others_go_on(monkeypatch
         ("--projector mosa,mlpp",
          "--projector must be one of mlp, mosa, moe, qformer, conv, got mlpp. Did you mean mlp?"),
         ("--workers 1,x",
-         "argument --workers: numbers with commas between are wanted, got 1,x; `ta benchmark --help` says more."),
+         "argument --workers: must be numbers separated by commas, got 1,x; `ta benchmark --help` says more."),
         ("--workers 1,-1", "--workers must be at least 0, got -1."),
         ("--no-step", "--no-step leaves nothing to measure; name recordings: --data my/train.jsonl"),
         ("--batchsize 8", "unrecognized arguments: --batchsize 8; `ta benchmark --help` says more."),

@@ -223,7 +223,7 @@ def test_the_manifest_that_is_judged_is_not_written_over(typed, trained, corpus,
     Path("mine.jsonl").write_text(json.dumps(clip) + "\n")
     before = Path("mine.jsonl").read_text()
     assert main(["eval", "device=cpu", f"checkpoint={trained}/final.pt", "data.eval_path=mine.jsonl", typed]) == 2
-    assert f"{typed} is read by this very command; name another file." in capsys.readouterr().err
+    assert f"{typed} is an input of this command; name another file." in capsys.readouterr().err
     assert Path("mine.jsonl").read_text() == before
 
 

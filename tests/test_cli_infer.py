@@ -108,7 +108,7 @@ def test_a_loop_is_told_on_standard_error_and_in_json(transcriber, capsys):
     assert [row["segments"][1]["flags"] for row in map(json.loads, out.splitlines())] == [[], ["loop", "retried"]]
     assert err.splitlines() == [
         "ta infer: warning: loops.wav: 3661.5 to 3662.0 s: the model repeated itself, and was stopped.",
-        "ta infer: warning: loops.wav: 1 of 2 pieces are parts of longer ones that ran away.",
+        "ta infer: warning: loops.wav: 1 of 2 pieces are parts of pieces that looped or were cut off.",
     ]
 
 
@@ -190,7 +190,7 @@ def test_what_is_no_text_is_not_written_over(output, transcriber, capsys):
     content = bytes(range(256))
     Path(output).write_bytes(content)
     assert main(["infer", "checkpoint=final.pt", "audio=a.wav", f"output={output}"]) == 2
-    assert f"output={output} is there and holds no text" in capsys.readouterr().err
+    assert f"output={output} exists and is not a text file" in capsys.readouterr().err
     assert Path(output).read_bytes() == content
 
 
@@ -210,7 +210,7 @@ def test_an_output_that_is_an_input_is_refused(output, transcriber, capsys):
         write(name, "precious")
     Path("link.wav").symlink_to("a.wav")
     assert main(["infer", "checkpoint=final.pt", "audio=a.wav", "call.wav@1", f"output={output}"]) == 2
-    assert f"output={Path(output)} is read by this very command; name another file." in capsys.readouterr().err
+    assert f"output={Path(output)} is an input of this command; name another file." in capsys.readouterr().err
     assert {Path(name).read_text() for name in ("a.wav", "final.pt", "call.wav")} == {"precious"}
 
 
@@ -244,8 +244,7 @@ def test_an_output_is_as_it_was_until_all_is_done(transcriber, capsys):
         ("checkpoint=final.pt audio=a.wav batch_size=0", "batch_size must be at least 1, got 0."),
         ("checkpoint=final.pt audio=a.wav output=no/dir/x",
          "output=no/dir/x: cannot be written (No such file or directory)."),
-        ("checkpoint=final.pt audio=", "audio= is empty; name a recording, or a folder: audio=. is the one that you "
-         "are in."),
+        ("checkpoint=final.pt audio=", "audio= is empty; name a recording, or a folder: audio=. is the current one."),
         ("checkpoint=final.pt audio=a.wav output=x output=y",
          "output is given twice; `ta infer --help` says more."),
         ("checkpoint=final.pt audio=a.wav piece_seconds=40", "piece_seconds must be 1 to 30, got 40."),
@@ -276,7 +275,7 @@ def test_what_is_not_looked_at_is_named_and_counted(transcriber, capsys):
     write("phone/.hidden", "")
     write("phone/a/notes.txt", "")
     assert main(["infer", "checkpoint=final.pt", "audio=phone"]) == 0
-    told = "ta infer: phone: 2 files not looked at, by name no recordings: phone/.hidden, phone/a/notes.txt"
+    told = "ta infer: phone: 2 files skipped, no recordings by their names: phone/.hidden, phone/a/notes.txt"
     assert told in capsys.readouterr().err
     write("phone/._talk.m4a", "")  # what macOS keeps about a file, on disks of others
     Path("phone/linked").symlink_to(Path("phone/a").absolute())
@@ -284,7 +283,7 @@ def test_what_is_not_looked_at_is_named_and_counted(transcriber, capsys):
         write(f"phone/b{number}.json", "")
     assert main(["infer", "checkpoint=final.pt", "audio=phone"]) == 0
     assert len(transcriber[-1]["paths"]) == 5
-    assert "14 files not looked at" in (err := capsys.readouterr().err)
+    assert "14 files skipped" in (err := capsys.readouterr().err)
     assert "b9.json" not in err
 
 

@@ -10,7 +10,7 @@ import rich.console
 
 from tiny_audio import progress
 from tiny_audio.cli import main
-from tiny_audio.inspection.report import say
+from tiny_audio.inspection.report import print_line
 from tiny_audio.progress import LiveBar, Progress
 
 
@@ -52,7 +52,9 @@ def test_transcribing_shows_how_far_it_is(talkative, run_settings, corpus, tmp_p
 def test_a_path_is_not_broken_by_a_narrow_terminal():
     screen = io.StringIO()
     path = "/recordings/of/the/year/before/last/clips-that-were-left-out.jsonl"
-    say(rich.console.Console(file=screen, force_terminal=True, width=30), f"Clips that were left out: see {path}")
+    print_line(
+        rich.console.Console(file=screen, force_terminal=True, width=30), f"Clips that were left out: see {path}"
+    )
     assert path in screen.getvalue()
 
 

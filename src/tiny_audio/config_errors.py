@@ -22,7 +22,7 @@ EXPECTED = {
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean X?` for the nearest of the known words, or an empty text where none is near."""
+    """Return ` Did you mean X?` for the nearest of the known words, or an empty text if none is near."""
     near = difflib.get_close_matches(word, list(known), 1)
     return f" Did you mean {near[0]}?" if near else ""
 

@@ -22,7 +22,7 @@ def log_metric(name: str, value: float | Tensor) -> None:
     happens. With several processes, only the values of the main process are logged.
 
     Args:
-        name: `custom/gate_entropy`, say: any group but `train/`, `eval/` and `system/`.
+        name: such as `custom/gate_entropy`: any group but `train/`, `eval/` and `system/`.
         value: a number or a tensor of one element; it is detached.
 
     Raises:

@@ -90,10 +90,10 @@ class Decoder(Protocol):
         """Close the file."""
 
     def announced(self) -> float | None:
-        """Return the seconds that the header announces; None where it announces none, or an impossible length."""
+        """Return the seconds that the header announces; None if it announces none, or an impossible length."""
 
     def seconds(self) -> float:
-        """Return the length of the recording, from its header where that is reliable, else from the whole file."""
+        """Return the length of the recording, from its header if that is reliable, else from the whole file."""
 
     def blocks(self, start: float = 0.0) -> Iterator[tuple[np.ndarray, int]]:
         """Yield samples (S, C) float32 and their rate, from `start` seconds on, to the end of the file."""
@@ -125,8 +125,8 @@ class Allowance:
         if seconds > self.max_seconds or values > self._max_values:
             raise AudioError(
                 "decode_error",
-                f"its {self._size:,} bytes expand to more than {self._seconds / 3600:.1f} hours, as no recording of "
-                "speech does",
+                f"its {self._size:,} bytes expand to more than {self._seconds / 3600:.1f} hours, which no recording "
+                "of speech does",
             )
         return seconds
 
@@ -258,7 +258,7 @@ class PacketDecoder:
         return seconds if 0 < seconds <= Allowance(self._size).max_seconds else None
 
     def seconds(self) -> float:
-        """See `Decoder`. Where no table lists the packets, they are counted, without decoding."""
+        """See `Decoder`. If no table lists the packets, they are counted, without decoding."""
         assert not self._begun
         announced = self.announced()
         if announced is not None and self._container.format.name not in GUESSED:

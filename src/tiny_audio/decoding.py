@@ -1,4 +1,4 @@
-"""Chooses the decoder of a recording, and tells which files hold recordings."""
+"""Chooses the decoder of a recording, and says which files hold recordings."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def open_recording(source: Path | bytes, whole: bool = False) -> Iterator[list[D
 
 
 def split_channel(name: str) -> tuple[str, int | None]:
-    """Return the file and the channel of a name such as `call.wav@1`; None where it names no channel."""
+    """Return the file and the channel of a name such as `call.wav@1`; None if it names no channel."""
     file, at, number = name.rpartition("@")
     if at and number.isdecimal() and not os.path.exists(name):  # noqa: PTH110  (it may be too long for a name)
         return file, int(number)
@@ -78,7 +78,7 @@ def split_channel(name: str) -> tuple[str, int | None]:
 
 
 def count_channels(path: str) -> int:
-    """Return how many channels a recording has; 0 where it cannot be opened, which is reported when it is read."""
+    """Return how many channels a recording has; 0 if it cannot be opened, which is reported when it is read."""
     try:
         with open_recording(Path(path)) as recordings:
             return max(recording.channels for recording in recordings)
@@ -112,7 +112,7 @@ def _read(source: Path | bytes, place: int, count: int) -> bytes:
 
 
 def _parts(source: Path | bytes, size: int, whole: bool) -> Sequence[Path | bytes]:
-    """The recordings that were joined end to end, each as its bytes; the source itself where it is one recording."""
+    """The recordings that were joined end to end, each as its bytes; the source itself if it is one recording."""
     head = _read(source, 0, 12)
     starts = [0]
     if head[:4] in (b"RIFF", b"RIFX"):

@@ -61,7 +61,7 @@ def sweep_temporaries(folder: Path) -> None:
 
 
 def _sync(path: Path, flags: int) -> None:
-    """Write data through to the disk, where the mount supports it."""
+    """Write data through to the disk, if the mount supports it."""
     try:
         opened = os.open(path, flags)
         try:
@@ -78,7 +78,7 @@ def locked(path: Path, busy: str | None = None, wait: bool = True) -> Iterator[i
     """Hold the lock file `path`, which is created if it does not exist; yield its descriptor.
 
     The lock ends with the process, in any way. Forked workers do not keep it, but a process that gets the descriptor
-    does. Where the mount has no locks, one message says so, and the work goes on without a lock: None.
+    does. If the mount has no locks, one message says so, and the work continues without a lock: None.
 
     Args:
         path: the lock's file, in a folder that exists.

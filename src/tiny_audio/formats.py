@@ -95,5 +95,5 @@ def warnings(item: Transcription) -> list[str]:
         if "unplaced" in segment.flags:
             lines.append(f"{where}: the transcript has more words than can be found in the audio; they have no times.")
     if retried := sum("retried" in segment.flags for segment in item.segments):
-        lines.append(f"{retried} of {len(item.segments)} pieces are parts of longer ones that ran away.")
+        lines.append(f"{retried} of {len(item.segments)} pieces are parts of pieces that looped or were cut off.")
     return lines

@@ -46,11 +46,11 @@ class WordPieces:
         return [self._word(word) for word in words_of(self._tokenizer, text)]
 
     def spell(self, name: str) -> list[int]:
-        """Return the pieces of a word or its beginning, as the tokenizer writes it; empty where there are none."""
+        """Return the pieces of a word or its beginning, as the tokenizer writes it; empty if there are none."""
         return [self._ids[piece] for piece in best_split(name, self._known, self._ids)]
 
     def longest_at_start(self, name: str) -> int:
-        """Return the longest piece at the start of a word, as a token id; -1 where there is none."""
+        """Return the longest piece at the start of a word, as a token id; -1 if there is none."""
         starts = (name[:end] for end in range(min(len(name), MAX_CHARACTERS), 0, -1))
         return next((self._ids[start] for start in starts if start in self._known), -1)
 
@@ -99,7 +99,7 @@ def words_of(tokenizer: Any, text: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def best_split(word: str, known: Mapping[str, float], ids: Mapping[str, int]) -> list[str]:
-    """Return the likeliest pieces of a word (Viterbi); empty where one of its characters is not a token."""
+    """Return the likeliest pieces of a word (Viterbi); empty if one of its characters is not a token."""
     score = [0.0] + [-math.inf] * len(word)
     came_from = [0] * (len(word) + 1)
     for end in range(1, len(word) + 1):

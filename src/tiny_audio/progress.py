@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
+LINE_SECONDS = 10.0  # between two lines of progress if there is no terminal
 
 
 def format_time(seconds: float) -> str:
@@ -87,7 +87,7 @@ class Progress:
         self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
         self.done = 0
         self._lock = threading.Lock()
-        self._started = self._said = time.monotonic()
+        self._started = self._reported = time.monotonic()
         self._bar = LiveBar(title, total, info=unit) if not quiet and is_terminal() else None
 
     def advance(self, count: int) -> None:
@@ -98,8 +98,8 @@ class Progress:
         left = f"{format_time((now - self._started) * (self.total - self.done) / max(self.done, 1))} left"
         if self._bar is not None:
             self._bar.update(completed=self.done, total=self.total, info=f"{self.unit}, {left}")
-        elif not self.quiet and now - self._said >= LINE_SECONDS:
-            self._said = now
+        elif not self.quiet and now - self._reported >= LINE_SECONDS:
+            self._reported = now
             logger.info("%s: %s/%s %s, %s", self.title, f"{self.done:,}", f"{self.total:,}", self.unit, left)
 
     def over(self, items: Iterable[T], count: Callable[[T], int]) -> Iterator[T]:

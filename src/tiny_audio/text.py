@@ -62,7 +62,7 @@ _GROUPED = re.compile(r"[^\W0]\d{0,2}(?:,\d{3})+(?:\.\d+)?|[^\W0]\d?(?:,\d{2})+,
 _DECIMAL_COMMA = re.compile(r"\d+,\d+|\d{1,3}(?:\.\d{3})+,\d+")
 # `_LOOSE` finds the characters of `_INSIDE` that are not inside a word or a number. Each pattern begins with the
 # character itself, which the regex engine finds 7 times as fast as a look-behind. All other characters are letters,
-# marks, digits and spaces by now.
+# marks, digits and spaces at this point.
 _INSIDE = "'.,/\u00b7"
 _LOOSE = re.compile(
     rf"'(?:(?![^\s{_INSIDE}])|(?<![^\s{_INSIDE}]'))"
@@ -174,7 +174,7 @@ def clean_transcript(text: str, case: str = "lower", keep_punctuation: bool = Fa
         keep_punctuation: leave punctuation and symbols where they are.
 
     Returns:
-        The cleaned transcript; empty where nothing is left.
+        The cleaned transcript; empty if nothing is left.
     """
     assert case in ("lower", "keep")
     text, _ = take_out_tags(text)

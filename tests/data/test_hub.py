@@ -128,8 +128,8 @@ REFUSED: list[tuple[dict[str, object], str]] = [
         "There is no me/nothing on this disk. Could not fetch the dataset me/nothing: there is no such",
     ),
     ({"path": "me/speech", "revision": "v9"}, "me/speech: it has no revision v9"),
-    ({"path": "me/speech", "split": "test"}, "no parquet files of test; its parquet files lie in data (see"),
-    ({"path": "me/script"}, "it has no parquet files at all"),
+    ({"path": "me/speech", "split": "test"}, "no parquet files of test; its parquet files are in data (see"),
+    ({"path": "me/script"}, "it has no parquet files"),
     ({"path": "me/languages"}, "has train in en, ko (see"),
     ({"path": "me/speech", "text_column": "words"}, "no column words; it has audio, text: set text_column"),
 ]

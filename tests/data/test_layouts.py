@@ -82,9 +82,9 @@ def test_segments_of_kaldi(tmp_path: Path) -> None:
         ({"wav__scp": "r1 raw.ark:123\n"}, "line 1 is a place in an archive"),
         ({"wav__scp": "r1\n"}, "line 1 names no recording"),
         ({}, "holds wav.scp, and no file text"),
-        ({"segments": "u1 r1 0.5\n"}, r"segments line 1 is not made of name, recording, start and end \(r1 0.5\)"),
+        ({"segments": "u1 r1 0.5\n"}, r"segments line 1 does not hold name, recording, start and end \(r1 0.5\)"),
         ({"segments": "u1 r1 0 1\nu2 r1 x 2\n"}, "segments line 2: x is not a time in seconds"),
-        ({"segments": "u1 r1 0 1 B\n"}, "segments line 1 is not made of"),
+        ({"segments": "u1 r1 0 1 B\n"}, "segments line 1 does not hold"),
         ({"reco2file_and_channel": "r1 call A\nr2 call B\n"}, r"line 2 chooses a channel \(call B\)"),
     ],
 )
@@ -135,7 +135,7 @@ def test_label_tracks_and_subtitles_are_parts_of_the_recording_beside_them(name:
 
 def test_a_folder_that_is_not_known_says_what_is_there(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "one", mine__csv="x", a__TextGrid="x")
-    refused(folder, r"wav.scp \(Kaldi\), .*beside each. It holds mine.csv: give the file as path")
+    refused(folder, r"wav.scp \(Kaldi\), .*beside each. It holds mine.csv: set path to the file")
     (folder / "mine.csv").unlink()
     refused(folder, "Files of the kind .TextGrid are not read: export them")
 

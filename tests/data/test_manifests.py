@@ -84,7 +84,7 @@ def test_a_row_with_times_is_that_part_of_its_recording(times: dict[str, Any], t
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        ({"end": 3.5}, "has a column end, and none for the start"),
+        ({"end": 3.5}, "has a column end, but no column start; add it"),
         ({"start": 1.5}, "where its rows begin, but not where they end: add a column end or duration"),
         ({"start": "soon", "end": 3}, r"line 1: start is soon, which is not a time; write seconds \(1.5\)"),
         ({"start": 1, "end": "0:75"}, "line 1: end is 0:75, which is not a time"),
@@ -244,7 +244,7 @@ def test_text_as_windows_and_old_macs_write_it(
 def test_text_of_another_code_page_is_never_taken_for_western(encoding: str, tmp_path: Path) -> None:
     said = {"cp949": "안녕하세요 여러분", "cp1251": "добрый день", "shift-jis": "こんにちは", "gb18030": "你好世界"}
     content = f"audio,text\na.wav,{said[encoding]}\n".encode(encoding)
-    refused(written(tmp_path, "a.csv", content), "is not UTF-8 text .*; save it as UTF-8")
+    refused(written(tmp_path, "a.csv", content), "is not text in UTF-8 .*; save it as UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_names_that_no_file_can_have_are_missing_and_the_rest_stands(tmp_path: P
     details = [skip.detail for skip in source.skipped]
     assert "has 304 bytes" in details[0]
     assert r"half\ud800.wav is not a text" in details[1]
-    assert "lies on a server: download it" in details[3]
+    assert "is on a server: download it" in details[3]
     assert all(skip.name.isprintable() for skip in source.skipped)
     assert len(source.recording_versions([0, 1])) == 2
 
@@ -298,9 +298,9 @@ def test_names_that_no_file_can_have_are_missing_and_the_rest_stands(tmp_path: P
         ("audio,text\na.wav,one\na.wav,Well, had a thought, in her\nb.wav,two\n", "line 3: 4 fields"),
         ("audio,text\na.wav,one\nb.wav\n", "line 3: 1 field"),
         ('audio,text\na.wav,"one\nb.wav,two\nb.wav,three"\n', "line 2: a quotation mark that is closed only on line 4"),
-        ('audio,text\na.wav,"one\nb.wav,two\n', "line 2: a quotation mark stands where none belongs"),
-        ('audio,text\na.wav,"one" two\nb.wav,two\n', "line 2: a quotation mark stands where none belongs"),
-        ('audio,text\na.wav,"one\nb.wav,"two"\n', "line 2: a quotation mark stands where none belongs"),
+        ('audio,text\na.wav,"one\nb.wav,two\n', "line 2: a quotation mark is in the wrong place"),
+        ('audio,text\na.wav,"one" two\nb.wav,two\n', "line 2: a quotation mark is in the wrong place"),
+        ('audio,text\na.wav,"one\nb.wav,"two"\n', "line 2: a quotation mark is in the wrong place"),
         ("audio,text,text\na.wav,one,two\n", "has two columns text"),
         ("audio,text\na.wav,one\nand more\nb.wav,two, three\n", "line 3: 1 field; line 4: 3 fields"),
     ],

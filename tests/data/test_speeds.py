@@ -71,5 +71,5 @@ def test_speeds_that_make_no_sense_are_told(speeds: list[float]) -> None:
 
 @pytest.mark.parametrize("other", [{"streaming": True}, {"augmentation": "light"}])
 def test_speeds_do_not_go_with_clips_that_change_as_they_are_drawn(other: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"does not go with .*set data.speeds=\[1.0\]"):
+    with pytest.raises(ConfigError, match=r"cannot be combined with .*set data.speeds=\[1.0\]"):
         DataConfig(speeds=[1.0, 1.1], **other)

@@ -43,7 +43,7 @@ def test_a_sound_corpus_has_nothing_to_look_at(tmp_path, capsys):
     status, findings, report = check(write_corpus(tmp_path / "corpus", train, dev))
     assert (status, findings) == (0, {})
     out = capsys.readouterr().out
-    assert "Nothing to look at" in out
+    assert "No findings." in out
     assert all(len(line) <= 80 for line in out.split("Padding:")[0].splitlines())
     facts = report["corpora"][0]
     assert (facts["clips"], facts["speakers"]) == (150, 5)
@@ -137,7 +137,7 @@ def test_planted_faults_are_found_by_name(tmp_path, capsys):
     assert names(findings["repeated"]) == {f"again{i:02}.wav" for i in range(5)}
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("!! ", " - "))]
     assert len(lines) == sum(map(len, findings.values())), "each finding is a line of its own"
-    assert lines[0].startswith("!! 2 of 180 clips of the evaluation are in the training set. Take them out")
+    assert lines[0].startswith("!! 2 of 180 clips of the evaluation are in the training set. Remove them")
 
 
 def test_what_stays_in_the_transcript_is_told_as_taught(tmp_path):
@@ -168,7 +168,7 @@ def test_more_unusable_clips_than_training_allows_are_severe(tmp_path, missing, 
     status, findings, report = check(write_corpus(tmp_path / "corpus", train, dev), "--decode", "all")
     assert status == int(severe)
     assert bool(findings["unusable"]) == severe
-    assert findings["skipped"][0]["what"] == f"{missing} of 150 decoded clips of no use: missing."
+    assert findings["skipped"][0]["what"] == f"{missing} of 150 decoded clips cannot be used: missing."
     assert report["corpora"][0]["decoded"]["skipped"]["missing"]["count"] == missing
 
 
@@ -270,7 +270,7 @@ def test_nothing_that_is_read_is_written_over(tmp_path, capsys):
     before = Path("corpus/manifest.json").read_bytes()
     for path in ("corpus", "corpus/manifest.json"):
         assert main(["data", "check", path, "output=corpus/manifest.json"]) == 2
-    assert "output=corpus/manifest.json is read by this very command" in capsys.readouterr().err
+    assert "output=corpus/manifest.json is an input of this command" in capsys.readouterr().err
     assert main(["data", "preview", "corpus", "output=corpus"]) == 2
     assert "output=corpus holds other files; name a new folder." in capsys.readouterr().err
     assert Path("corpus/manifest.json").read_bytes() == before
@@ -325,9 +325,9 @@ def test_the_page_and_the_picture(tmp_path, capsys):
         (["check", "split=train"], "split= needs a path: ta data check my/manifest.jsonl split=train"),
         (["check", "output=a.jpg"], "output must end in .html, .png, .svg, .json, got a.jpg."),
         (["check", "experiment=quickstart", "output=no/a.png"], "output=no/a.png: cannot be written (No such file"),
-        (["check", "--decode", "some"], "argument --decode: a number or all is wanted, got some; "),
+        (["check", "--decode", "some"], "argument --decode: must be a number or all, got some; "),
         (["check", "data.max_sample=3"], "there is no setting data.max_sample. Did you mean data.max_samples?"),
-        (["preview", "--clips", "0"], "argument --clips: a number from 1 on is wanted, got 0; "),
+        (["preview", "--clips", "0"], "argument --clips: must be a number of at least 1, got 0; "),
         (["preview", "model.decoder=./none"], "model.decoder=./none: there is no such folder."),
         (["chek"], "there is no command ta data chek. Did you mean check? `ta data --help` lists them."),
         (["my.jsonl"], "there is no command ta data my.jsonl. There are check and preview. "),

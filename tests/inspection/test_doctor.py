@@ -82,13 +82,13 @@ def test_what_fits_depends_on_the_device_and_the_disk(this):
     assert small.fits is False
     assert "training.gradient_accumulation_steps=" in small.verdict
     tiny = judge("transcription", config("transcription"), replace(gpu, memory_bytes=3 * GB))
-    assert tiny.verdict == "does not fit into the memory"
+    assert tiny.verdict == "does not fit into memory"
     full = judge("transcription", config("transcription"), replace(gpu, disks={this.cache: GB}))
     assert "disk" in full.verdict
     there = judge("transcription", config("transcription"), replace(gpu, models=dict.fromkeys(fit.models, GB)))
     assert there.download_bytes == 0
     cpu = judge("transcription", config("transcription"), replace(gpu, device="cpu"))
-    assert "made for a GPU" in cpu.verdict
+    assert "needs a GPU" in cpu.verdict
 
 
 def test_models_that_are_not_known_are_not_judged(this):

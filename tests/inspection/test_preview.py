@@ -84,7 +84,7 @@ def test_raw_and_taught_stand_side_by_side(settings, capsys):
     raw = re.search(r"  raw     (.*)\n", out)[1]
     assert raw.isupper()
     assert f"  taught  {raw.lower().rstrip('!')[:20]}" in out
-    assert "3 clips, all tokens mean their transcript." in out
+    assert "3 clips, all tokens decode to their transcript." in out
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -141,8 +141,8 @@ def test_tokens_that_mean_something_else_are_flagged(settings, monkeypatch, caps
     )
     assert main(["data", "preview", *settings, "--clips", "2", "output=look"]) == 0
     out = capsys.readouterr().out
-    assert out.count("the tokens to be written mean: by the liver") == 2
-    assert "2 whose tokens do not mean the transcript" in out
+    assert out.count("the target tokens decode to: by the liver") == 2
+    assert "2 whose tokens decode to another text" in out
     assert "by the liver" in Path("look/index.html").read_text()
 
 

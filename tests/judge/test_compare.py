@@ -55,7 +55,7 @@ def test_a_checkpoint_beside_a_model_of_others_on_the_same_clips(trained, wav2ve
     same, again = json.loads(Path("again.json").read_text())
     assert same["wer"] == again["wer"] == ours["wer"]
     assert (
-        "0.0 points of WER lower (whisper), 95 % interval 0.0 to 0.0, p = 1: these clips cannot"
+        "0.0 points of WER lower (whisper), 95 % interval 0.0 to 0.0, p = 1: the difference may be"
         in capsys.readouterr().out
     )
 
@@ -112,12 +112,12 @@ def test_a_language_model_that_is_asked_to_transcribe(tmp_path):
         ("a.jsonl nonsense",
          "there is no nonsense: name a checkpoint (.pt), a prediction file (.jsonl), a folder with a model, or a model "
          "of the Hub (owner/name)."),
-        ("a.jsonl openai/none", "say on which clips: data=leaderboard, or data.eval_path=my/dev.jsonl"),
+        ("a.jsonl openai/none", "name the clips: data=leaderboard, or data.eval_path=my/dev.jsonl"),
         ("a.jsonl a.jsonl report=a.jsonl",
-         "report=a.jsonl is a file; name a folder, which is made where it is not there."),
+         "report=a.jsonl is a file; name a folder, which is created if it does not exist."),
         ("a.jsonl a.jsonl report=a.jsonl/b", "report=a.jsonl/b: cannot be made (Not a directory)."),
         ("predictions.jsonl a.jsonl report=.",
-         "report=predictions.jsonl is read by this very command; name another file."),
+         "report=predictions.jsonl is an input of this command; name another file."),
         ("a.jsonl a.jsonl checkpoint=x.pt",
          "--compare A B names the two; leave checkpoint= and --checkpoints-dir out."),
     ],

@@ -172,7 +172,7 @@ def test_a_line_is_said_of_a_decoder_that_is_not_read_packed_and_none_of_another
     assert said == {
         "llama": [],
         "gemma2": [padded.format("gemma2", "packed attention has no softcap")],
-        "recurrent_gemma": [padded.format("recurrent_gemma", f"they see each other{lengths}")],
+        "recurrent_gemma": [padded.format("recurrent_gemma", f"clips affect each other{lengths}")],
     }[name]  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def test_a_model_that_sees_the_future_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(GPTNeoSelfAttention, "_attn", attend)
     decoder = load_decoder(str(folder), None, "Transcribe.", torch.float32)
-    with pytest.raises(UserError, match="cannot read clips as if they were alone: they are read otherwise than alone"):
+    with pytest.raises(UserError, match="clips as if they were alone: clips are read differently than alone"):
         decoder.reading  # noqa: B018
 
 

@@ -112,7 +112,7 @@ def test_nothing_of_this_machine_is_in_it(exported, windows, corpus, tiny_models
 
 def test_a_fresh_folder_is_asked_for(windows, exported, capsys):
     assert main(["export", f"checkpoint={windows}", f"output={exported}"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_bf16_halves_the_weights(windows, exported, tmp_path):

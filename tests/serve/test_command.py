@@ -41,7 +41,7 @@ def test_a_signal_lets_it_finish_what_was_accepted_and_refuse_the_rest(number, c
     finally:
         process.kill()
     log = (tmp_path / "log.txt").read_text()
-    assert "finished what was accepted, and stopped." in log
+    assert "finished the accepted recordings, and stopped." in log
     assert "Traceback" not in log
 
 

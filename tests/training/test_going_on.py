@@ -65,7 +65,7 @@ def test_a_finished_run_is_not_taken_for_one_with_another_seed(train, capsys):
     assert message == (
         f"ta train: error: {path} belongs to a finished run with other training.seed (42 there, 43 here). To continue "
         f"from its weights: training.resume_from_checkpoint={path} and training.max_steps above 2. "
-        "To train anew: another paths.output_dir."
+        "To start a new run: another paths.output_dir."
     )
     assert FOLDER.steps() == [2]
 
@@ -91,7 +91,7 @@ def test_the_real_command_after_a_quick_test_starts_afresh_and_says_so(run_setti
     assert main([*real, "training.max_steps=20"]) == 0
     log = capsys.readouterr().err
     path = FOLDER.file(2)
-    assert f"[INFO] {path} belongs to a quick test (data.max_samples=30, 2 steps): starting anew." in log
+    assert f"[INFO] {path} belongs to a quick test (data.max_samples=30, 2 steps): starting a new run." in log
     assert FOLDER.steps() == [20]
     assert CheckpointFolder(FOLDER.path / "set-aside").steps() == [2]
     assert first_steps() == list(range(1, 21))

@@ -408,7 +408,7 @@ def test_data_that_will_be_the_bottleneck_is_told(rate, throughput, workers, cor
 def test_speeds_are_measured(model, source, accelerator):
     """The throughput is that of real passes; a mixture's speed is that of its parts in their shares."""
     plan = SamplingPlan([source.durations], [1.0], 4, seed=0)
-    with memory.leaving_no_trace(model):
+    with memory.trial_mode(model):
         throughput = measure_throughput(model, plan, accelerator)
     assert throughput > 0
     assert all(weight.grad is None for weight in model.parameters())

@@ -53,7 +53,7 @@ def test_a_download_may_take_longer_than_a_step_may_be_waited_for(run_settings, 
     settings = [*run_settings, timeout, "training.preflight=false"]
     statuses, log = run_together(["train", *settings], tmp_path, download_slowly)
     assert statuses == [0, 0], log
-    assert "[INFO] Clips a step: 16 (2 processes x batch of 8 x 1 accumulated)" in log
+    assert "[INFO] Clips per step: 16 (2 processes x batch of 8 x 1 accumulated)" in log
     assert "Training completed!" in log
 
 
@@ -113,7 +113,7 @@ def test_a_total_batch_size_is_made_up_by_any_number_of_processes(processes, acc
     caplog.set_level("INFO", "tiny_audio")
     share_out_batch(config, processes)
     assert config.training.gradient_accumulation_steps == accumulated
-    assert caplog.messages[0].startswith("Clips a step: 128 (")
+    assert caplog.messages[0].startswith("Clips per step: 128 (")
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_one_process_has_nobody_to_share_with(run_settings, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     settings = ["training.max_steps=1", "data.eval_datasets=[]", "hardware.fsdp=true"]
     assert main(["train", *run_settings, *settings]) == 0
-    assert "[WARN] hardware.fsdp=true: a single process has nothing to share" in capsys.readouterr().err
+    assert "[WARN] hardware.fsdp=true: with one process there is nothing to shard" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["FSDP", "DEEPSPEED"])

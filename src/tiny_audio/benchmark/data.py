@@ -22,7 +22,7 @@ def open_data(path: str, batch_size: int, prompt: Prompt) -> tuple[SamplingPlan,
 
     Args:
         path: a manifest, a folder or `pocket`.
-        batch_size: clips a batch.
+        batch_size: clips per batch.
         prompt: its tokenizer reads the transcripts.
 
     Raises:

@@ -34,7 +34,7 @@ class Report:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._told: set[str] = set()  # notes, each printed once
+        self._printed: set[str] = set()  # notes, each printed once
 
     def line(self, text: str) -> None:
         """Print a line unchanged; only a terminal breaks it between words."""
@@ -71,9 +71,9 @@ class Report:
             table.add_row(label, *(value(found) for found in variants.values()))
         self._print(title, table)
         for name in variants:
-            if (note := NOTES[name]) not in self._told:
+            if (note := NOTES[name]) not in self._printed:
                 self.line(f"{name}: {note}")
-                self._told.add(note)
+                self._printed.add(note)
         rate = measured["matrix_flops_per_second"]
         self.line(f"matrix rate: a large matrix product runs at {rate / 1e12:,.3g} TFLOP/s in this precision")
         if parts:

@@ -11,10 +11,10 @@ from .output import check_output
 EPILOG = """\
 examples:
   ta average --checkpoints-dir outputs/transcription --best 3
-  ta eval --checkpoints-dir outputs/transcription       is it better? it has a row of its own
+  ta eval --checkpoints-dir outputs/transcription       compare it: it is a row of the table
 
-The result transcribes, is evaluated and starts other runs (model.checkpoint=FILE) as any checkpoint does; only going on
-with the run itself is impossible from it, since it holds no optimizer state."""
+You can transcribe with the result, evaluate it, and start other runs from it (model.checkpoint=FILE), as with any
+checkpoint. Only the run itself cannot resume from it, since it holds no optimizer state."""
 
 
 def run(argv: list[str]) -> int:

@@ -17,11 +17,11 @@ DESCRIPTION = """\
 Measure a training step on this machine, the usual way and ours, and where ours spends its time.
 
 Encoder and decoder have the widths of GLM-ASR and Qwen3-0.6B and random weights, so nothing is downloaded. On a GPU
-they are whole, with 16 clips a step; on a CPU four layers of each, with 8 clips, which takes some minutes."""
+they are whole, with 16 clips per step; on a CPU four layers of each, with 8 clips, which takes some minutes."""
 EPILOG = """\
 examples:
   ta benchmark
-  ta benchmark --seconds 30                          the largest batch there can be: does it fit?
+  ta benchmark --seconds 30                          the largest possible batch: does it fit?
   ta benchmark --batch-size 32 --compile --price 2.5
   ta benchmark --projector mlp,mosa,moe,qformer --no-baseline
   ta benchmark --data my/train.jsonl                 can the data keep up with the step?
@@ -33,11 +33,11 @@ def parse(argv: Sequence[str]) -> tuple[Settings, Path | None]:
     parser = Parser("ta benchmark", "ta benchmark [options]", DESCRIPTION, EPILOG)
     add = parser.add_argument_group("the machine").add_argument
     add("--device", default=DEFAULTS.device, help="auto, cuda, cuda:1, mps, cpu (default: %(default)s)")
-    add("--precision", default=DEFAULTS.precision, help="bf16, no or auto: bf16 where a GPU has it (default: auto)")
+    add("--precision", default=DEFAULTS.precision, help="bf16, no or auto: bf16 if a GPU has it (default: auto)")
     add("--attention", default=DEFAULTS.attention, help=f"{', '.join(ATTENTIONS)} (default: %(default)s)")
     add("--compile", action="store_true", help="compile the layers of our step")
     add = parser.add_argument_group("the step").add_argument
-    add("--batch-size", type=int, metavar="N", help="clips a step (default: 16; 8 on a CPU)")
+    add("--batch-size", type=int, metavar="N", help="clips per step (default: 16; 8 on a CPU)")
     add(
         "--seconds",
         type=float,
@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> tuple[Settings, Path | None]:
     add("--no-step", action="store_true", help="the data alone")
     add = parser.add_argument_group("the run").add_argument
     add("--run-steps", type=int, default=DEFAULTS.run_steps, metavar="N",
-        help="steps whose hours and cost are told (default: %(default)s)")  # fmt: skip
+        help="steps whose hours and cost are printed (default: %(default)s)")  # fmt: skip
     add("--price", type=float, metavar="USD", help="of an hour of this machine")
     add = parser.add_argument_group("the data").add_argument
     add("--data", metavar="PATH", help="a manifest, a folder or `pocket`: measure how fast it is read")
@@ -73,7 +73,7 @@ def _numbers(value: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in value.split(",") if part)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"numbers with commas between are wanted, got {value}") from None
+        raise argparse.ArgumentTypeError(f"must be numbers separated by commas, got {value}") from None
 
 
 def _names(value: str) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ examples:
   ta clean-checkpoints --keep-best 3 --keep-last 2 --output-dir outputs/transcription/
   ta clean-checkpoints --dry-run --output-dir outputs/mosa outputs/moe
 
-The best are those that the run evaluated as such, by its own training.metric_for_best. The best one and the newest are
-never deleted, whatever is typed, nor is anything that is not a checkpoint-step-N.pt, such as final.pt."""
+The run's own evaluations and its training.metric_for_best decide which are the best. The best one and the newest are
+never deleted. Other files than checkpoint-step-N.pt, such as final.pt, are not deleted either."""
 
 
 def parser() -> Parser:

@@ -13,12 +13,12 @@ COMMANDS = {
     "push": "a model to the Hugging Face Hub, with a card: ta push checkpoint=PATH repo=user/name",
     "serve": "an API on this machine, as OpenAI's: ta serve checkpoint=PATH",
     "demo": "try a model on a page in the browser: ta demo checkpoint=PATH",
-    "data": "look at the data before a run: ta data check, ta data preview",
+    "data": "check the data before a run: ta data check, ta data preview",
     "plot": "draw the curves of one or several runs: ta plot outputs/transcription",
     "sweep": "search for good settings on this machine: ta sweep sweep.yaml",
     "benchmark": "measure a training step on this machine, before anything is downloaded",
-    "doctor": "what this machine has, which experiments fit it, and what to type first",
-    "completion": "have a shell complete what is typed: ta completion bash",
+    "doctor": "what this machine has, which experiments fit it, and which command to try first",
+    "completion": "completion by Tab in a shell: ta completion bash",
 }
 
 
@@ -38,7 +38,7 @@ def help_text() -> str:
             "commands:",
             *lines,
             "",
-            "`ta COMMAND --help` says more; `ta --version` prints the version; `ta --install-completion` has the Tab",
-            "key complete commands and settings.",
+            "`ta COMMAND --help` says more; `ta --version` prints the version; `ta --install-completion` sets up the",
+            "Tab key to complete commands and settings.",
         ]
     )

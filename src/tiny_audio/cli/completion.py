@@ -27,9 +27,9 @@ from .commands import COMMANDS
 from .compose import GROUPS, choices, shipped_folder
 from .options import Parser
 
-DESCRIPTION = "Print what makes a shell complete commands, settings, experiments, presets and files of `ta`."
+DESCRIPTION = "Print the script that completes commands, settings, experiments, presets and files of `ta` in a shell."
 EPILOG = """\
-`ta --install-completion` has it in every new shell, as do these by hand:
+`ta --install-completion` sets it up for every new shell. By hand:
   bash   echo 'eval "$(ta completion bash)"' >> ~/.bashrc
   zsh    echo 'eval "$(ta completion zsh)"' >> ~/.zshrc      after the line with compinit
   fish   ta completion fish > ~/.config/fish/completions/ta.fish"""

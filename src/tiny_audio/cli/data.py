@@ -22,17 +22,17 @@ OUTPUTS = (".html", ".png", ".svg", ".json")
 HELP = """\
 usage: ta data COMMAND ...
 
-A look at the data before a long run; the settings are those of `ta train`.
+Check the data before a long run. The settings are those of `ta train`.
 
 commands:
-  check    what there is, and what is wrong with it: ta data check experiment=transcription
-  preview  what the model will really see and hear: ta data preview experiment=quickstart output=preview
+  check    facts about the data, and its problems: ta data check experiment=transcription
+  preview  the input of the model, clip by clip: ta data preview experiment=quickstart output=preview
 
 `ta data COMMAND --help` says more."""
 CORPORA_EPILOG = """
-A path stands for settings: data.datasets=[{path: PATH}]; split=NAME takes the rows or files of that split, and
-eval_split=NAME another one to evaluate on. Without a path the data is what `ta train` would train on with the same
-settings, experiment=, data=, data.*, training.* and model.decoder among them."""
+PATH is short for data.datasets=[{path: PATH}]. split=NAME selects the rows or files of that split, and eval_split=NAME
+those to evaluate on. Without PATH the command reads the data that `ta train` would use with the same settings, such as
+experiment=, data=, data.*, training.* and model.decoder."""
 CHECK_EPILOG = (
     """\
 examples:
@@ -42,8 +42,8 @@ examples:
   ta data check my/manifest.jsonl split=train eval_split=dev
   ta data check my/folder --decode all output=report.html output=report.json
 
-exit status: 0; 1 with findings so severe that training would stop or teach nonsense (marked !!);
-2 where nothing could be looked at.
+exit status: 0; 1 with severe findings (marked !!), with which training would stop or teach nonsense;
+2 if nothing could be checked.
 """
     + CORPORA_EPILOG
 )
@@ -83,8 +83,8 @@ def add_corpora(parser: Parser) -> None:
     add = parser.add_argument
     add("settings", nargs="*", metavar="PATH | KEY=VALUE", help="a manifest, folder or Hub id; or settings")
     add("--split", metavar="NAME", help="of PATH")
-    add("--eval-split", metavar="NAME", help="of PATH, to evaluate on")
-    add("--config-dir", action="append", default=[], type=Path, metavar="DIR", help="configurations of your own")
+    add("--eval-split", metavar="NAME", help="of PATH, for the evaluation")
+    add("--config-dir", action="append", default=[], type=Path, metavar="DIR", help="a folder with your own presets")
 
 
 def parse_check(argv: list[str]) -> argparse.Namespace:
@@ -92,7 +92,7 @@ def parse_check(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         "ta data check",
         "ta data check [PATH ...] [KEY=VALUE ...] [options] [output=FILE]",
-        "Look at the data that a run would train on and be evaluated on, and say what is wrong with it.",
+        "Check the training and evaluation data of a run, and report its problems.",
         CHECK_EPILOG,
     )
     add_corpora(parser)
@@ -194,13 +194,13 @@ def _count(value: str) -> int | None:
         return None
     if value.isdecimal():
         return int(value)
-    raise argparse.ArgumentTypeError(f"a number or all is wanted, got {value}")
+    raise argparse.ArgumentTypeError(f"must be a number or all, got {value}")
 
 
 def _positive(value: str) -> int:
     if value.isdecimal() and int(value) > 0:
         return int(value)
-    raise argparse.ArgumentTypeError(f"a number from 1 on is wanted, got {value}")
+    raise argparse.ArgumentTypeError(f"must be a number of at least 1, got {value}")
 
 
 def open_console() -> Console:

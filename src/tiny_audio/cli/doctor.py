@@ -1,4 +1,4 @@
-"""`ta doctor`: what this machine has, which experiments fit it, and what to type first."""
+"""`ta doctor`: what this machine has, which experiments fit it, and which command to try first."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ examples:
   ta doctor
   ta doctor --json
 
-Nothing is downloaded, and the network is not asked. What fits is arithmetic with the longest clips that an experiment
-allows; a run tries it before its first step."""
+Nothing is downloaded, and the network is not used. Whether an experiment fits is computed for the longest clips that it
+allows; a run measures it before its first step."""
 FIRST_GPU = "ta train experiment=transcription data.max_samples=100 training.max_steps=10 training.eval_steps=5"
 FIRST = "ta train experiment=quickstart"
 
@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
         UserError: one line for the person who typed them.
     """
     parser = Parser(
-        "ta doctor", "ta doctor [--json]", "Look at this machine: what fits, and what to type first.", EPILOG
+        "ta doctor", "ta doctor [--json]", "Report what fits this machine, and the first command to try.", EPILOG
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     args = parser.read(argv)
@@ -89,7 +89,7 @@ def describe(machine: Machine) -> list[str]:
 def experiment_lines(fits: Sequence[Fit]) -> list[str]:
     """Return lines about each experiment."""
     width = max(len(fit.experiment) for fit in fits) + 2
-    lines = ["experiments, with about the memory that they take, and what is downloaded of models:"]
+    lines = ["experiments, their approximate memory, and the size of the models to download:"]
     for fit in fits:
         needs = "" if fit.needed_bytes is None else f"{format_bytes(fit.needed_bytes):>8}"
         download = f", {format_bytes(fit.download_bytes)} to download" if fit.download_bytes else ""

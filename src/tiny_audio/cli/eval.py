@@ -44,10 +44,10 @@ examples:
   ta eval --compare judged/predictions.jsonl theirs.jsonl
 
 --compare takes checkpoints, folders with a model, models of the Hub that transformers can run as speech recognizers
-(Whisper, wav2vec2, GLM-ASR, ...), and prediction files, a line a clip: name, reference, hypothesis.
+(Whisper, wav2vec2, GLM-ASR, ...), and prediction files, one line per clip: name, reference, hypothesis.
 
-Without data the clips are those that the run itself was evaluated on. Any setting of `ta train` that says what is
-evaluated may be typed: data=NAME, data.*, hardware.*, training.max_new_tokens, paths.*_dir. Options may be written
+Without data the clips are those of the run's own evaluation. The settings of `ta train` that concern an evaluation can
+be set: data=NAME, data.*, hardware.*, training.max_new_tokens, paths.*_dir. Options may be written
 with dashes too: --checkpoint PATH."""
 
 
@@ -67,14 +67,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--compare", nargs=2, metavar=("A", "B"), help="two recognizers on the same clips: see below")
     add("--device", help="auto, cuda, cuda:1, mps, cpu (default: auto)")
     add("--batch-size", metavar="N", help="clips at once (default: training.eval_batch_size of the run)")
-    add("--encoder", help="where the checkpoints' encoder lies now, if it has moved")
-    add("--decoder", help="where the checkpoints' decoder lies now, if it has moved")
+    add("--encoder", help="the encoder's present folder, if it was moved")
+    add("--decoder", help="the decoder's present folder, if it was moved")
     add_search(parser)
     add("--scoring", metavar="RULE[,RULE]", help="whisper, levenshtein, ours (default: whisper,ours for English)")
     add("--output", type=Path, metavar="FILE", help=f"write the rows to a file, too: {', '.join(FORMATS)}")
-    add("--transcripts", type=Path, metavar="FILE", help="write what the best checkpoint wrote (.jsonl)")
+    add("--transcripts", type=Path, metavar="FILE", help="write the best checkpoint's transcripts (.jsonl)")
     add("--report", type=Path, metavar="FOLDER", help="write eval.json, predictions.jsonl and report.html into it")
-    add("--config-dir", action="append", default=[], type=Path, metavar="DIR", help="data presets of your own")
+    add("--config-dir", action="append", default=[], type=Path, metavar="DIR", help="your own data presets")
     return parser.read(argv)
 
 
@@ -95,7 +95,7 @@ def run(argv: list[str]) -> int:
 
     def settings(saved: dict[str, Any] | None) -> Config:
         if saved is None and not any(token.startswith(("data=", "data.eval_")) for token in typed):
-            raise UserError("say on which clips: data=leaderboard, or data.eval_path=my/dev.jsonl")
+            raise UserError("name the clips: data=leaderboard, or data.eval_path=my/dev.jsonl")
         config = with_typed(saved, typed, own)
         for key, path in outputs.items():
             for file in files_of(key, path):
@@ -117,7 +117,7 @@ def run_checkpoints(
 
     folder = find_checkpoints(args.checkpoints_dir) if args.checkpoints_dir else None
     paths = list(folder.files() if folder else map(Path, args.checkpoint))
-    check_outputs(outputs, paths)  # now, and not hours later
+    check_outputs(outputs, paths)  # before the work, not hours later
     from ..evaluation.report import print_statements, print_tables, statements
     from ..evaluation.score import rank
     from ..evaluation.scoring import OURS
@@ -183,7 +183,7 @@ def check_outputs(outputs: dict[str, Path], inputs: Sequence[Path]) -> None:
     seen: dict[Path, str] = {}
     for key, path in outputs.items():
         if key == "report" and path.exists() and not path.is_dir():
-            raise UserError(f"report={path} is a file; name a folder, which is made where it is not there.")
+            raise UserError(f"report={path} is a file; name a folder, which is created if it does not exist.")
         if key == "report":
             try:
                 path.mkdir(parents=True, exist_ok=True)

@@ -42,10 +42,10 @@ def run(argv: list[str]) -> int:
     add("--checkpoint", help="final.pt, or the folder of a run")
     add("--output", help="a new folder")
     add("--clips", type=int, default=8, help="evaluation clips that are compared; 0: none (default: %(default)s)")
-    add("--audio", help="compare these recordings, with commas between, of at most 30 s, instead")
+    add("--audio", help="compare these recordings instead (separated by commas, at most 30 s each)")
     add("--dtype", choices=DTYPES, default="float32", help="of the weights written (default: %(default)s)")
-    add("--encoder", help="where the checkpoint's encoder lies now, if it has moved")
-    add("--decoder", help="where the checkpoint's decoder lies now, if it has moved")
+    add("--encoder", help="the encoder's present folder, if it was moved")
+    add("--decoder", help="the decoder's present folder, if it was moved")
     args = parser.read(argv)
     if not args.checkpoint or not args.output:
         raise UserError(
@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"clips must be at least 0, got {args.clips}.")
     folder = Path(args.output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"output={folder} is there already; delete it, or name another folder.")
+        raise UserError(f"output={folder} exists already; delete it, or name another folder.")
     import torch
 
     from ..inference.opened import open_model
@@ -79,7 +79,7 @@ def run(argv: list[str]) -> int:
         return 0
     if model.search.beams > 1:
         print(f"The checkpoint searches with its CTC head (beams={model.search.beams}), which transformers cannot:")
-        print("what is compared is what each writes greedily.")
+        print("the comparison is of greedy transcripts.")
         model.search = SearchConfig()
     proof = prove(model, folder, waveforms)
     for line in judge(proof, model.encoder.encoder_window):
@@ -113,7 +113,7 @@ def judge(proof: Proof, encoder_window: str) -> list[str]:
     elif encoder_window == "clip":
         lines.append(
             "It was trained on bare clips (model.encoder_window=clip), and the native class of its encoder has windows "
-            "of 30 s alone. Where the texts differ train with model.encoder_window=30s."
+            "of 30 s alone. If the texts differ train with model.encoder_window=30s."
         )
     for expected, text in zip(proof.expected, proof.ways[own].texts, strict=True):
         if expected != text:

@@ -38,8 +38,8 @@ examples:
   ta infer checkpoint=final.pt call.wav channel=each    (a party a channel; call.wav@1 is its second channel)
 
 One recording: its transcript. Several, or a folder: a line each, PATH<tab>TRANSCRIPT. output=FOLDER/ writes a file
-for each recording; what is there already is not transcribed again. Recordings longer than a piece are cut at quiet
-places. Options may be written with dashes too: --checkpoint PATH. The exit status is 1 where a recording could not be
+for each recording, and skips recordings whose file exists. Recordings longer than a piece are cut at quiet
+places. Options may be written with dashes too: --checkpoint PATH. The exit status is 1 if a recording could not be
 transcribed."""
 
 
@@ -54,29 +54,29 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help="recordings and folders of recordings")
     add("--checkpoint", help="checkpoint of a run: outputs/.../checkpoints/final.pt")
-    add("--audio", action="append", default=[], help="recordings or folders, with commas between")
+    add("--audio", action="append", default=[], help="recordings or folders, separated by commas")
     add("--device", default="auto", help="auto, cuda, cuda:1, mps, cpu (default: %(default)s)")
     add("--batch-size", type=int, default=8, help="pieces at once (default: %(default)s)")
-    add("--encoder", help="where the checkpoint's encoder lies now, if it has moved")
-    add("--decoder", help="where the checkpoint's decoder lies now, if it has moved")
-    add("--format", choices=FORMATS, default="text", help="json: an object a line; srt, vtt: subtitles")
+    add("--encoder", help="the encoder's present folder, if it was moved")
+    add("--decoder", help="the decoder's present folder, if it was moved")
+    add("--format", choices=FORMATS, default="text", help="json: one object per line; srt, vtt: subtitles")
     add("--output", help="write to this file, or to files in this folder, instead of standard output")
     add(
         "--context",
         default="",
-        help="what is known of the recordings: names, a domain; of use to a model trained with it",
+        help="text about the recordings, such as names, for a model that was trained with contexts",
     )
     add(
         "--channel",
         default="mix",
-        help="mix: all channels in one; each: every channel for itself; or a number, 0 being the first "
+        help="mix: all channels in one; each: every channel separately; or a number, 0 for the first "
         "(default: %(default)s)",
     )
     add(
         "--piece-seconds",
         type=float,
-        help="the longest piece that is read at once (default: 95 of 100 clips trained on are no longer; where there "
-        "is no pause, as long as the longest of them)",
+        help="length of the longest piece (default: the length that 95 of 100 training clips do not exceed; without "
+        "a pause, the length of the longest training clip)",
     )
     add("--max-new-tokens", type=int, default=400, help="most tokens of a piece (default: %(default)s)")
     add(
@@ -192,7 +192,7 @@ def check_checkpoint(path: str) -> None:
 def split_paths(value: str) -> list[str]:
     """Split `a.wav,b.wav`, but not at a comma in the name of a file that exists."""
     if not value.strip():
-        raise UserError("audio= is empty; name a recording, or a folder: audio=. is the one that you are in.")
+        raise UserError("audio= is empty; name a recording, or a folder: audio=. is the current one.")
     return [value] if Path(value).exists() else [path for path in value.split(",") if path]
 
 
@@ -218,7 +218,7 @@ def expand(named: Sequence[str]) -> list[str]:
             found, others = look_through(path)
             if not found:
                 raise UserError(f"there are no recordings (wav, flac, mp3, m4a, ...) in the folder {path}.")
-            tell_passed_over(path, others)
+            report_skipped(path, others)
             paths += found
         else:
             paths.append(path)
@@ -247,12 +247,12 @@ def look_through(folder: str) -> tuple[list[str], list[str]]:
     return found, others
 
 
-def tell_passed_over(folder: str, paths: Sequence[str]) -> None:
+def report_skipped(folder: str, paths: Sequence[str]) -> None:
     """Name and count the files and folders in a folder that are skipped."""
     if paths:
         named = ", ".join(paths[:MAX_TOLD]) + (", ..." if len(paths) > MAX_TOLD else "")
         count = f"{len(paths):,} file{'s' if len(paths) > 1 else ''}"
-        print(f"ta infer: {folder}: {count} not looked at, by name no recordings: {named}", file=sys.stderr)
+        print(f"ta infer: {folder}: {count} skipped, no recordings by their names: {named}", file=sys.stderr)
 
 
 def choose_channels(paths: Sequence[str], channel: str) -> list[str]:

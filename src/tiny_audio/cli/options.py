@@ -59,13 +59,13 @@ def add_search(parser: Parser) -> None:
     parser.add_argument(
         "--beams",
         type=int,
-        help="texts that are followed at once, by decoder and CTC head together; 1: the decoder writes greedily, alone "
-        "(default: as the checkpoint says)",
+        help="hypotheses of the beam search by decoder and CTC head together; 1: the decoder alone, greedily "
+        "(default: the checkpoint's)",
     )
     parser.add_argument(
         "--ctc-weight",
         type=float,
-        help="of what the CTC head says, beside the decoder, with 2 beams or more (default: as the checkpoint says)",
+        help="weight of the CTC score, with 2 beams or more (default: the checkpoint's)",
     )
 
 

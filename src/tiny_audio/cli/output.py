@@ -55,17 +55,17 @@ def check_output(path: Path, inputs: Iterable[str | Path] = (), text: bool = Fal
     if reason is not None:
         raise UserError(f"{key}={path}: cannot be written ({reason}).")
     if b"\0" in head:
-        raise UserError(f"{key}={path} is there and holds no text; delete it, or name another file.")
+        raise UserError(f"{key}={path} exists and is not a text file; delete it, or name another file.")
 
 
 def refuse_inputs(path: Path, inputs: Iterable[str | Path], key: str = "output") -> None:
     """Refuse to overwrite an input.
 
     Raises:
-        UserError: the output is one of the inputs, by whatever name.
+        UserError: the output is one of the inputs, under any name.
     """
     if path.resolve() in {Path(one).resolve() for one in inputs}:
-        raise UserError(f"{key}={path} is read by this very command; name another file.")
+        raise UserError(f"{key}={path} is an input of this command; name another file.")
 
 
 def data_files(data: DataConfig) -> list[Path]:

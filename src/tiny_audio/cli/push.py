@@ -18,7 +18,7 @@ examples:
 A checkpoint is exported first, as `ta export` does, without the comparison that it makes. Figures come from report=,
 the folder that `ta eval checkpoint=... report=FOLDER` wrote. An open license is claimed where those of all models and
 corpora are known and allow it, or where license= names one and none is known to forbid it. A README.md in the folder
-is taken as it is: write the card there with --dry-run output=FOLDER/README.md to change it."""
+is used unchanged; to edit the card, write it there with --dry-run output=FOLDER/README.md."""
 
 
 def run(argv: list[str]) -> int:
@@ -35,13 +35,13 @@ def run(argv: list[str]) -> int:
     )
     add = parser.add_argument
     add("--checkpoint", help="an exported folder, final.pt, or the folder of a run")
-    add("--repo", help="user/name; made where it does not exist")
+    add("--repo", help="user/name; created if it does not exist")
     add("--report", help="folder of `ta eval report=` (default: eval.json in the run's folder, if it is there)")
-    add("--private", choices=["true", "false"], default="false", help="let nobody else see it (default: %(default)s)")
+    add("--private", choices=["true", "false"], default="false", help="a private repository (default: %(default)s)")
     add("--license", help="as the Hub spells it: mit, apache-2.0, ... (default: what models and corpora allow)")
     add("--dtype", choices=DTYPES, default="float32", help="of a checkpoint's weights (default: %(default)s)")
-    add("--encoder", help="where the checkpoint's encoder lies now, if it has moved")
-    add("--decoder", help="where the checkpoint's decoder lies now, if it has moved")
+    add("--encoder", help="the encoder's present folder, if it was moved")
+    add("--decoder", help="the decoder's present folder, if it was moved")
     add("--dry-run", action="store_true", help="write the card, and upload nothing: needs no network and no token")
     add("--output", type=Path, help="with --dry-run, the file for the card, instead of standard output")
     add("--yes", action="store_true", help="upload")

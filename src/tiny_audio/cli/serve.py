@@ -22,7 +22,7 @@ examples:
   ta demo checkpoint=final.pt                  opens the page in the browser
 
 It answers POST /v1/audio/transcriptions as OpenAI's API does, GET /v1/models, /health, /metrics, and / with the page.
-Ctrl+C finishes what was accepted, and ends."""
+Ctrl+C finishes the accepted recordings, and stops."""
 
 
 def run(argv: list[str], prog: str = "ta serve", opens_page: bool = False) -> int:
@@ -44,17 +44,17 @@ def run(argv: list[str], prog: str = "ta serve", opens_page: bool = False) -> in
     )
     add = parser.add_argument
     add("--checkpoint", help="final.pt, the folder of a run, an exported folder, or user/repository on the Hub")
-    add("--host", default="127.0.0.1", help="address that is listened on; others need a key (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="address to listen on; any other needs a key (default: %(default)s)")
     add("--port", type=int, default=8000, help="0: any that is free (default: %(default)s)")
     add("--device", default="auto", help="auto, cuda, cuda:1, mps, cpu (default: %(default)s)")
     add("--batch-size", type=int, default=8, help="pieces of recordings at once (default: %(default)s)")
     add("--max-upload-mb", type=float, default=25.0, help="largest recording, in MB (default: %(default)g)")
     add("--max-seconds", type=float, default=600.0, help="longest recording (default: %(default)g)")
-    add("--queue", type=int, default=64, help="recordings that are worked on and wait (default: %(default)s)")
+    add("--queue", type=int, default=64, help="recordings in work or waiting (default: %(default)s)")
     add("--timeout-seconds", type=float, default=300.0, help="for an upload, and the work on it (default: %(default)g)")
-    add("--api-key", help=f"what clients must send; others see it in the list of processes, {KEY_VARIABLE} they do not")
-    add("--encoder", help="where the checkpoint's encoder lies now, if it has moved")
-    add("--decoder", help="where the checkpoint's decoder lies now, if it has moved")
+    add("--api-key", help=f"the key of all clients; other users see it in the list of processes: better {KEY_VARIABLE}")
+    add("--encoder", help="the encoder's present folder, if it was moved")
+    add("--decoder", help="the decoder's present folder, if it was moved")
     args = parser.read(argv)
     if not args.checkpoint:
         raise UserError(f"name a checkpoint: {prog} checkpoint=outputs/.../final.pt")
@@ -85,7 +85,7 @@ def run(argv: list[str], prog: str = "ta serve", opens_page: bool = False) -> in
 
     recognizer = Recognizer(args.checkpoint, args.device, args.encoder, args.decoder)
     Server(recognizer, name, settings, ready).serve_until_signaled()
-    print(f"{prog}: finished what was accepted, and stopped.", file=sys.stderr)
+    print(f"{prog}: finished the accepted recordings, and stopped.", file=sys.stderr)
     return 0
 
 

@@ -27,9 +27,9 @@ examples:
   ta sweep sweep.yaml trials=50 training=fast training.seed=1
   ta sweep sweep.yaml experiment=quickstart training.max_steps=200
 
-FILE is what `wandb sweep` takes too. Settings go to every trial; one that the file searches is no longer searched.
+FILE is also a file for `wandb sweep`. Settings apply to every trial; a setting that you type is not searched.
 Each trial trains in OUTPUT_DIR/sweeps/NAME/trial-N, where NAME is the file's `name`, else that of the file;
-results.csv beside them has all values. Ctrl+C saves and leaves, and the same command goes on. `method: grid` runs
+results.csv beside them has all values. Ctrl+C saves and stops, and the same command continues. `method: grid` runs
 every combination, unless trials is given. Options may be written with dashes too: --trials 50."""
 
 
@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("settings", nargs="*", metavar="FILE, KEY=VALUE", help="the sweep, and settings of `ta train`")
     parser.add_argument("--trials", type=int, metavar="N", help=f"default: run_cap of the file, else {TRIALS}")
     parser.add_argument(
-        "--config-dir", action="append", default=[], type=Path, metavar="DIR", help="YAML of your own, as in `ta train`"
+        "--config-dir", action="append", default=[], type=Path, metavar="DIR", help="your own YAML, as in `ta train`"
     )
     args = parser.read(argv)
     files = [token for token in args.settings if "=" not in token]

@@ -40,7 +40,7 @@ HELP = """\
 usage: ta train [experiment=NAME] [data=NAME] [training=NAME] [KEY=VALUE ...] [options]
 
 Train a projector between a frozen speech encoder and a frozen language model. A run writes to
-outputs/EXPERIMENT/; the same command again goes on from its newest checkpoint.
+outputs/EXPERIMENT/; the same command continues from its newest checkpoint.
 
 examples:
   ta train experiment=quickstart
@@ -51,15 +51,15 @@ examples:
   ta train -m training.learning_rate=1e-4,3e-4,1e-3
 {groups}
 settings:
-  Any setting of the configuration is overridden as KEY=VALUE, and what is typed wins over every file;
-  `ta train --cfg job` prints them all. Lists are written [a,b]; put quotes around what the shell would read:
+  Any setting of the configuration is overridden as KEY=VALUE, and the command line overrides every file;
+  `ta train --cfg job` prints them all. Lists are written [a,b]; put quotes around special characters of the shell:
     ta train 'data.datasets=[{{path: a.jsonl, weight: 2}}, {{path: b.jsonl}}]' 'model.prompt="Write it down."'
 
 options:
   --cfg job         print the final configuration, train nothing (-p KEY: a part of it)
-  -m, --multirun    run every combination of comma-separated values, each in a folder of its own; with
+  -m, --multirun    run every combination of comma-separated values, each in its own folder; with
                     hydra/launcher=submitit_slurm as Slurm jobs
-  --config-dir DIR  use YAML of your own as well: DIR/experiments/NAME.yaml, DIR/data/..., DIR/training/...
+  --config-dir DIR  use your own YAML, too: DIR/experiments/NAME.yaml, DIR/data/..., DIR/training/...
   --hydra-help      Hydra's own options
   -h, --help        this text
 

@@ -25,12 +25,12 @@ class DatasetConfig:
     path: str | None = None  # a manifest, a folder, an archive, or a Hub id
     split: str | None = None  # of the corpus, such as train
     subset: str | None = None  # a configuration of a Hub repository
-    language: str | None = None  # such as en, of a corpus that has several
-    release: int | None = None  # of tedlium: 3
+    language: str | None = None  # such as en, if the corpus has several
+    release: int | None = None  # of TED-LIUM, such as 3
     revision: str | None = None  # a commit or tag of the Hub; null: the newest
     weight: float = 1.0  # its share of the draws, relative to the other corpora
     audio_column: str | None = None  # null: one of the usual names
-    text_column: str | None = None  # likewise
+    text_column: str | None = None  # null: one of the usual names
     context_column: str | None = None  # the context of each clip; null: `context`, if there is such a column; '': none
     channel: int | None = None  # of the recordings; 0 is the first (left) one; null mixes them
 
@@ -49,16 +49,16 @@ class DatasetConfig:
 class DataConfig:
     """What is drawn, in what proportion, and what is left out."""
 
-    name: str = "custom"  # of the preset
+    name: str = "custom"  # name of the preset
     train_path: str | None = None  # data=custom: the one corpus of `datasets`
     eval_path: str | None = None  # data=custom: the one corpus of `eval_datasets`
-    datasets: list[DatasetConfig] = field(default_factory=list)  # to train on
-    eval_datasets: list[DatasetConfig] = field(default_factory=list)  # to evaluate on
+    datasets: list[DatasetConfig] = field(default_factory=list)  # corpora to train on
+    eval_datasets: list[DatasetConfig] = field(default_factory=list)  # corpora to evaluate on
     sample_rate: int = 16_000
     max_audio_length: float = 30.0  # seconds
     min_audio_length: float = 0.1  # seconds
     max_samples: int | None = None  # a seeded subset of the training clips, in proportion to the weights
-    max_eval_samples: int | None = 500  # likewise of the evaluation clips; null: all
+    max_eval_samples: int | None = 500  # a seeded subset of the evaluation clips; null: all
     max_skipped_share: float = 0.2  # the run stops if more than this share of the draws is skipped
     text_case: str = "lower"  # lower | keep
     keep_punctuation: bool = False  # of transcripts, in training
@@ -70,7 +70,7 @@ class DataConfig:
     augmentation: str = "none"  # of training clips: none | light (speed, rooms, noise, gain)
     no_speech_share: float = 0.0  # of the draws: silence and noise with an empty transcript
     noise_path: str | None = None  # recordings of noise: a folder, a manifest, or one recording
-    room_path: str | None = None  # room impulse responses, likewise
+    room_path: str | None = None  # room impulse responses: a folder, a manifest, or one recording
     noise_snr_db: list[float] = field(default_factory=lambda: [10.0, 30.0])  # lowest and highest
     context_dropout: float = 0.2  # share of the draws with a context that are read without it
     max_context_length: int = 1000  # characters; longer contexts are cut
@@ -121,7 +121,7 @@ class DataConfig:
             )
         if len(self.speeds) > 1 and (self.streaming or self.augmentation != "none"):
             other = "data.streaming=true" if self.streaming else f"data.augmentation={self.augmentation}"
-            raise ConfigError(f"data.speeds={self.speeds} does not go with {other}; set data.speeds=[1.0].")
+            raise ConfigError(f"data.speeds={self.speeds} cannot be combined with {other}; set data.speeds=[1.0].")
         if self.cache_features and self.augmentation != "none":
             raise ConfigError(
                 f"data.cache_features=true encodes each clip once, and data.augmentation={self.augmentation} changes "

@@ -25,7 +25,7 @@ class ProjectorConfig:
     """Widths of the projector; `null` takes the value from the models or the projector's own default."""
 
     input_dim: int | None = None  # encoder width; a value that differs from the encoder's is an error
-    output_dim: int | None = None  # decoder width; likewise
+    output_dim: int | None = None  # decoder width; a value that differs from the decoder's is an error
     hidden_dim: int | None = None  # mlp, conv: hidden width, qformer: feed-forward width; twice the decoder's
     frame_stack: int = 4  # encoder frames of an audio token: 4 x 20 ms
     dropout: float = 0.1  # within the projector, in training
@@ -77,9 +77,7 @@ class SearchConfig:
     beams: int = 1  # hypotheses that are kept at once; 1: the decoder writes greedily, alone
     ctc_weight: float = 0.5  # of CTC's log-probability, against the decoder's, with 2 beams or more
     audio: bool = True  # false: the decoder reads only the prompt, as CTC's language model, with 2 beams or more
-    examples: int = (
-        4  # with audio=false: transcripts of training that follow the prompt, so that it writes in their style
-    )
+    examples: int = 4  # with audio=false: training transcripts after the prompt, as examples of their style
 
     def __post_init__(self) -> None:
         at_least("model.search.beams", self.beams, 1)
@@ -96,18 +94,18 @@ class ModelConfig:
     encoder: str = "zai-org/GLM-ASR-Nano-2512"
     encoder_revision: str | None = None
     decoder: str = "Qwen/Qwen3-0.6B"
-    decoder_revision: str | None = None  # likewise a commit or tag
+    decoder_revision: str | None = None  # a commit or tag of the Hub; null: the newest
     encoder_window: str = "30s"  # what is encoded at once: 30s (silence after the clip), or only the clip
     prompt: str = "Transcribe the speech to text."  # the instruction in the user's turn, after the audio
-    context_prompt: str = "Context: {context}"  # the line below it, for a clip with a context
+    context_prompt: str = "Context: {context}"  # the line after the prompt, for a clip with a context
     projector_type: str = "mlp"
     projector_config: ProjectorConfig = field(default_factory=ProjectorConfig)
     projector_checkpoint: str | None = None  # start the projector from this checkpoint
     checkpoint: str | None = None  # start projector and LoRA from this checkpoint
     freeze_projector: bool = False  # true: keep the weights of its checkpoint
-    freeze_lora: bool = False  # true: likewise those of the adapters
+    freeze_lora: bool = False  # true: keep the weights of the adapters
     use_lora: bool = False
-    freeze_decoder: bool = True  # false: all of its weights train, in fp32
+    freeze_decoder: bool = True  # false: all of the decoder's weights train, in fp32
     audio_token_dropout: float = 0.0  # share of the audio tokens that a training step hides, in spans
     frame_masking: float = 0.0  # share of the encoder frames that a training step hides from the projector, in spans
     channel_masking: float = 0.0  # share of the encoder's channels that a training step hides, chosen for each clip

@@ -19,11 +19,11 @@ class LoggingConfig:
 
     report_to: list[str] | None = None  # wandb, tensorboard, trackio; null: wandb if use_wandb is true
     use_wandb: bool = True
-    project_name: str = "tiny-audio"  # at the tracker
+    project_name: str = "tiny-audio"  # the project at the tracker
     entity: str | None = None
     run_name: str | None = None
     tags: list[str] = field(default_factory=list)  # of the run at W&B
-    notes: str | None = None  # likewise
+    notes: str | None = None  # of the run at W&B
     log_steps: int = 100
     log_transcripts: int = 20  # transcripts of each evaluation that are logged
 
@@ -50,9 +50,9 @@ class HardwareConfig:
     compile: bool = False
     fsdp: bool = False  # several processes shard projector and decoder, instead of a copy on each
     num_threads: int | None = None  # CPU threads of the model; null: torch's own choice
-    setup_timeout_minutes: float = 720.0  # that a process waits for another before the first step: downloads, indexing
-    training_timeout_minutes: float = 15.0  # likewise from the first step on
-    peak_tflops: float | None = None  # of the device, for train/mfu; null: known of common GPUs
+    setup_timeout_minutes: float = 720.0  # that a process waits for another before the first step, for downloads
+    training_timeout_minutes: float = 15.0  # that a process waits for another from the first step on
+    peak_tflops: float | None = None  # peak of the device, for train/mfu; null: from a table of common GPUs
     profile_steps: str | None = None  # such as 10-12: a trace of these steps by torch's profiler
 
     def __post_init__(self) -> None:

@@ -25,13 +25,13 @@ class TrainingConfig:
     min_learning_rate_ratio: float = 0.0  # the schedule ends at this share of learning_rate
     lr_schedule: str = "cosine"
     warmup_steps: int = 1000  # until learning_rate is reached
-    ctc_warmup_steps: int | None = None  # of the projector, by CTC alone, before the first step; None: 500 or less
+    ctc_warmup_steps: int | None = None  # CTC steps on the projector alone, at the start; None: 500 or less
     ctc_learning_rate: float = 1e-3  # the peak of the warm-up
     ctc_min_count: int = 30  # occurrences of a word piece in the transcripts; rarer ones are split into smaller ones
     ctc_loss_weight: float = 0.3  # of the CTC loss that is added to the decoder's, after the CTC warm-up
     weight_decay: float = 0.01  # of AdamW
     adam_beta1: float = 0.9  # decay of AdamW's mean of gradients
-    adam_beta2: float = 0.95  # and of their squares
+    adam_beta2: float = 0.95  # decay of AdamW's mean of squared gradients
     gradient_clip_norm: float | None = 1.0
     eval_at_start: bool = False  # also evaluate before the first step
     eval_steps: int = 500

@@ -1,6 +1,6 @@
 """Checks what a run asks for, before anything large is loaded or fetched: paths, corpora of the Hub, models.
 
-All that is missing, gated or gone is reported at once, with the command that leaves it out.
+Everything that is missing or gated is reported at once, with a command that leaves it out.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .hub import TIMEOUT_SECONDS, check_access
 
 logger = logging.getLogger(__name__)
 
-OPEN_CORPUS = DatasetConfig(name="loquacious")  # no terms to accept: recommended in the place of others
+OPEN_CORPUS = DatasetConfig(name="loquacious")  # no terms to accept: suggested instead of others
 PARALLEL_LOOKUPS = 8
 
 
 def check_reach(config: Config) -> None:
-    """Make sure that all corpora and models of a run can be fetched: a few requests, and none where that is known.
+    """Make sure that all corpora and models of a run can be fetched. This takes a few requests, none if it is known.
 
     Raises:
-        UserError: some cannot. The console names each with its reason; the error says what to type instead.
+        UserError: some cannot. The console names each with its reason; the error suggests another command.
     """
     data, cache_dir = config.data, Path(config.paths.cache_dir)
     entries = [*data.datasets, *data.eval_datasets]
@@ -37,11 +37,11 @@ def check_reach(config: Config) -> None:
     with ThreadPoolExecutor(PARALLEL_LOOKUPS) as pool:
         faults = list(pool.map(lambda entry: _fault(entry, cache_dir), entries))
         models = [fault for fault in pool.map(_model_fault, *_models(config.model)) if fault is not None]
-    told = [f"{key}: {str(under_key(fault, key)).removeprefix(f'{key}: ')}"
+    data_problems = [f"{key}: {str(under_key(fault, key)).removeprefix(f'{key}: ')}"
             for fault, key in zip(faults, keys, strict=True) if fault is not None]  # fmt: skip
-    if not told and not models:
+    if not data_problems and not models:
         return
-    problems = list(dict.fromkeys([*told, *map(str, models)]))
+    problems = list(dict.fromkeys([*data_problems, *map(str, models)]))
     advice = ""
     if any(fault is not None and on_hub(entry) for fault, entry in zip(faults, entries, strict=True)):
         count = len(data.datasets)
@@ -77,7 +77,7 @@ def _models(model: ModelConfig) -> tuple[list[str], list[str], list[str | None]]
 
 
 def _model_fault(part: str, name: str, revision: str | None) -> UserError | None:
-    """Why a model of the Hub may not be fetched; None where it may, or where there is no network."""
+    """Why a model of the Hub cannot be fetched; None if it can, or if there is no network."""
     from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     file = "config.json"
@@ -91,7 +91,7 @@ def _model_fault(part: str, name: str, revision: str | None) -> UserError | None
         why = f"has no revision {revision}."
     except errors.RepositoryNotFoundError:
         why = "is neither a model on the Hub (or it is private) nor a folder here."
-    except Exception as error:  # loading the model meets the same error, and explains it
+    except Exception as error:  # loading the model raises the same error, with an explanation
         logger.debug("model.%s=%s was not looked up: %s", part, name, error)
         return None
     else:
@@ -100,7 +100,7 @@ def _model_fault(part: str, name: str, revision: str | None) -> UserError | None
 
 
 def _advice(config: Config, kept: Sequence[DatasetConfig], kept_eval: Sequence[DatasetConfig], cache_dir: Path) -> str:
-    """What to type instead: the same command, with an open corpus in the place of what cannot be fetched."""
+    """Suggestions: the same command without the corpora that cannot be fetched, or with an open one instead."""
     data = config.data
     ways = []
     if kept and (kept_eval or not data.eval_datasets):
@@ -117,8 +117,8 @@ def _written(entries: Iterable[DatasetConfig]) -> str:
     default = asdict(DatasetConfig(path="."))
     rows = []
     for entry in entries:
-        said = {key: value for key, value in asdict(entry).items() if value != default[key] and value is not None}
-        rows.append("{" + ", ".join(f"{key}: {value}" for key, value in said.items()) + "}")
+        given = {key: value for key, value in asdict(entry).items() if value != default[key] and value is not None}
+        rows.append("{" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}")
     return f"[{', '.join(rows)}]"
 
 

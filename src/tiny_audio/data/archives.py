@@ -45,7 +45,7 @@ def stem_of(archive: Path) -> str:
 
 def shards_of(folder: Path, split: str | None) -> list[Path]:
     """Return the numbered tars of a folder that holds nothing else (webdataset); with a split, those named by it."""
-    found = sorted(path for path in folder.iterdir() if not _is_litter(path.name))
+    found = sorted(path for path in folder.iterdir() if not _is_hidden(path.name))
     shards = [(path, match[1]) for path in found if (match := _SHARD.fullmatch(stem_of(path)))]
     if len(shards) < len(found) or not all(path.name.lower().endswith(TAR_SUFFIXES) for path in found):
         return []
@@ -56,7 +56,7 @@ def shards_of(folder: Path, split: str | None) -> list[Path]:
 def unpack(archives: Sequence[Path], data_dir: Path) -> Path:
     """Unpack archives below `data_dir`, once, and return their folder.
 
-    The folder's name depends on where the archives lie, when they were written, and how large they are: so a corrected
+    The folder's name depends on where the archives are, when they were written, and how large they are: so a corrected
     archive is unpacked again. After an interruption it is also unpacked again, over the files that are there already.
 
     Raises:
@@ -74,15 +74,15 @@ def unpack(archives: Sequence[Path], data_dir: Path) -> Path:
                     _unpack(archive, folder if len(archives) == 1 else folder / stem_of(archive), folder)
                 places = "\n".join(str(archive.absolute()) for archive in archives)
                 write_whole(done, places.encode("utf-8", "surrogateescape"))
-                _tell_older(folder)
+                _report_older(folder)
     except OSError as error:
         raise UserError(f"paths.data_dir: {folder} cannot be written ({error.strerror or error}).") from None
     return folder
 
 
 def content_of(folder: Path) -> Path:
-    """Return the only folder in an unpacked one, or else that one itself."""
-    inside = [path for path in folder.iterdir() if not _is_litter(path.name)]
+    """Return the only folder in an unpacked folder, else the unpacked folder itself."""
+    inside = [path for path in folder.iterdir() if not _is_hidden(path.name)]
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 
 
@@ -92,7 +92,7 @@ def _name(archives: Sequence[Path]) -> str:
     return f"{stem_of(archives[0])[:100]}-{digest[:12]}"
 
 
-def _tell_older(folder: Path) -> None:
+def _report_older(folder: Path) -> None:
     """Name the folders that hold older versions of the same archives: only this code knows that they can be deleted."""
     own = (folder / ".unpacked").read_bytes()
     for done in folder.parent.glob("*/.unpacked"):
@@ -114,17 +114,17 @@ def _write_members(archive: Path, folder: Path) -> None:
     logger.info("Unpacking %s (%.1f GB) into %s, once...", archive, size / 1e9, folder)
     folder.mkdir(parents=True, exist_ok=True)
     members = _zip_members(archive, folder) if archive.name.lower().endswith(".zip") else _tar_members(archive, folder)
-    said, lost = time.monotonic(), []
+    reported, unwritable = time.monotonic(), []
     for name, done in members:
         if done is None:
-            lost.append(name)
-        elif time.monotonic() - said > PROGRESS_SECONDS:
-            said = time.monotonic()
+            unwritable.append(name)
+        elif time.monotonic() - reported > PROGRESS_SECONDS:
+            reported = time.monotonic()
             logger.info("Unpacking %s: %.0f %%", archive.name, 100 * done / max(size, 1))
-    if lost:
-        told = ", ".join(shown(name) for name in lost[:MAX_TOLD])
+    if unwritable:
+        names = ", ".join(shown(name) for name in unwritable[:MAX_TOLD])
         logger.warning(
-            "%s: %s files have names that a disk does not allow, and are left out: %s", archive, len(lost), told
+            "%s: %s files have names that a disk does not allow, and are left out: %s", archive, len(unwritable), names
         )
 
 
@@ -132,7 +132,7 @@ def _tar_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]
     """Unpack the members of a tar: name, and bytes of the archive read; None if the name cannot be written."""
     with archive.open("rb") as file, tarfile.open(fileobj=file) as tar:
         for member in tar:
-            if _is_litter(PurePosixPath(member.name).name) and not member.isdir():
+            if _is_hidden(PurePosixPath(member.name).name) and not member.isdir():
                 continue
             if _is_unwritable(member.name):
                 yield member.name, None
@@ -144,7 +144,7 @@ def _tar_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]
 def _zip_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]]:
     """Unpack the members of a zip, as `_tar_members` does; refuse a zip that would fill the disk."""
     try:
-        opened = zipfile.ZipFile(archive, metadata_encoding="utf-8")  # as macOS writes names, without saying so
+        opened = zipfile.ZipFile(archive, metadata_encoding="utf-8")  # macOS writes UTF-8 without the flag for it
     except UnicodeDecodeError:
         opened = zipfile.ZipFile(archive)
     with opened as file:
@@ -155,7 +155,7 @@ def _zip_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]
         for member in file.infolist():
             done += member.compress_size
             name = PurePosixPath(member.filename)
-            if (_is_litter(name.name) and not member.is_dir()) or "__MACOSX" in name.parts:
+            if (_is_hidden(name.name) and not member.is_dir()) or "__MACOSX" in name.parts:
                 continue
             if _is_unwritable(member.filename):
                 yield member.filename, None
@@ -164,7 +164,7 @@ def _zip_members(archive: Path, folder: Path) -> Iterator[tuple[str, int | None]
             yield member.filename, done
 
 
-def _is_litter(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     """Whether a name is hidden or left by an operating system, such as ._x.wav and __MACOSX of macOS."""
     return name.startswith(".") or name == "__MACOSX"
 

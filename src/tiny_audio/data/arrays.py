@@ -72,7 +72,7 @@ def to_wav(samples: Any, rate: int) -> bytes:
     try:
         values = np.asarray(samples.as_py() if _is_nested(samples.type) else samples.values)
         if values.dtype == object or values.ndim > 2:
-            raise ValueError("they are no numbers")
+            raise ValueError("they are not numbers")
         if values.ndim == 2 and values.shape[0] < values.shape[1]:  # channels first, as `datasets` has them
             values = values.T
         if np.issubdtype(values.dtype, np.integer):
@@ -135,9 +135,9 @@ def sample_columns(table: Any, audio: str, origin: str) -> tuple[Place, Place]:
 
 
 def check_parts(table: Any, audio: str, recordings: Recordings, origin: str) -> None:
-    """Refuse rows that mean parts of recordings, where the table holds the whole recordings.
+    """Refuse rows that are parts of recordings if the table holds the whole recordings.
 
-    In a corpus of clips, such as GigaSpeech, the same columns tell where a clip was cut from.
+    In a corpus of clips, such as GigaSpeech, the same columns say where a clip was cut from.
 
     Raises:
         UserError: the first recordings are far longer than their rows say.

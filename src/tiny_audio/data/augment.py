@@ -22,7 +22,7 @@ from .sounds import Sounds, open_sounds
 
 logger = logging.getLogger(__name__)
 
-SPEEDS = (90, 100, 110)  # per cent, each as often; see `change_speed`
+SPEEDS = (90, 100, 110)  # per cent, all equally likely; see `change_speed`
 ROOM_PROBABILITY = 0.3
 NOISE_PROBABILITY = 0.5
 GAIN_DB = 6.0  # either way
@@ -49,7 +49,7 @@ class Augmenter:
         """Augment one clip.
 
         Args:
-            waveform: (S,) float32 at 16 kHz, finite and not silent; left as it is.
+            waveform: (S,) float32 at 16 kHz, finite and not silent; it is not changed.
             number: of the draw, see `Draw.number`.
 
         Returns:
@@ -115,7 +115,7 @@ def level(waveform: np.ndarray) -> np.float32:
 
 
 def open_augmenter(data: DataConfig, seed: int) -> Augmenter | None:
-    """Check noises and rooms, and return the augmentation that `data.augmentation` names; None where it is `none`.
+    """Check noises and rooms, and return the augmentation that `data.augmentation` names; None if it is `none`.
 
     Raises:
         UserError: `data.noise_path` or `data.room_path` holds nothing that can be used.

@@ -44,7 +44,7 @@ class ContextReader:
 
 
 def find_contexts(columns: Iterable[str], asked: str | None, origin: object) -> str | None:
-    """Return the column that holds contexts; None where there is none, or none is wanted (`asked` is empty).
+    """Return the column that holds contexts; None if there is none, or none is wanted (`asked` is empty).
 
     Raises:
         UserError: the requested column is missing.
@@ -77,13 +77,13 @@ def _read(value: Any, where: Callable[[int], str], row: int, origin: object) -> 
     if not isinstance(value, str):
         raise UserError(
             f"data.datasets: {origin} {where(row)}: the context is {shown(value, 30)}, and must be text or a list of "
-            "texts; name another column by context_column, or none (context_column: '')."
+            "texts; set context_column to another column, or to '' for none."
         )
     return value
 
 
 def clean_contexts(raw: Sequence[str] | None, rows: Sequence[int], data: DataConfig, name: str) -> Strings | None:
-    """Return the contexts of some rows in the form that the model reads; None where no row has one.
+    """Return the contexts of some rows in the form that the model reads; None if no row has one.
 
     A context longer than `data.max_context_length` is cut, with a message.
 
@@ -104,7 +104,7 @@ def clean_contexts(raw: Sequence[str] | None, rows: Sequence[int], data: DataCon
 
 
 def cut(context: str, limit: int) -> str:
-    """Return the first `limit` characters of a context at most, cut between words where it has several."""
+    """Return the first `limit` characters of a context at most, cut between words if it has several."""
     if len(context) <= limit:
         return context
     words, space, _ = context[: limit + 1].rpartition(" ")

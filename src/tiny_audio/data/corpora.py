@@ -1,6 +1,6 @@
-"""The known corpora: where each lies on the Hugging Face Hub, and how to ask for its parts.
+"""The known corpora: where each is on the Hugging Face Hub, and the names of its parts.
 
-Taken from public documentation in September 2026. `datasets` no longer runs loading scripts, so a corpus is
+Taken from public documentation in September 2026. `datasets` does not run loading scripts, so a corpus is
 the parquet files below a folder of its repository. Nothing else of the repository is fetched.
 """
 
@@ -26,15 +26,15 @@ class Corpus:
     Attributes:
         hub_id: the repository.
         text_column: of the transcripts; None looks for a usual name.
-        audio_column: of the recordings; likewise.
+        audio_column: of the recordings; None looks for a usual name.
         selector: the setting of an entry (language, subset) that names a configuration of the repository.
         configuration: the default for that setting.
-        split: the default where the entry names none.
-        splits: split, as users type it: (configuration, split) of the repository, where it spells them
+        split: the default if the entry names none.
+        splits: split, as users type it: (configuration, split) of the repository, if it spells them
             otherwise.
-        terms: the page where terms have to be accepted first.
-        note: what to do where the repository does not hold what its documentation says.
-        license: as the Hub spells it, or in words where the corpus has its own terms; None: not known here.
+        terms: the page on which terms must be accepted first.
+        note: what to do if the repository does not hold what its documentation says.
+        license: as the Hub spells it, or in words if the corpus has its own terms; None: not known here.
         guessed: whether the id is a `path` of an entry that is not on this disk.
     """
 
@@ -84,7 +84,7 @@ CORPORA: dict[str, Corpus] = {
         configuration="l",
         terms=f"{HUB}/speechcolab/gigaspeech",
         note="a mirror with parquet files can be set as path.",
-        license="terms of its own, for research and teaching that are not commercial",
+        license="its own terms, for non-commercial research and teaching",
     ),
     # 268,263 clips and 452 h of release 3, CC-BY-NC-ND. Lower case, with <unk> for untranscribed words.
     "tedlium": Corpus("sanchit-gandhi/tedlium-data", license="cc-by-nc-nd-3.0"),

@@ -36,7 +36,7 @@ def read_table(path: Path, kind: str, file: IO[str], columns: Iterable[str]) -> 
         columns: names that the heading may have, beside `KNOWN_COLUMNS`.
 
     Raises:
-        UserError: rows do not fit the heading, or there is no heading and the columns cannot be told apart.
+        UserError: rows do not fit the heading, or there is no heading and the columns cannot be identified.
     """
     known = {plain_name(name) for name in (*KNOWN_COLUMNS, *columns)}
     delimiters, first, declared = _first_line(file, DELIMITERS[kind.removesuffix(".gz")])
@@ -135,7 +135,7 @@ class _Records:
                 return
             except csv.Error as error:
                 quoted = "unexpected end" in str(error) or "expected after" in str(error)
-                self.misfits.append((first, "a quotation mark stands where none belongs" if quoted else str(error)))
+                self.misfits.append((first, "a quotation mark is in the wrong place" if quoted else str(error)))
             else:
                 yield first, fields
 
@@ -175,10 +175,10 @@ class _Records:
 
     def _refuse(self) -> None:
         delimiter = _DELIMITER_NAMES.get(self.delimiter, self.delimiter)
-        told = "; ".join(f"line {number:,}: {what}" for number, what in self.misfits[:MAX_TOLD])
+        named = "; ".join(f"line {number:,}: {what}" for number, what in self.misfits[:MAX_TOLD])
         more = f"; and {len(self.misfits) - MAX_TOLD:,} more" if len(self.misfits) > MAX_TOLD else ""
         raise UserError(
-            f"data.datasets: {self.path}: lines that do not fit the heading: {told}{more}. "
-            f'A field with a {delimiter} or a line break in it stands in "...", and a quotation '
+            f"data.datasets: {self.path}: lines that do not fit the heading: {named}{more}. "
+            f'A field with a {delimiter} or a line break in it must be in "...", and a quotation '
             'mark in it is written twice ("").'
         )

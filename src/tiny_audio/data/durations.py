@@ -25,7 +25,7 @@ FILE_READERS = 8
 
 
 def read_durations(table: Table, rows: np.ndarray, cache_dir: Path) -> tuple[np.ndarray, dict[int, AudioError]]:
-    """Read the seconds of some rows of a table, from the cache where they were read before.
+    """Read the seconds of some rows of a table, from the cache if they were read before.
 
     A failure is not cached, since a file that is missing today may be there tomorrow. An interrupted run keeps
     what it has read.
@@ -53,7 +53,7 @@ def read_durations(table: Table, rows: np.ndarray, cache_dir: Path) -> tuple[np.
 
 def _read(table: Table, rows: np.ndarray, known: np.ndarray, failures: dict[int, AudioError]) -> None:
     """Fill in `known` and `failures`, and report progress every few seconds."""
-    said = time.monotonic()
+    reported = time.monotonic()
     readers = FILE_READERS if isinstance(table.recordings, FileRecordings) else 1
     with ThreadPoolExecutor(readers) as pool:
         for start in range(0, len(rows), BLOCK_CLIPS):
@@ -63,8 +63,8 @@ def _read(table: Table, rows: np.ndarray, known: np.ndarray, failures: dict[int,
                     failures[row] = result
                 else:
                     known[row] = result
-            if time.monotonic() - said > PROGRESS_SECONDS:
-                said = time.monotonic()
+            if time.monotonic() - reported > PROGRESS_SECONDS:
+                reported = time.monotonic()
                 done = min(start + BLOCK_CLIPS, len(rows))
                 logger.info("Reading durations of %s: %s of %s clips", table.origin, f"{done:,}", f"{len(rows):,}")
 

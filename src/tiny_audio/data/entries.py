@@ -141,7 +141,7 @@ def under_key(error: UserError, key: str) -> UserError:
 
 
 def unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
-    """Names for console and logs: `librispeech`, or `librispeech:dev-clean` where there are several."""
+    """Names for console and logs: `librispeech`, or `librispeech:dev-clean` if there are several."""
     names = [entry_name(entry) for entry in entries]
     repeated = {name for name, count in Counter(names).items() if count > 1}
     names = [
@@ -156,5 +156,5 @@ def unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
 
 
 def entry_name(entry: DatasetConfig) -> str:
-    """Return the name of the corpus, or of the file or folder that it lies in."""
+    """Return the name of the corpus, or of the file or folder that holds it."""
     return Path(entry.path).name if entry.name == "custom" and entry.path is not None else entry.name

@@ -14,7 +14,7 @@ known version. Names of corpora, transcripts, weights, subsets and limits on len
 encoded once for all mixtures, and again when it was replaced. A run's limits (too short, cut short, too long) are
 checked when the clip is drawn, as they are for a decoded waveform.
 
-Frames are kept in float16, whatever the precision of the encoder and of the training, so that a change of precision
+Frames are kept in float16, at every precision of the encoder and of the training, so that a change of precision
 encodes nothing again. The encoders end in a norm, which keeps their outputs far within the range of float16 (Whisper
 base's stay below 20, the pocket encoder's below 8). float16 rounds fp32 outputs by 2.1e-4 (relative, root mean square);
 bfloat16 would round them by 1.7e-3. float16 holds bfloat16 outputs exactly, except values below 6e-5.
@@ -54,8 +54,8 @@ class EncodedClip:
     Attributes:
         key: see `clip_keys`.
         num_samples: as decoded; -1 with a `failure`.
-        frames: (n, D) in `DTYPE` on the CPU, n at least 1; None where there is nothing to encode.
-        failure: reason and message of the `AudioError` where it could not be decoded.
+        frames: (n, D) in `DTYPE` on the CPU, n at least 1; None if there is nothing to encode.
+        failure: reason and message of the `AudioError` if it could not be decoded.
     """
 
     key: bytes
@@ -65,7 +65,7 @@ class EncodedClip:
 
 
 def feature_folder(cache_dir: Path, fingerprint: str, convention: str) -> Path:
-    """Return where the outputs of an encoder lie: of these weights and this padding convention."""
+    """Return the folder for the outputs of an encoder with these weights and this padding convention."""
     how = hashlib.sha256(f"{VERSION} {convention}".encode()).hexdigest()[:8]
     return cache_dir / "features" / f"{fingerprint}-{how}"
 
@@ -139,7 +139,7 @@ class CachedClips:
         return self._places[:, 2]
 
     def read(self, row: int) -> tuple[int, Tensor]:
-        """Return a clip's number of samples as decoded, and its frames (n, D); n is 0 where it is silent.
+        """Return a clip's number of samples as decoded, and its frames (n, D); n is 0 if it is silent.
 
         Raises:
             AudioError: it could not be decoded when it was to be encoded.
@@ -152,7 +152,7 @@ class CachedClips:
 
 
 class FeatureCache:
-    """The present content of a folder; empty where there is none. Damaged shards are named and skipped."""
+    """The present content of a folder; empty if there is none. Damaged shards are named and skipped."""
 
     def __init__(self, folder: Path) -> None:
         self._shards = _Shards([])

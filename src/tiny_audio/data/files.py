@@ -55,7 +55,7 @@ class Files:
         for name in some[:GUESSED_NAMES]:
             for files in cls._guesses(manifest.parent, _plain(name)):
                 if files.has(name):
-                    logger.info("%s: %s is taken to be %s.", manifest, shown(name, 200), files.guess(name))
+                    logger.info("%s: %s is read as %s.", manifest, shown(name, 200), files.guess(name))
                     return files
         return usual[0]
 
@@ -75,7 +75,7 @@ class Files:
                         yield cls(place, prefix, suffix, uploaded=True)
 
     def path(self, name: str) -> Path:
-        """Return where a file lies, or should lie.
+        """Return where a file is, or should be.
 
         Raises:
             AudioError: missing, for what cannot be the name of a file here.
@@ -85,7 +85,7 @@ class Files:
         return self.guess(name)
 
     def guess(self, name: str) -> Path:
-        """Return where a file lies; try the spellings of other systems until one leads to a file."""
+        """Return where a file is; try the spellings of other systems until one leads to a file."""
         path = self._place(name)
         if name.isascii() and "\\" not in name and "%" not in name:
             return path
@@ -135,7 +135,7 @@ def _fault(name: str) -> str | None:
     if not name:
         return "the row names no recording"
     if _REMOTE.match(name):
-        return f"{shown(name)} lies on a server: download it, and name the file"
+        return f"{shown(name)} is on a server: download it, and name the file"
     try:
         parts = os.fsencode(name).replace(b"\\", b"/").split(b"/")
     except UnicodeEncodeError:
@@ -149,7 +149,7 @@ def _fault(name: str) -> str | None:
 
 
 def archive_of(recording: Path) -> Path | None:
-    """Return the zip that replaces a recording's folder; None where there is none."""
+    """Return the zip that replaces a recording's folder; None if there is none."""
     folder = recording.parent
     if not folder.name or _is_there(recording):
         return None

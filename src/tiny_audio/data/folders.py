@@ -1,4 +1,4 @@
-"""What lies on this disk: a manifest, or a folder of one of the known layouts."""
+"""Corpora on this disk: a manifest, or a folder of one of the known layouts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _what_is_there(path: Path) -> str:
     manifests = [name for name in names if kind_of(Path(name)) in MANIFEST_SUFFIXES or is_archive(Path(name))]
     if manifests:
         there = ", ".join(shown(name) for name in manifests[:3]) + (", ..." if len(manifests) > 3 else "")
-        return f" It holds {there}: give the file as path."
+        return f" It holds {there}: set path to the file."
     unread = sorted({Path(name).suffix for name in names if Path(name).suffix.lower() in UNREAD})
     return (
         f" Files of the kind {', '.join(unread)} are not read: export them as a table, SRT or labels." if unread else ""
@@ -130,7 +130,7 @@ def _librispeech_tree(path: Path, split: str | None, columns: Columns) -> Table 
     )
 
 
-#: The known layouts, the surest signs first; each function reads the folder, or returns None if the layout is another.
+#: The known layouts, the most certain first; each function reads the folder, or returns None for another one.
 LAYOUTS: dict[str, Callable[[Path, str | None, Columns], Table | None]] = {
     "manifest.jsonl, metadata.csv": _open_named,
     "wav.scp (Kaldi)": open_kaldi,

@@ -1,7 +1,7 @@
 """Parquet files of dataset repositories on the Hugging Face Hub.
 
 A repository is looked up once: its commit and its files are noted in the cache. Every later run reads the same
-commit, without a network where the files are already there. Delete the note, or set `revision`, to read a newer
+commit, without a network if the files are already there. Delete the note, or set `revision`, to read a newer
 commit. When a run is stopped during a download, the next run continues that download.
 """
 
@@ -63,10 +63,10 @@ class RepoSplit:
     """The parquet files of one split, at one commit.
 
     Attributes:
-        corpus: the repository, and what to say where it refuses.
+        corpus: the repository, and advice for when it refuses.
         commit: 40 hex digits.
         split: as typed.
-        files: {path in the repository: bytes, 0 where the Hub did not say}, in order.
+        files: {path in the repository: bytes, 0 if the Hub did not say}, in order.
     """
 
     corpus: Corpus
@@ -91,7 +91,7 @@ def find_split(
     """Look a repository up, in the cache or else on the Hub, and choose the files of a split.
 
     Args:
-        corpus: the repository, and what to say where it refuses or lacks the files.
+        corpus: the repository, and advice for when it refuses or lacks the files.
         places: (configuration, split) where the files may be, the first that holds any is taken; a configuration is a
             folder of the repository; None: any.
         revision: a branch, tag or commit; None: the commit that was the newest at first use.
@@ -139,7 +139,7 @@ def download(split: RepoSplit) -> list[Path]:
 
 
 def cached_file(split: RepoSplit, name: str) -> Path | None:
-    """Return where a file lies in the Hugging Face cache, if it was downloaded."""
+    """Return where a file is in the Hugging Face cache, if it was downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(split.corpus.hub_id, name, revision=split.commit, repo_type="dataset")
@@ -184,7 +184,7 @@ def _check_choice(
     where = f"(see {HUB}/{corpus.hub_id})"
     if not chosen:
         part = "/".join(filter(None, (configuration, split)))
-        there = f"its parquet files lie in {listed}" if folders else "it has no parquet files at all"
+        there = f"its parquet files are in {listed}" if folders else "it has no parquet files"
         advice = f"; {corpus.note}" if corpus.note else "."
         raise UserError(f"{corpus.hub_id} has no parquet files of {part}; {there} {where}{advice}")
     if configuration is None and len(folders) > 1:

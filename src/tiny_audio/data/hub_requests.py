@@ -1,6 +1,6 @@
 """Requests to the Hub: what its answers mean, which requests to repeat, and how long to wait before.
 
-All threads of a process share one pause: when the Hub tells one to wait (HTTP 429), all of them wait.
+All threads of a process share one pause: when the Hub asks one to wait (HTTP 429), all of them wait.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PARALLEL_REQUESTS = 20  # as many connections as huggingface_hub's client keeps 
 TRIES = 3  # of a request at the start of a run, while the user waits
 TRIES_WHEN_DRAWN = 6  # of a request during a run, which would otherwise end: over six minutes
 MAX_PAUSES = 30  # of one request; the Hub counts in windows of five minutes
-DEFAULT_PAUSE = 30.0  # seconds, where a 429 does not say how long
+DEFAULT_PAUSE = 30.0  # seconds, if a 429 does not say how long
 # The HTTP clients of huggingface_hub's versions: their errors mean no network.
 HTTP_CLIENTS = ("httpx", "httpx2", "requests")
 
@@ -75,7 +75,7 @@ def _date(value: str) -> datetime | None:
 
 
 def retry(request: Callable[[], T], corpus: Corpus, revision: str | None, tries: int = TRIES) -> T:
-    """Send a request; repeat it where the Hub says to wait, or, after growing pauses, where the network fails.
+    """Send a request; repeat it if the Hub says to wait, or, after growing pauses, if the network fails.
 
     Neither must end a run. A pause that the Hub asks for does not count as a failed try.
 
@@ -106,7 +106,7 @@ def retry(request: Callable[[], T], corpus: Corpus, revision: str | None, tries:
 
 
 def _response(error: BaseException | None) -> Any:
-    """The response that an error, or its cause, holds; None where there is none."""
+    """The response that an error, or its cause, holds; None if there is none."""
     while error is not None:
         response = getattr(error, "response", None)
         if response is not None:

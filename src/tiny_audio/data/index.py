@@ -66,7 +66,7 @@ class Index:
 
 
 def index_table(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path, evaluation: bool) -> Index:
-    """Find the usable rows of a table, or read them from the cache where that was done before.
+    """Find the usable rows of a table, or read them from the cache if that was done before.
 
     Clips that could not be opened are tried again at every start, so an index with such rows is not cached.
     """
@@ -81,7 +81,7 @@ def index_table(corpus_name: str, table: Table, data: DataConfig, cache_dir: Pat
 
 
 def clean_texts(raw: Iterable[str | None], corpus_name: str, data: DataConfig) -> list[str]:
-    """Bring transcripts into the form that the model learns; empty where there is none."""
+    """Bring transcripts into the form that the model learns; empty if there is none."""
     prepare = CLEANERS.get(corpus_name)
     texts = []
     for one in raw:
@@ -142,7 +142,7 @@ def index_file(cache_dir: Path, version: str, settings: Sequence[object]) -> Pat
 
 
 def load_index(file: Path) -> Index | None:
-    """Read an index, or return None where there is none, or it cannot be read."""
+    """Read an index, or return None if there is none, or it cannot be read."""
     try:
         with np.load(file) as saved:
             left_out = json.loads(saved["left_out"].tobytes())

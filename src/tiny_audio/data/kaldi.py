@@ -83,14 +83,14 @@ def _recording(folder: Path, number: int, wav: str) -> str:
     place = f"data.datasets: {folder / 'wav.scp'} line {number}"
     if wav.endswith("|"):
         raise UserError(
-            f"{place} is a command ({shown(wav)}), which is not run: write what the commands give to files first, "
-            "and name those."
+            f"{place} is a command ({shown(wav)}), which is not run: write its output to a file first, "
+            "and name that file."
         )
     if not wav:
         raise UserError(f"{place} names no recording.")
     before, colon, offset = wav.rpartition(":")
     if colon and before and offset.isdecimal():
-        raise UserError(f"{place} is a place in an archive ({shown(wav)}): write the recordings to files of their own.")
+        raise UserError(f"{place} is a place in an archive ({shown(wav)}): write the recordings to separate files.")
     return wav
 
 
@@ -102,7 +102,7 @@ def _segment(folder: Path, number: int, rest: str) -> tuple[str, float, float]:
         fields = fields[:3]
     if len(fields) != 3:
         raise UserError(
-            f"data.datasets: {place} line {number} is not made of name, recording, start and end ({shown(rest)})."
+            f"data.datasets: {place} line {number} does not hold name, recording, start and end ({shown(rest)})."
         )
     start, end = max(_seconds(place, number, fields[1]), 0.0), _seconds(place, number, fields[2])
     return fields[0], start, np.nan if end == -1 else end - start
@@ -124,5 +124,5 @@ def _check_channels(folder: Path) -> None:
         if rest.split()[-1:] and rest.split()[-1] not in FIRST_CHANNEL:
             raise UserError(
                 f"data.datasets: {folder / 'reco2file_and_channel'} line {number} chooses a channel ({shown(rest)}): "
-                "write each channel to a file of its own first."
+                "write each channel to a separate file first."
             )

@@ -48,8 +48,8 @@ class Batch:
     draws: list[int]  # B draw numbers
     skipped: list[Skip] = field(default_factory=list)  # draws that could not be read, each with its reason
     seconds: list[float] = field(default_factory=list)  # B lengths after augmentation, without padding
-    features: Tensor | None = None  # (N, D) encoder frames, where they are cached; waveforms is then (0, 0)
-    # B tensors (number of tokens,) int64, empty where a clip is read without a context; or none at all: all are
+    features: Tensor | None = None  # (N, D) encoder frames, if they are cached; waveforms is then (0, 0)
+    # B tensors (number of tokens,) int64, empty for a clip without a context; no tensors: no clip has a context
     context_ids: list[Tensor] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Batch:
         return [num_clip_frames(n) for n in self.num_samples.tolist()]
 
     def pin_memory(self) -> Batch:
-        """Copy the tensors for the device to page-locked memory; the loader calls this where it was told to pin."""
+        """Copy the tensors for the device to page-locked memory; the loader calls this if pinning is on."""
         features = None if self.features is None else self.features.pin_memory()
         return replace(self, waveforms=self.waveforms.pin_memory(), features=features)
 
@@ -154,7 +154,7 @@ class ClipDataset(Dataset[Batch]):
         )
 
     def read_context(self, draw: Draw) -> list[int]:
-        """Return the tokens of a clip's context; none where it has no context, or this draw leaves it out."""
+        """Return the tokens of a clip's context; none if it has no context, or this draw leaves it out."""
         known = self.sources[draw.source].contexts
         return [] if known is None or self.contexts is None else self.contexts(known[draw.row], draw.number)
 
@@ -250,7 +250,7 @@ def open_loader(
     """Yield `dataset.__getitems__(batch)` for each of `batches`, in order, from worker processes if there are any."""
     return DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists will do
+        batch_sampler=batches,  # type: ignore[arg-type]  # it accepts any iterable of lists
         collate_fn=_as_it_is,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,
@@ -276,7 +276,7 @@ def _start_worker(worker_id: int, parent: int) -> None:
 
     In its own process group, a worker does not get the signals that a terminal or a scheduler sends to the whole run.
     A worker that such a signal ended would end the run before it has saved. If the run was killed while the worker
-    started, the worker has another parent. torch checks the parent only from now on: the worker would wait for ever.
+    started, the worker has another parent. torch checks the parent only after this: the worker would wait forever.
     """
     if hasattr(os, "setpgrp") and os.getppid() != parent:
         os._exit(1)

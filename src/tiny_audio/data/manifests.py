@@ -107,20 +107,20 @@ def make_table(
 
     Args:
         origin, version, speakers, faults, contexts: as in `Table`.
-        files: where the recordings lie.
+        files: where the recordings are.
         paths: N names, for `files`.
         texts: N transcripts.
         starts: (N,) seconds where the rows begin; None: each row is a whole recording.
-        seconds: (N,) lengths, NaN where one is not known; None: none is known.
+        seconds: (N,) lengths, NaN if one is not known; None: none is known.
     """
     listed = np.full(len(paths), np.nan) if seconds is None else seconds
     recordings: Recordings
-    told = [printable(path) for path in paths]
+    printed = [printable(path) for path in paths]
     if starts is None:
-        names = compact(told)
-        recordings = _whole(files, names if told == paths else compact(paths))
+        names = compact(printed)
+        recordings = _whole(files, names if printed == paths else compact(paths))
     else:
-        names = compact(f"{name}@{start:g}" for name, start in zip(told, starts, strict=True))
+        names = compact(f"{name}@{start:g}" for name, start in zip(printed, starts, strict=True))
         recordings = SegmentRecordings(files, Labels(paths), starts, listed)
     return Table(
         origin=str(origin),
@@ -136,7 +136,7 @@ def make_table(
 
 
 def _whole(files: Files, names: Sequence[str]) -> Recordings:
-    """Return recordings as single files, or from a zip where one replaces the folder of the first recording."""
+    """Return recordings as single files, or from a zip if one replaces the folder of the first recording."""
     archive = archive_of(files.guess(names[0])) if names and files.has(names[0]) else None
     if archive is None:
         return FileRecordings(files, names)
@@ -156,7 +156,7 @@ def _path_of(value: Any) -> str:
     """The path in a cell: plain, or as Hugging Face's `Audio` writes it."""
     if isinstance(value, dict):
         if not value.get("path") and (value.get("bytes") or value.get("array")):
-            raise ValueError("its audio stands in the manifest as numbers: write it to a file, or use parquet")
+            raise ValueError("its audio is a list of numbers: write it to a file, or use parquet")
         value = value.get("path")
     if value is None or value == "":
         return ""

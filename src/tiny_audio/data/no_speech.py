@@ -1,6 +1,6 @@
 """Clips without speech, whose transcript is empty: from them the decoder learns to write nothing.
 
-A source of silence, synthetic noise and, where there are some, recordings of noise. It is drawn, cached, augmented,
+A source of silence, synthetic noise and, if there are some, recordings of noise. It is drawn, cached, augmented,
 resumed and counted like any other source. The content of a clip is a function of the seed and its row.
 """
 
@@ -86,7 +86,7 @@ class NoSpeech:
 
 
 def synthesize(kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return `count` samples (S,) of one of `KINDS`, at a level in `LEVEL_DB` where the kind has one.
+    """Return `count` samples (S,) of one of `KINDS`, at a level in `LEVEL_DB` if the kind has one.
 
     Silence is digital zero. Dither flips the last of 16 bits, as converters do. The power of pink noise falls with
     1/f. Hum is a mains frequency with its overtones, in faint noise.
@@ -111,7 +111,7 @@ def synthesize(kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
 def no_speech_source(sources: Sequence[Source], data: DataConfig, seed: int) -> Source:
     """Return the source that gets `data.no_speech_share` of the draws when it is added to `sources`.
 
-    Half of its clips are as long as clips of the corpora, so that length does not tell them apart. The others have
+    Half of its clips are as long as clips of the corpora, so that length does not identify them. The others have
     all lengths up to the longest clip of the corpora, or to `USUAL_SECONDS`.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Packed recordings: one zip in the place of a folder of many small files.
+"""Packed recordings: one zip instead of a folder of many small files.
 
-Where a manifest names `audio/train/0001.opus` and there is no folder `audio/train`, the recording is read from
+If a manifest names `audio/train/0001.opus` and there is no folder `audio/train`, the recording is read from
 `audio/train.zip`, without unpacking the others. Thousands of small files are slow to copy, to install and to keep in
 git; one file is not.
 """

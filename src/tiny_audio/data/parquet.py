@@ -34,7 +34,7 @@ from .times import to_seconds
 
 logger = logging.getLogger(__name__)
 
-TOLD_BYTES = 5e8  # smaller files open within a second, without a message
+LOGGED_BYTES = 5e8  # smaller files open within a second, without a message
 
 
 class ArrowRecordings:
@@ -90,7 +90,7 @@ def open_parquet(files: Sequence[Path], origin: str, columns: Columns) -> Table:
     import datasets
 
     size = sum(file.stat().st_size for file in files)
-    if size > TOLD_BYTES:
+    if size > LOGGED_BYTES:
         logger.info("Opening %s, %.1f GB in %d files; the first time takes minutes...", origin, size / 1e9, len(files))
     if not is_terminal():  # each update of a bar would add a line to a log file
         datasets.disable_progress_bars()
@@ -195,7 +195,7 @@ def name_column(columns: Iterable[str]) -> str | None:
 
 
 def listed_durations(table: Any) -> np.ndarray:
-    """Return the (N,) float32 seconds that an Arrow table lists, NaN where it lists none: see `DURATION_COLUMNS`."""
+    """Return the (N,) float32 seconds that an Arrow table lists, NaN if it lists none: see `DURATION_COLUMNS`."""
     columns = set(table.column_names)
     if "duration" in columns:
         return np.array([to_seconds(value) for value in table.column("duration").to_pylist()], dtype=np.float32)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GOLDEN_STEP = np.uint64(0x9E3779B97F4A7C15)
 WINDOW_BATCHES = 64  # 1024 draws at batch 16: padding of about 1 %, and a shuffle that still mixes widely
 GROUP_BATCHES = 8  # neighbors by duration stay together, so the processes of one step get similar lengths
-POOL_BLOCKS = 16  # row groups of a stream that are open at a time: 1,600 clips at 100 a row group, about 400 MB
+POOL_BLOCKS = 16  # row groups of a stream that are open at a time: 1,600 clips at 100 per row group, about 400 MB
 JITTER_SECONDS = 0.1  # random order among clips of almost the same duration
 BLOCK_DRAWS = 1 << 20  # draws counted at once when a run resumes: 16 MB, 10 ms
 
@@ -62,7 +62,7 @@ class SamplingPlan:
         durations: for each of K sources the seconds of its clips, an array (N_k,), or an object that finds them when
             clips are drawn; no source is empty.
         weights: K positive numbers, normalized here: the sources' shares of the draws.
-        batch_size: clips a batch.
+        batch_size: clips per batch.
         seed: of all choices.
         temperature: shares are proportional to weight^(1/temperature); above 1 they move toward equality.
         blocks: for each source None, or (N_k,) the block of each row. Rows of a block are fetched together, so
@@ -78,7 +78,7 @@ class SamplingPlan:
         temperature: float = 1.0,
         blocks: Sequence[np.ndarray | None] | None = None,
     ) -> None:
-        assert len(durations) == len(weights) > 0, "one weight a source"
+        assert len(durations) == len(weights) > 0, "one weight per source"
         assert all(len(d) for d in durations)
         assert min(weights) > 0
         assert batch_size >= 1
@@ -144,8 +144,8 @@ class SamplingPlan:
         return sources, rows
 
     def _choose_window(self) -> int:
-        """Batches a window: as many as possible without the same clip twice in a window, at least one."""
-        fewest = (self.sizes / self.shares).min()  # draws after which the first source begins anew
+        """Batches per window: as many as possible without the same clip twice in a window, at least one."""
+        fewest = (self.sizes / self.shares).min()  # draws after which the first source starts again
         return int(min(WINDOW_BATCHES, max(1, fewest // self.batch_size)))
 
     def _sources(self, start: int, stop: int) -> np.ndarray:

@@ -40,7 +40,7 @@ class RemoteFile:
         return content
 
     def tail(self, count: int) -> tuple[bytes, int]:
-        """Return the last `count` bytes, or all where there are fewer, and the size of the file.
+        """Return the last `count` bytes, or all if there are fewer, and the size of the file.
 
         Raises:
             FetchError: they cannot be fetched.
@@ -95,7 +95,7 @@ class Pieces(io.RawIOBase):
         self._position = 0
 
     def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Fetch ranges (begin, end) of bytes; ranges that lie close together are one request."""
+        """Fetch ranges (begin, end) of bytes; ranges that are close together are one request."""
         merged: list[list[int]] = []
         for begin, end in sorted(ranges):
             if merged and begin - merged[-1][1] <= HOLE_BYTES:

@@ -101,7 +101,7 @@ def _choose_groups(split: RepoSplit, limit: int, seed: int, cache_dir: Path) -> 
 class RemoteStream:
     """The clips of a split, as row groups that are read when needed. N counts the clips, B the row groups.
 
-    The texts of a row group are kept for ever, the recordings up to a total size.
+    The texts of a row group are kept forever, the recordings up to a total size.
 
     Args:
         split: its files, at one commit.
@@ -169,7 +169,7 @@ class RemoteStream:
         )
 
     def contexts(self, rows: Any, first: int) -> Sequence[str] | None:
-        """Return the contexts of consecutive rows from the clip `first` on; None where there are none."""
+        """Return the contexts of consecutive rows from the clip `first` on; None if there are none."""
         return None if self.context is None else contexts_of(rows, self.context, self.split.origin, first)
 
     def names(self, rows: Any, first: int) -> Iterable[str]:

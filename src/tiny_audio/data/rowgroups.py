@@ -1,6 +1,6 @@
 """Row groups of parquet files on the Hub: lists them, and reads one without the others.
 
-The end of a parquet file (its footer) says where each column of each row group lies. It is read in one request, and
+The end of a parquet file (its footer) says where each column of each row group is. It is read in one request, and
 kept. After that, any columns of a row group cost one or two requests.
 """
 
@@ -29,7 +29,7 @@ class ParquetFile:
     """A parquet file of a split, in the Hugging Face cache or on the Hub.
 
     Attributes:
-        local: where it lies in the cache; else None.
+        local: where it is in the cache; else None.
         remote: on the Hub.
         size: bytes of it.
         metadata: `pyarrow.parquet.FileMetaData`, what its footer says.
@@ -41,7 +41,7 @@ class ParquetFile:
     metadata: Any
 
     def open(self, tries: int = TRIES) -> tuple[Any, Pieces | None]:
-        """Return it as a `pyarrow.parquet.ParquetFile`, and its pieces where it is on the Hub."""
+        """Return it as a `pyarrow.parquet.ParquetFile`, and its pieces if it is on the Hub."""
         import pyarrow.parquet
 
         if self.local is not None:
@@ -138,7 +138,7 @@ def open_files(split: RepoSplit, names: Sequence[str], cache_dir: Path) -> list[
 
 
 def _footer(remote: RemoteFile, kept: Path) -> tuple[int, bytes]:
-    """The size and the footer of a file, from the disk where they were read before."""
+    """The size and the footer of a file, from the disk if they were read before."""
     if kept.is_file():
         content = kept.read_bytes()
         return int.from_bytes(content[:8], "little"), content[8:]

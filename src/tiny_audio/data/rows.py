@@ -144,7 +144,7 @@ def _parse_document(path: Path, text: str) -> Any:
     except ValueError as error:
         raise UserError(f"data.datasets: {path} is not JSON ({error}).") from None
     except RecursionError:
-        raise UserError(f"data.datasets: {path} is nested too deep to be read; write a row a line (.jsonl).") from None
+        raise UserError(f"data.datasets: {path} is nested too deep to be read; use a row per line (.jsonl).") from None
 
 
 def _unwrap(path: Path, document: Any) -> list[Any]:

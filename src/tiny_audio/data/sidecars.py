@@ -68,7 +68,7 @@ def _of_json(content: str) -> Iterator[Clip]:
     yield Clip(text, None, to_seconds(row.get("duration")), speaker, None if text else "its JSON holds no transcript")
 
 
-#: Endings of a transcript's name, after the name of the recording; where there are several, the first counts.
+#: Endings of a transcript's name, after the name of the recording; if there are several, the first counts.
 READERS: dict[str, Callable[[str], Iterator[Clip]]] = {
     ".normalized.txt": _of_text,  # LibriTTS
     ".txt": _of_text,

@@ -16,7 +16,7 @@ from .sources import Source
 
 logger = logging.getLogger(__name__)
 
-#: Draws before the share of skipped ones is checked; fewer where there are fewer clips.
+#: Draws before the share of skipped ones is checked; fewer if there are fewer clips.
 MIN_DRAWS = 50
 
 #: Skips that the console names one by one; a corpus that was moved would otherwise fill it.
@@ -24,7 +24,7 @@ MAX_TOLD = 5
 
 
 class SkipLog:
-    """The skips of a run, kept in `skipped.jsonl` (a line each, each clip once, also after a resume).
+    """The skips of a run, kept in `skipped.jsonl` (one line per clip, each clip once, also after a resume).
 
     Args:
         path: the file; lines of an earlier part of the run are kept and counted.
@@ -49,7 +49,7 @@ class SkipLog:
         for skip in self._read():
             self._remember(skip)
         self._write(skip for source in sources for skip in source.skipped)
-        self._told = 0
+        self._named = 0
 
     def add(self, skipped: Iterable[Skip], sources: Iterable[int]) -> None:
         """Add a batch, or the batches of all processes: `batch.skipped` and `batch.sources`."""
@@ -102,7 +102,7 @@ class SkipLog:
         return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
 
     def _read(self) -> list[Skip]:
-        """The content of the file; a last line that a crash cut short is dropped, since its clip comes again."""
+        """The content of the file; a last line that a crash cut short is dropped, since its clip is read again."""
         if not self.path.is_file():
             return []
         lines = self.path.read_text(encoding="utf-8").split("\n")
@@ -113,11 +113,11 @@ class SkipLog:
     def note(self, skipped: Iterable[Skip]) -> None:
         """Count and write clips that were not draws: those of an evaluation, or left out when indexing."""
         for skip in self._write(skipped):
-            self._told += 1
-            if self._told <= MAX_TOLD:
+            self._named += 1
+            if self._named <= MAX_TOLD:
                 name, detail = printable(skip.name), printable(skip.detail)
                 logger.warning("Skipped %s of %s (%s): %s", name, skip.source, skip.reason, detail)
-            if self._told == MAX_TOLD:
+            if self._named == MAX_TOLD:
                 logger.warning("Further skipped clips are only written to %s.", self.path)
 
     def _write(self, skipped: Iterable[Skip]) -> list[Skip]:

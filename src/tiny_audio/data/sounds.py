@@ -51,7 +51,7 @@ class Sounds:
             which: in [0, 1), the place in the list.
 
         Returns:
-            float32 samples (S,), mono, 16 kHz; None, with a warning, where it is no longer readable.
+            float32 samples (S,), mono, 16 kHz; None, with a warning, if it is no longer readable.
         """
         return self._read(Path(self.paths[int(which * len(self.paths))]))
 
@@ -64,7 +64,7 @@ class Sounds:
             num_samples: S.
 
         Returns:
-            float32 samples (S,); None, with a warning, where the recording is no longer readable.
+            float32 samples (S,); None, with a warning, if the recording is no longer readable.
         """
         row = int(which * len(self.paths))
         path, length = Path(self.paths[row]), round(self.seconds[row] * SAMPLE_RATE)
@@ -103,7 +103,7 @@ def open_sounds(setting: str, path: Path, max_seconds: float = math.inf) -> Soun
     paths = _find(setting, path)
     bad: list[str] = []
     good: dict[Path, float] = {}
-    said = time.monotonic()
+    reported = time.monotonic()
     with ThreadPoolExecutor(CHECKERS) as pool:
         found = pool.map(partial(_seconds, max_seconds=max_seconds), paths)
         for checked, (file, seconds) in enumerate(zip(paths, found, strict=True), 1):
@@ -111,8 +111,8 @@ def open_sounds(setting: str, path: Path, max_seconds: float = math.inf) -> Soun
                 bad.append(f"{file}: {seconds}")
             else:
                 good[file] = seconds
-            if time.monotonic() - said > PROGRESS_SECONDS:
-                said = time.monotonic()
+            if time.monotonic() - reported > PROGRESS_SECONDS:
+                reported = time.monotonic()
                 logger.info("Checking %s: %s of %s recordings", setting, f"{checked:,}", f"{len(paths):,}")
     if not good:
         raise UserError(f"{setting}={path}: none of its {len(paths):,} recordings can be used ({bad[0]}).")

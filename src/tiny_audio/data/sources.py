@@ -34,9 +34,9 @@ class Source:
         name: as in the configuration; unique among the sources that `open_sources` returns.
         weight: the corpus's share of the mixture, as configured, not normalized.
         durations: (N,) float32 seconds, as listed or as the recordings' headers say.
-        texts: N cleaned transcripts, none of them empty where there is speech.
+        texts: N cleaned transcripts, none of them empty if there is speech.
         names: N file paths (relative to their manifest) or ids.
-        speakers: N names, empty where the corpus does not name the speaker; None where it names none.
+        speakers: N names, empty if the corpus does not name the speaker; None if it names none.
         origin: what it was read from; for the Hub, with the commit.
         blocks: (N,) int32, the block of each row of a stream: a block is fetched as a whole; else None.
         estimated: whether durations are estimates from the transcripts, as in a stream that does not list them.
@@ -45,7 +45,7 @@ class Source:
         asked: how many rows its table was to hold; None: all.
         whole: whether these are all rows of the corpus.
         has_speech: whether a clip that is silent throughout is a fault.
-        contexts: N contexts as the model reads them, empty where there is none; None where no clip has one.
+        contexts: N contexts as the model reads them, empty if there is none; None if no clip has one.
         percent: the speed at which the recordings are played, in per cent: see `at_speed`.
         features: cached encoder outputs of the rows that a run reads; recordings are then not read. None: no cache.
     """
@@ -107,7 +107,7 @@ class Source:
 
     @property
     def stream(self) -> RemoteStream | None:
-        """The stream that its recordings are fetched from when they are drawn; None where they are on this disk."""
+        """The stream that its recordings are fetched from when they are drawn; None if they are on this disk."""
         return stream_of(self._recordings)
 
     def listed_seconds(self, row: int) -> float:
@@ -121,7 +121,7 @@ class Source:
         return self._longest(self.texts, count)
 
     def longest_contexts(self, count: int) -> list[str]:
-        """Return the contexts with the most bytes, likewise; an empty list where there are none."""
+        """Return the contexts with the most bytes, in the same way; an empty list if there are none."""
         return [] if self.contexts is None else self._longest(self.contexts, count)
 
     def _longest(self, texts: Sequence[str], count: int) -> list[str]:
@@ -159,7 +159,7 @@ class Source:
     def rows_at_hand(self, seed: int) -> np.ndarray:
         """Return the rows to sample recordings from: all, but in a stream those of one row group, to fetch no more.
 
-        Where encoder outputs are cached, only the rows in the cache.
+        If encoder outputs are cached, only the rows in the cache.
         """
         if self.features is not None:
             return self.features.rows
@@ -175,7 +175,7 @@ class Source:
         return [version + how for version in versions]
 
     def subset(self, rows: np.ndarray) -> Source:
-        """Return the source with only these rows, in this order; `skipped` stays as it is."""
+        """Return the source with only these rows, in this order; `skipped` is unchanged."""
         assert self.features is None, "features are looked up last, by row"
         source = Source(
             self.name,
@@ -262,7 +262,7 @@ def open_sources(
     weights = [entry.weight for entry in entries]
     counts = allot(limit, weights, [limit] * len(entries))
     sources = [open_one(number, max(1, count)) for number, count in zip(numbers, counts, strict=True)]
-    while True:  # where a corpus has too few clips, the others give more
+    while True:  # if a corpus has too few clips, the others give more
         sizes = [len(source) if source.whole else max(limit, len(source)) for source in sources]
         counts = allot(limit, weights, sizes)
         short = [number for number in numbers if len(sources[number]) < counts[number]]
@@ -287,7 +287,7 @@ def open_source(
 
     Left out here, with a reason: rows without a transcript (empty_text), too short or too long (too_short,
     too_long), and, where durations have to be read from the recordings, those that cannot be opened
-    (missing, decode_error). Where the corpus lists durations, its recordings are opened only when they
+    (missing, decode_error). If the corpus lists durations, its recordings are opened only when they
     are drawn.
 
     Args:

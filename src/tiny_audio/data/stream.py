@@ -31,9 +31,9 @@ READERS = 8  # row groups fetched at a time, before they are drawn
 
 
 class Block(NamedTuple):
-    """The texts of one row group: names, cleaned transcripts, seconds (NaN where they are not listed), contexts.
+    """The texts of one row group: names, cleaned transcripts, seconds (NaN if they are not listed), contexts.
 
-    A context is empty where a clip has none; `contexts` is None where no clip has one.
+    A context is empty if a clip has none; `contexts` is None if no clip has one.
     """
 
     names: list[str]
@@ -62,7 +62,7 @@ class DrawnClips:
 
 @lru_cache(KNOWN_BLOCKS)
 def read_block(clips: DrawnClips, number: int) -> Block:
-    """Return the texts of a row group; fetch them where they are not kept."""
+    """Return the texts of a row group; fetch them if they are not kept."""
     stream = clips.stream
     table = stream.transcripts(number)
     names = list(stream.names(table, int(stream.firsts[number])))
@@ -73,7 +73,7 @@ def read_block(clips: DrawnClips, number: int) -> Block:
 
 
 class DrawnTexts(Column):
-    """N cleaned transcripts, empty where there is none."""
+    """N cleaned transcripts, empty if there is none."""
 
     def __init__(self, clips: DrawnClips) -> None:
         self.clips = clips
@@ -95,7 +95,7 @@ class DrawnNames(DrawnTexts):
 
 
 class DrawnContexts(DrawnTexts):
-    """N contexts, empty where there is none."""
+    """N contexts, empty if there is none."""
 
     def _row(self, index: int) -> str:
         block, place = self.clips.at(index)
@@ -123,7 +123,7 @@ class DrawnDurations:
         return seconds if np.ndim(rows) else seconds[0]
 
     def listed(self, row: int) -> float:
-        """Return the seconds that the corpus lists for a clip, NaN where it lists none."""
+        """Return the seconds that the corpus lists for a clip, NaN if it lists none."""
         block, place = self.clips.at(row)
         return float(block.listed[place])
 
@@ -136,7 +136,7 @@ class ReadAhead:
     """Fetches the row groups that are drawn next, in its own threads.
 
     Args:
-        streams: of each source of a plan, in its order; None where it is not streamed.
+        streams: of each source of a plan, in its order; None if it is not streamed.
     """
 
     def __init__(self, streams: Sequence[RemoteStream | None]) -> None:
@@ -180,5 +180,5 @@ def _read_ahead(stream: RemoteStream, block: int) -> None:
 
 
 def stream_of(recordings: object) -> RemoteStream | None:
-    """Return the stream that recordings are fetched from; None where they are on this disk."""
+    """Return the stream that recordings are fetched from; None if they are on this disk."""
     return recordings.stream if isinstance(recordings, StreamedRecordings) else None

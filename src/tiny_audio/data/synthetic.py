@@ -24,7 +24,7 @@ def synthetic_batch(
     Args:
         seconds: of B clips.
         target_ids: the target tokens of each.
-        feature_dim: width of the encoder frames where they come from the cache; there are no waveforms then.
+        feature_dim: width of the encoder frames if they come from the cache; there are no waveforms then.
         rng: of the noise; by default seeded with 0.
     """
     rng = rng or np.random.default_rng(0)

@@ -54,20 +54,20 @@ class Recordings(Protocol):
 
 @dataclass
 class Table:
-    """The rows of a corpus: N names, transcripts as written (None where there is none), seconds, recordings.
+    """The rows of a corpus: N names, transcripts as written (None if there is none), seconds, recordings.
 
     Attributes:
         origin: what it was read from, for messages.
         names: N file paths or ids.
         texts: N raw transcripts.
-        durations: (N,) float32 seconds, NaN where the corpus does not say.
+        durations: (N,) float32 seconds, NaN if the corpus does not say.
         recordings: N recordings.
         version: changes whenever the rows do; the key of caches about them.
-        speakers: N names, empty where unknown; None where the corpus has no column for them.
+        speakers: N names, empty if unknown; None if the corpus has no column for them.
         blocks: (N,) the block of each row of a stream: a block is fetched as a whole; else None.
         faults: {row: what is wrong}, for rows that cannot be used even if their recordings can.
         whole: whether these are all rows of the corpus; otherwise more can be fetched.
-        contexts: N contexts as written, empty where there is none; None where the corpus has no column for them.
+        contexts: N contexts as written, empty if there is none; None if the corpus has no column for them.
     """
 
     origin: str
@@ -87,7 +87,7 @@ class FileRecordings:
     """Recordings as files.
 
     Args:
-        files: where they lie.
+        files: where they are.
         names: N names of them.
     """
 
@@ -110,7 +110,7 @@ class SegmentRecordings:
     """Parts of longer files, which are read from the place where they begin.
 
     Args:
-        files: where they lie.
+        files: where they are.
         names: N names of them, with few different ones.
         starts: (N,) seconds.
         seconds: (N,) lengths; NaN: to the end of the file.

@@ -30,7 +30,7 @@ _FOREIGN_RUN = re.compile(r"[^\x00-\x7f]{4}")
 
 @contextmanager
 def open_text(path: Path, tell: bool = True) -> Iterator[IO[str]]:
-    """Open a text file of any of these encodings for reading, line ends as they are; `tell` which one was guessed.
+    """Open a text file of any of these encodings for reading, with unchanged line ends; `tell`: warn of a guessed one.
 
     Raises:
         UserError: it cannot be opened or read, or is not text in an encoding that can be recognized.
@@ -45,8 +45,7 @@ def open_text(path: Path, tell: bool = True) -> Iterator[IO[str]]:
             yield file
     except UnicodeDecodeError as error:
         raise UserError(
-            f"data.datasets: {path} is not UTF-8 text ({error.reason}), nor text of Windows-1252 or UTF-16 "
-            "as far as can be told; save it as UTF-8."
+            f"data.datasets: {path} is not text in UTF-8 ({error.reason}), UTF-16 or Windows-1252; save it as UTF-8."
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"data.datasets: {path} cannot be read ({error}).") from None
@@ -78,9 +77,9 @@ def _encoding(path: Path, tell: bool) -> str:
     words = _western_words(path)
     if not words:
         raise refused
-    told = logging.WARNING if tell else logging.DEBUG
+    level = logging.WARNING if tell else logging.DEBUG
     logger.log(
-        told,
+        level,
         "%s is not UTF-8 text; it is read as Windows-1252 (%s). Save it as UTF-8 if those words are wrong.",
         path,
         ", ".join(words),
@@ -105,7 +104,7 @@ def _western_words(path: Path) -> list[str]:
 
 
 def numbered_lines(file: IO[str]) -> Iterator[tuple[int, str | None]]:
-    """Yield the lines of a file with their numbers, from 1; None in the place of a line longer than `MAX_LINE`."""
+    """Yield the lines of a file with their numbers, from 1; None instead of a line longer than `MAX_LINE`."""
     number = 0
     while line := file.readline(MAX_LINE):
         number += 1

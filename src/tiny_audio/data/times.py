@@ -57,7 +57,7 @@ def parse_time(value: Any) -> float:
 
 
 def to_seconds(value: Any) -> float:
-    """Return the seconds of a duration, NaN where it makes no sense; it is then read from the recording."""
+    """Return the seconds of a duration, NaN if it makes no sense; it is then read from the recording."""
     try:
         seconds = parse_time(value)
     except ValueError:
@@ -66,11 +66,11 @@ def to_seconds(value: Any) -> float:
 
 
 def read_times(columns: Iterable[str], rows: Rows, origin: object) -> tuple[np.ndarray | None, np.ndarray]:
-    """Find where the rows lie in their recordings.
+    """Find where the rows are in their recordings.
 
     Returns:
         starts: (N,) float64 seconds, or None if each row is a whole recording.
-        seconds: (N,) float32, NaN where a row's length is not given. Less than 0 where a row ends before it begins.
+        seconds: (N,) float32, NaN if a row's length is not given. Less than 0 if a row ends before it begins.
 
     Raises:
         UserError: a time cannot be read, or a column of times lacks the one that it needs.
@@ -80,7 +80,7 @@ def read_times(columns: Iterable[str], rows: Rows, origin: object) -> tuple[np.n
     _refuse_unknown(columns, rows, origin)
     start, end, duration = (found.get(role) for role in ("start", "end", "duration"))
     if end is not None and start is None:
-        raise UserError(f"data.datasets: {origin} has a column {end[0]}, and none for the start: name it start.")
+        raise UserError(f"data.datasets: {origin} has a column {end[0]}, but no column start; add it.")
     if start is None:
         if duration is None:
             return None, np.full(len(rows.values), np.nan, dtype=np.float32)
@@ -93,7 +93,7 @@ def read_times(columns: Iterable[str], rows: Rows, origin: object) -> tuple[np.n
         ends = _strictly(*end, rows, origin)
         alone = np.flatnonzero(np.isnan(starts) & ~np.isnan(ends))
         if len(alone):
-            raise UserError(f"data.datasets: {origin} {rows.where(int(alone[0]))} has {end[0]}, and no {start[0]}.")
+            raise UserError(f"data.datasets: {origin} {rows.where(int(alone[0]))} has {end[0]}, but no {start[0]}.")
         seconds = np.where(np.isnan(ends), seconds, ends - starts)
     if not np.isnan(starts).all() and end is None and duration is None and np.nan_to_num(starts).any():
         raise UserError(
@@ -149,7 +149,7 @@ def _agree(rows: Rows, one: tuple[str, float], other: tuple[str, float], origin:
 
 
 def _strictly(column: str, unit: float, rows: Rows, origin: object) -> np.ndarray:
-    """A column of times (N,) float64 in seconds, NaN where it is empty; refuse a wrong time, which teaches nonsense."""
+    """A column of times (N,) float64 in seconds, NaN if it is empty; refuse a wrong time, which teaches nonsense."""
     times = np.full(len(rows.values), np.nan)
     for index, row in enumerate(rows.values):
         try:

@@ -29,7 +29,7 @@ class Part:
 
     @property
     def rate(self) -> float:
-        """Word errors per reference word; the number of errors where there is no word."""
+        """Word errors per reference word; the number of errors if there is no word."""
         return self.errors / max(self.words, 1)
 
 

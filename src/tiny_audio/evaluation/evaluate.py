@@ -21,7 +21,7 @@ class Evaluation:
     """The result of one pass over a set.
 
     Attributes:
-        loss: mean cross-entropy of a target token, teacher-forced; NaN where no clip could be read.
+        loss: mean cross-entropy of a target token, teacher-forced; NaN if no clip could be read.
         num_tokens: how many target tokens the mean is over.
         words, characters: error counts.
         transcripts: (name, reference, hypothesis) of each clip that was decoded by this process.

@@ -54,7 +54,7 @@ def table_of(results: Sequence[Result], scores: Sequence[Score]) -> tuple[list[t
 
 
 def _blocks(results: Sequence[Result]) -> dict[str, list[Score]]:
-    """Return the figures of each result by set; last those of all sets together, where there are several."""
+    """Return the figures of each result by set; last those of all sets together, if there are several."""
     names = list(results[0].sets)
     blocks = {name: [result.sets[name] for result in results] for name in names}
     return blocks | {ALL: [result.total for result in results]} if len(names) > 1 else blocks
@@ -128,7 +128,7 @@ def notes(name: str, results: Sequence[Result], scores: Sequence[Score]) -> list
         if tally.looped:
             parts.append(f"{tally.looped:,} with loops")
         if tally.runaway:
-            parts.append(f"{tally.runaway:,} far longer than what was said")
+            parts.append(f"{tally.runaway:,} far longer than the reference")
         if parts:
             lines.append(f"{result.name}: {'; '.join(parts)}.")
     return lines
@@ -167,7 +167,7 @@ def print_differing(
 
 
 def averages(results: Sequence[Result]) -> list[str]:
-    """Return each recognizer's mean over sets, where there are several: the figure that leaderboards rank by."""
+    """Return each recognizer's mean over sets, if there are several: the figure that leaderboards rank by."""
     if len(results[0].sets) < 2:
         return []
     lines = []
@@ -212,7 +212,7 @@ def statements(ranked: Sequence[Result], metric: str = "wer") -> list[str]:
 
 def verdict(first: Result, second: Result, gap: Difference) -> str:
     """Return one line on whether the difference of two recognizers is real."""
-    real = "more than chance" if gap.low > 0 or gap.high < 0 else "these clips cannot tell the two apart"
+    real = "more than chance" if gap.low > 0 or gap.high < 0 else "the difference may be chance"
     p_value = "p < 0.001" if gap.p_value < 0.001 else f"p = {gap.p_value:.2g}"
     lower = gap.points >= 0
     low, high = (gap.low, gap.high) if lower else (-gap.high, -gap.low)

@@ -25,11 +25,11 @@ MIN_SPEAKERS = 5  # with fewer, an interval over speakers says nothing
 
 
 class Transcript(NamedTuple):
-    """Reference and hypothesis of a clip; the hypothesis is None where the clip could not be read.
+    """Reference and hypothesis of a clip; the hypothesis is None if the clip could not be read.
 
     Notes: `pieces`: longer than the model reads at once, and judged in pieces; `no_speech`: the reference is empty;
     `limit`: cut off by the limit of tokens; `empty`, `loop`, `runaway`: see `symptoms`; or why it could not be read.
-    Seconds and speaker are None where they are not known.
+    Seconds and speaker are None if they are not known.
     """
 
     dataset: str
@@ -132,7 +132,7 @@ class Score:
 
     @property
     def rtfx(self) -> float | None:
-        """Seconds of audio transcribed in one second; None where that was not measured."""
+        """Seconds of audio transcribed in one second; None if that was not measured."""
         return self.audio_seconds / self.decoding_seconds if self.decoding_seconds else None
 
     def metrics(self, rule: str | None = None) -> dict[str, float]:
@@ -226,7 +226,7 @@ def score(
 
 
 def speaker_groups(rows: Sequence[Transcript]) -> np.ndarray | None:
-    """Return a number for each clip's speaker (U,), where all speakers are known and there are enough."""
+    """Return a number for each clip's speaker (U,), if all speakers are known and there are enough."""
     numbers: dict[str, int] = {}
     for row in rows:
         if row.speaker is None:

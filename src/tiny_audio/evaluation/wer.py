@@ -32,7 +32,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Errors per unit of reference; above 1 where there are more errors than units, 0 for an empty set."""
+        """Errors per unit of reference; above 1 if there are more errors than units, 0 for an empty set."""
         return self.errors / max(self.length, 1)
 
     def add(self, reference: list[str], hypothesis: list[str], sclite: bool = True) -> None:

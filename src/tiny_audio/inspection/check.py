@@ -147,14 +147,14 @@ def whole_contexts(source: Source) -> Named:
     """Return the clips whose context holds their whole transcript."""
     found = Named()
     for row, known in enumerate(source.contexts or ()):
-        said = source.texts[row]
-        if len(said.split()) >= GIVEN_AWAY_WORDS and f" {said} " in f" {clean_transcript(known)} ":
+        transcript = source.texts[row]
+        if len(transcript.split()) >= GIVEN_AWAY_WORDS and f" {transcript} " in f" {clean_transcript(known)} ":
             found.add(source.names[row], shorten(known, 40))
     return found
 
 
 def duration_edges(longest: float) -> np.ndarray:
-    """Return edges with equal steps of a whole number, up to the longest clip; 20 to 60 where that is possible."""
+    """Return edges with equal steps of a whole number, up to the longest clip; 20 to 60 if that is possible."""
     step = next((step for step in (0.05, 0.1, 0.25, 0.5) if longest / step <= 60), 1.0)
     return np.arange(0, np.ceil(longest / step) + 1) * step
 

@@ -12,15 +12,15 @@ UNRELATED = 0.55
 UNRELATED_CLIPS = 50  # fewer may have it by chance
 FAULTS = ("missing", "decode_error", "non_finite", "silent", "duration_mismatch", "empty_text", "bad_row")
 WHAT_TO_DO = {
-    "missing": "the files are elsewhere or were deleted: mend the paths, or fetch them again.",
-    "decode_error": "these files are damaged: fetch them again, or leave them be, they are skipped.",
-    "non_finite": "they hold NaN or infinite samples: write them anew from the originals.",
-    "silent": "nothing is in them: record or fetch them again; they are skipped.",
-    "duration_mismatch": "they are cut short: fetch them again; they are skipped.",
-    "empty_text": "nothing is left to teach: transcribe them, or leave them be.",
-    "bad_row": "these rows of the manifest cannot be used: mend them.",
-    "too_short": "data.min_audio_length decides; are the durations in seconds?",
-    "too_long": "data.max_audio_length decides (at most 30 s): cut them at pauses, each piece with its own words.",
+    "missing": "the files are elsewhere or were deleted: correct the paths, or fetch the files again.",
+    "decode_error": "these files are damaged, and are skipped: fetch them again.",
+    "non_finite": "they hold NaN or infinite samples, and are skipped: write them again from the originals.",
+    "silent": "they are silent, and are skipped: record or fetch them again.",
+    "duration_mismatch": "they are cut short, and are skipped: fetch them again.",
+    "empty_text": "they have no transcript, and are skipped: transcribe them.",
+    "bad_row": "these rows of the manifest cannot be used: correct them.",
+    "too_short": "they are shorter than data.min_audio_length: check that the durations are in seconds.",
+    "too_long": "they are longer than data.max_audio_length (at most 30 s): cut them and their transcripts at pauses.",
 }
 TELEPHONE = 4.5  # kHz
 TOP_SPEAKER = 0.5
@@ -34,19 +34,18 @@ def relation(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             "unrelated",
             True,
             facts.title,
-            "long recordings have short transcripts nearly as often as long ones (rank correlation "
-            f"{text.correlation:.2f}).",
-            "all or many transcripts are those of other recordings: look at how the manifest was made.",
+            f"lengths of recordings and transcripts are hardly related (rank correlation {text.correlation:.2f}).",
+            "all or many transcripts belong to other recordings: check the program that wrote the manifest.",
         )
     elif text.num_outliers:
         yield Finding(
             "wrong_length",
             False,
             facts.title,
-            f"{clips(text.num_outliers)} of a length that does not fit the transcript.",
-            "listen to them: the transcript is wrong, or the recording cut.",
+            f"{clips(text.num_outliers)} whose length does not fit the transcript.",
+            "listen to them: the transcript is wrong, or the recording is cut.",
             [
-                (one.name, f"{one.seconds:.2f} s for what takes {one.expected_seconds:.2f} s: {one.transcript}")
+                (one.name, f"{one.seconds:.2f} s, {one.expected_seconds:.2f} s expected: {one.transcript}")
                 for one in text.outliers
             ],
         )
@@ -55,8 +54,8 @@ def relation(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
 def characters(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
     """Unusual characters, and marks of transcribers."""
     for taught, todo in (
-        (True, "correct the transcripts: the model is taught to write these."),
-        (False, "cleaning drops them; were they words, nobody will learn them."),
+        (True, "correct the transcripts: the model learns to write these."),
+        (False, "cleaning removes them: if they stand for words, the model does not learn these."),
     ):
         odd = [one for one in facts.text.odd_characters if one.taught == taught]
         if odd:
@@ -65,19 +64,19 @@ def characters(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
                 for one in odd
                 for name, note in one.clips.examples[:1]
             ]
-            what = f"{len(odd):,} character{'s' * (len(odd) > 1)} out of the ordinary"
-            where = "" if taught else " in the transcripts as they are written"
+            what = f"{len(odd):,} unusual character{'s' * (len(odd) > 1)}"
+            where = "" if taught else " in the raw transcripts"
             kind = "odd_characters" if taught else "dropped_characters"
             yield Finding(kind, False, facts.title, f"{what}{where}.", todo, examples[:5])
     for tags, what, todo in (
-        (facts.text.tags, ", whose words are taught as if they were said", "take the marks out of the transcripts"),
-        (facts.text.taken_out, ", which cleaning takes out", "where a tag stands for words that were said, write them"),
+        (facts.text.tags, ", whose words the model learns as speech", "remove the marks from the transcripts"),
+        (facts.text.taken_out, ", which cleaning removes", "if a tag stands for speech, transcribe it"),
     ):
         kind = "marks" if tags is facts.text.tags else "tags"
         for tag, named in sorted(tags.items(), key=lambda item: -item[1].count)[:5]:
-            said = f"{clips(named.count)} with {tag}{what}."
+            found = f"{clips(named.count)} with {tag}{what}."
             yield Finding(
-                kind, False, facts.title, said, f"{todo}, or take the clips out of the manifest.", named.examples
+                kind, False, facts.title, found, f"{todo}, or remove the clips from the manifest.", named.examples
             )
 
 
@@ -88,8 +87,8 @@ def script(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             "unspaced",
             False,
             facts.title,
-            "it is written without spaces between words: CER is the figure, WER counts each character as a word.",
-            "read CER; with training.metric_for_best=cer it also chooses the best checkpoint.",
+            "it is written without spaces between words, so WER counts each character as a word.",
+            "use CER; with training.metric_for_best=cer it also chooses the best checkpoint.",
         )
 
 
@@ -101,7 +100,7 @@ def repeated(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             False,
             facts.title,
             f"{clips(named.count)} with the transcript “{text}”.",
-            "listen to some: a transcript that a machine made up comes again and again.",
+            "listen to some of them: a recognizer may have invented this transcript.",
             named.examples,
         )
     if facts.repeated_names.count:
@@ -109,7 +108,7 @@ def repeated(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             "repeated_names",
             False,
             facts.title,
-            f"{facts.repeated_names.count:,} names stand for several clips.",
+            f"{facts.repeated_names.count:,} names belong to several clips.",
             "list each recording once.",
             facts.repeated_names.examples,
         )
@@ -128,7 +127,7 @@ def lost(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
     share, looked = facts.decoded.skipped_share, facts.decoded.looked
     for reason, named in facts.decoded.skipped.items():
         severe = share > report.max_skipped_share
-        what = f"{named.count:,} of {looked:,} decoded clips of no use: {reason}."
+        what = f"{named.count:,} of {looked:,} decoded clips cannot be used: {reason}."
         yield Finding("skipped", severe, facts.title, what, WHAT_TO_DO[reason], named.examples)
 
 
@@ -148,14 +147,14 @@ def headers(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             "low_rate",
             False,
             facts.title,
-            f"{found.low_rate.count:,} of {looked:,} recordings below 16 kHz.",
-            "they are used, but sound muffled; take better originals where there are any.",
+            f"{found.low_rate.count:,} of {looked:,} recordings have a rate below 16 kHz.",
+            "they are used, but lack high frequencies; use originals with a higher rate, if any.",
             found.low_rate.examples,
         )
     if found.shorter.count and "duration_mismatch" not in decoded:
         yield _mismatch(facts, found.shorter, "shorter", "they are cut short, and are skipped: fetch them again.")
     if found.longer.count:
-        yield _mismatch(facts, found.longer, "longer", "is the transcript that of a part? Then cut the recordings.")
+        yield _mismatch(facts, found.longer, "longer", "if a transcript covers only a part, cut the recording.")
 
 
 def _mismatch(facts: CorpusFacts, named: Named, word: str, todo: str) -> Finding:
@@ -173,8 +172,8 @@ def levels(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             "clipped",
             False,
             facts.title,
-            f"{found.clipped.count:,} of {found.looked:,} decoded clips at full scale: clipped.",
-            "take originals at a lower level; if there are none, the model learns to read clipped speech too.",
+            f"{found.clipped.count:,} of {found.looked:,} decoded clips are clipped (at full scale).",
+            "use originals at a lower level; if there are none, the model learns clipped speech too.",
             found.clipped.examples,
         )
     if found.quiet.count:
@@ -182,8 +181,8 @@ def levels(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             "quiet",
             False,
             facts.title,
-            f"{found.quiet.count:,} of {found.looked:,} decoded clips very quiet.",
-            "is there speech in them? Listen; raise the level of what is good.",
+            f"{found.quiet.count:,} of {found.looked:,} decoded clips are very quiet.",
+            "listen to them: raise the level of those with speech, and remove the others.",
             found.quiet.examples,
         )
     low = facts.headers.low_rate.count if facts.headers is not None else 0
@@ -193,20 +192,20 @@ def levels(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             False,
             facts.title,
             f"half of the clips hold nothing above {found.bandwidth_khz.median:g} kHz: telephone speech in 16 kHz.",
-            "good for telephones only; take better originals where there are any.",
+            "the model will suit telephone speech only; use originals with a higher rate if there are any.",
         )
 
 
-def voices(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
+def speakers(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
     """One speaker in most of a corpus."""
     if facts.role == "train" and facts.speakers is not None and (facts.top_speaker or 0) > TOP_SPEAKER:
-        who = "one speaker" if facts.speakers == 1 else f"one of {facts.speakers:,} speakers"
+        speaker = "one speaker" if facts.speakers == 1 else f"one of {facts.speakers:,} speakers"
         yield Finding(
             "one_speaker",
             False,
             facts.title,
-            f"{facts.top_speaker:.0%} of the clips are of {who}.",
-            "the model will know this voice better than any other; add voices.",
+            f"{facts.top_speaker:.0%} of the clips are of {speaker}.",
+            "the model will recognize this speaker better than others; add speakers.",
         )
 
 
@@ -220,7 +219,7 @@ def tokens(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             False,
             facts.title,
             f"{clips(facts.tokens.too_long.count)} longer than training.max_new_tokens.",
-            "raise training.max_new_tokens: what is beyond counts as deleted.",
+            "raise training.max_new_tokens: words beyond this limit count as deleted.",
             facts.tokens.too_long.examples,
         )
     if facts.tokens.not_given_back.count:
@@ -229,8 +228,8 @@ def tokens(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
             "not_given_back",
             named.count > report.max_skipped_share * facts.tokens.looked,
             facts.title,
-            f"{clips(named.count)} whose transcript the decoder's tokenizer does not give back.",
-            "the model is taught something else than the transcript: correct these, or take another decoder.",
+            f"{clips(named.count)} whose transcript the decoder's tokenizer changes.",
+            "the model learns another text than the transcript: correct these, or use another decoder.",
             named.examples,
         )
 
@@ -239,11 +238,11 @@ def contexts(facts: CorpusFacts, report: Report) -> Iterator[Finding]:
     """Contexts that hold the transcript."""
     if (named := facts.whole_contexts).count:
         what = f"{clips(named.count)} whose context holds the whole transcript."
-        todo = "the model learns to copy instead of to listen: give what is known before, such as names."
+        todo = "the model learns to copy the context: give only what is known before the recording, such as names."
         yield Finding("given_away", named.count > facts.contexts / 2, facts.title, what, todo, named.examples)
 
 
 JUDGMENTS: tuple[Callable[[CorpusFacts, Report], Iterable[Finding]], ...] = (
     *(relation, lost, headers, levels),
-    *(characters, script, repeated, voices, tokens, contexts),
+    *(characters, script, repeated, speakers, tokens, contexts),
 )

@@ -147,7 +147,7 @@ class DecodedFacts:
 
     Attributes:
         skipped: clips that training would skip, by reason.
-        rms, peak: levels; None where no clip could be read.
+        rms, peak: levels; None if no clip could be read.
         rms_histogram: of the level.
         bandwidth_khz: above it there is only quantization noise.
         clipped, quiet: recordings that are at full scale for too long, or far too quiet.
@@ -187,11 +187,11 @@ class CorpusFacts:
 
     Attributes:
         clips, hours: usable ones by the listed durations and texts.
-        speakers: how many; None where the corpus does not say.
+        speakers: how many; None if the corpus does not say.
         top_speaker: share of the clips of the speaker with the most.
         durations, duration_histogram: seconds.
         left_out: clips that were left out at indexing, by reason.
-        repeated_names: names that stand for several clips.
+        repeated_names: names that belong to several clips.
         contexts: clips with a context; the contexts of `whole_contexts` hold the whole transcript.
         points: (seconds, characters, is outlier) of a sample, for a picture.
     """
@@ -239,9 +239,9 @@ class OverlapFacts:
         all_compared: whether all recordings of equal size were compared; false: only some, to save time.
         eval_clips: number of evaluation clips.
         known_transcripts: share of evaluation transcripts, of five words or more, that are in the training set too;
-            None where there are none so long.
+            None if there are none so long.
         shared_speakers: names of speakers in both; None where either does not name speakers.
-        eval_speakers: number of speakers in the evaluation; None where it does not name them.
+        eval_speakers: number of speakers in the evaluation; None if it does not name them.
     """
 
     leaked: list[Pair]

@@ -43,7 +43,7 @@ def leaks(report: Report) -> Iterator[Finding]:
             "",
             f"{overlap.num_leaked:,} of {clips(overlap.eval_clips)} of the evaluation {_are(overlap.num_leaked)} in "
             "the training set.",
-            "take them out of one of the two: the error rate would be of what was learned by heart.",
+            "remove them from one of the two: the model learns these transcripts, so the error rate is too low.",
             pairs,
         )
     if overlap.num_duplicates:
@@ -52,8 +52,8 @@ def leaks(report: Report) -> Iterator[Finding]:
             "duplicates",
             False,
             "",
-            f"{clips(overlap.num_duplicates)} of the training set {_are(overlap.num_duplicates)} there once more.",
-            "list each recording once; where their transcripts differ, one of them is wrong.",
+            f"{clips(overlap.num_duplicates)} of the training set {_are(overlap.num_duplicates)} listed twice.",
+            "list each recording once; if the two transcripts differ, one of them is wrong.",
             pairs,
         )
 
@@ -75,7 +75,7 @@ def unusable(report: Report) -> Iterator[Finding]:
             "",
             f"{skipped:.0%} of the draws could not be used; training stops above "
             f"data.max_skipped_share={report.max_skipped_share:g}.",
-            "mend the recordings that are named below.",
+            "replace or remove the recordings that are named below.",
         )
 
 
@@ -85,7 +85,11 @@ def evaluation(report: Report) -> Iterator[Finding]:
     overlap = report.overlap
     if not held:
         yield Finding(
-            "no_evaluation", False, "", "there is no evaluation set.", "name one in data.eval_datasets, or no WER."
+            "no_evaluation",
+            False,
+            "",
+            "there is no evaluation set.",
+            "name one in data.eval_datasets; without it there is no WER.",
         )
         return
     words = sum(facts.text.words for facts in held)
@@ -95,8 +99,9 @@ def evaluation(report: Report) -> Iterator[Finding]:
             "small_evaluation",
             False,
             "",
-            f"the evaluation set has {words:,} words: an error rate of 10 % is known to {margin:.1f} points at best.",
-            "hold out more; smaller differences between runs are chance.",
+            f"the evaluation set has {words:,} words: an error rate of 10 % is uncertain by {margin:.1f} points or "
+            "more.",
+            "use a larger one; smaller differences between runs may be chance.",
         )
     if overlap is not None and overlap.shared_speakers:
         number = len(overlap.shared_speakers)
@@ -104,9 +109,8 @@ def evaluation(report: Report) -> Iterator[Finding]:
             "shared_speakers",
             False,
             "",
-            f"{number:,} of the {overlap.eval_speakers:,} speakers of the evaluation speak{'s' * (number == 1)} in "
-            "training too.",
-            "split by speaker, unless it is for these very people.",
+            f"{number:,} of the {overlap.eval_speakers:,} speakers of the evaluation {_are(number)} also in training.",
+            "split by speaker, unless the model is only for these speakers.",
             [(speaker, "") for speaker in overlap.shared_speakers[:5]],
         )
     if overlap is not None and (overlap.known_transcripts or 0) > KNOWN_TRANSCRIPTS:
@@ -114,16 +118,16 @@ def evaluation(report: Report) -> Iterator[Finding]:
             "known_transcripts",
             False,
             "",
-            f"{overlap.known_transcripts:.0%} of the longer evaluation transcripts are training transcripts too.",
-            "split by sentence, or the error rate says little of sentences that are new.",
+            f"{overlap.known_transcripts:.0%} of the longer evaluation transcripts are also training transcripts.",
+            "split by sentence: on new sentences the error rate may be higher.",
         )
     if overlap is not None and not overlap.all_compared:
         yield Finding(
             "not_all_compared",
             False,
             "",
-            "there are too many recordings of equal size or transcript to compare them all.",
-            "what is said of duplicates is of a part.",
+            "there are too many recordings with equal size or transcript to compare them all.",
+            "there may be more duplicates than are listed here.",
         )
 
 
@@ -137,7 +141,7 @@ def contrasts(report: Report) -> Iterator[Finding]:
             True,
             "",
             f"{capitals[high]:.0%} of the transcripts of {high} have capitals, and {capitals[low]:.0%} of {low}.",
-            "data.text_case=lower: mixed labels under one prompt contradict each other.",
+            "set data.text_case=lower: with one prompt, mixed labels contradict each other.",
         )
     sides = {}
     for role in ("train", "eval"):
@@ -154,11 +158,11 @@ def contrasts(report: Report) -> Iterator[Finding]:
             False,
             "",
             f"training recordings reach {sides['train']:.1f} kHz, those of the evaluation {sides['eval']:.1f} kHz.",
-            "they come from different codecs or devices: expect an error rate of the harder kind, or match them.",
+            "they come from different codecs or devices: add training recordings like those of the evaluation.",
         )
 
 
-def rounds(report: Report) -> Iterator[Finding]:
+def passes(report: Report) -> Iterator[Finding]:
     """Small corpora with a large weight."""
     fewest = min(share.passes for share in report.mixture.shares)
     for share in report.mixture.shares:
@@ -168,8 +172,8 @@ def rounds(report: Report) -> Iterator[Finding]:
                 False,
                 share.name,
                 f"each of its clips is drawn {share.passes:,.0f} times in a run.",
-                "lower its weight, or training.max_steps: it will be learned by heart.",
+                "lower its weight, or training.max_steps: the model will overfit to it.",
             )
 
 
-OF_ALL: tuple[Callable[[Report], Iterable[Finding]], ...] = (leaks, unusable, evaluation, contrasts, rounds)
+OF_ALL: tuple[Callable[[Report], Iterable[Finding]], ...] = (leaks, unusable, evaluation, contrasts, passes)

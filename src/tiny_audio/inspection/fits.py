@@ -1,6 +1,6 @@
-"""Which experiments fit a machine, by arithmetic, since no model can be tried before it is downloaded.
+"""Which experiments fit a machine: computed, since no model can be tried before it is downloaded.
 
-At its start, a run measures what it needs: `training.preflight`.
+A run measures what it needs at its start: `training.preflight`.
 """
 
 from __future__ import annotations
@@ -76,22 +76,22 @@ def judge(name: str, config: Config, machine: Machine) -> Fit:
         model.download_bytes for one, model in zip(names, models, strict=True) if model and one not in machine.models
     )
     if len(known) < len(names):
-        return Fit(name, names, None, download, "its models are not known before they are downloaded", False)
+        return Fit(name, names, None, download, "the sizes of its models are not known before a download", False)
     fixed, each = memory_needed(config, known[0], known[1], machine.precision)
     batch = config.training.batch_size
     needed = round(fixed + each * batch)
     most = int((machine.memory_bytes - fixed) / each)
     verdict, fits = "fits", True
     if most < 1:
-        verdict, fits = "does not fit into the memory", False
+        verdict, fits = "does not fit into memory", False
     elif machine.device == "cpu" and sum(model.weights for model in known) > GPU_WEIGHTS:
-        verdict, fits = "is made for a GPU: here it would take weeks", False
+        verdict, fits = "needs a GPU: on this machine it would take weeks", False
     elif most < batch:
         steps = -(-batch // most)
         settings = f"training.batch_size={most} training.gradient_accumulation_steps={steps}"
         verdict, fits = f"fits with {settings}", False
     if download > machine.disks[machine.cache]:
-        verdict, fits = "does not fit on the disk of the Hub's cache (HF_HOME chooses another)", False
+        verdict, fits = "does not fit on the disk of the Hub's cache (HF_HOME sets another folder)", False
     return Fit(name, names, needed, download, verdict, fits)
 
 

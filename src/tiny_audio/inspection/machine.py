@@ -46,7 +46,7 @@ class Machine:
         cache: the folder of the Hub's cache.
         models: bytes of the models in the cache, by name.
         has_token: whether the Hub's token is set.
-        packages: the versions of the optional packages; None where one is not installed.
+        packages: the versions of the optional packages; None if one is not installed.
     """
 
     versions: dict[str, str]

@@ -137,7 +137,7 @@ def same_transcripts(
 ) -> tuple[float | None, list[tuple[_Clip, _Clip]]]:
     """Return the share of long evaluation transcripts that are in training, and their pairs of about equal length.
 
-    The share is None where no evaluation transcript is long.
+    The share is None if no evaluation transcript is long.
     """
     held: dict[str, list[_Clip]] = defaultdict(list)
     for source in evaluation:
@@ -182,7 +182,7 @@ def loudness(waveform: np.ndarray) -> np.ndarray:
 
 
 def shared_speakers(train: Sequence[Source], evaluation: Sequence[Source]) -> tuple[list[str] | None, int | None]:
-    """Return the speakers in both, and how many the evaluation has; None where a side does not name speakers."""
+    """Return the speakers in both, and how many the evaluation has; None if a side does not name speakers."""
     sides = []
     for sources in (train, evaluation):
         named = [set(source.speakers) for source in sources if source.speakers is not None]

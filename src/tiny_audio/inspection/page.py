@@ -37,7 +37,7 @@ def build_page(report: Report, svg: str) -> str:
     return render_template(
         "inspection/report.html",
         title="Data: " + ", ".join(dict.fromkeys(facts.name for facts in report.corpora)),
-        heading=f"Look at ({severe} severe)" if severe else "Look at",
+        heading=f"Findings ({severe} severe)" if severe else "Findings",
         svg=svg,
         findings=report.findings,
         sentence=sentence,

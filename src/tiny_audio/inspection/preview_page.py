@@ -58,10 +58,10 @@ def to_row(number: int, clip: PreviewClip) -> dict[str, Any]:
 
 
 def build_page(clips: Sequence[PreviewClip]) -> str:
-    """Return the page with the spectrograms; the audio files lie beside it."""
+    """Return the page with the spectrograms; the audio files are beside it."""
     return render(
         "inspection/preview.html",
-        title="What the model sees and hears",
+        title="The input of the model",
         clips=clips,
         lengths=describe_lengths,
         wav_name=wav_name,

@@ -36,14 +36,14 @@ def print_preview(console: Console, clips: Sequence[PreviewClip]) -> None:
         field(console, "reads", join(reads))
         field(console, "writes", join(writes, "|"))
         if not clip.given_back:
-            field(console, "mismatch", Text(f"the tokens to be written mean: {clip.written}", "bold red"))
+            field(console, "mismatch", Text(f"the target tokens decode to: {clip.written}", "bold red"))
         console.print()
     wrong = sum(clip.skipped is None and not clip.given_back for clip in clips)
     skipped = sum(clip.skipped is not None for clip in clips)
     verdict = [f"{len(clips)} clip{'s' * (len(clips) > 1)}"]
     verdict += [f"{skipped} would be skipped"] if skipped else []
-    verdict += [f"{wrong} whose tokens do not mean the transcript" if wrong else "all tokens mean their transcript"]
-    console.print(Text(", ".join(verdict) + ". The loss is taken of what the decoder writes, and of nothing else."))
+    verdict += [f"{wrong} whose tokens decode to another text" if wrong else "all tokens decode to their transcript"]
+    console.print(Text(", ".join(verdict) + ". The loss covers only what the decoder writes."))
 
 
 def field(console: Console, name: str, value: Text) -> None:

@@ -54,11 +54,11 @@ def look_at_headers(source: Source, rows: np.ndarray) -> HeaderFacts:
             kinds[describe(header)] += 1
             if header.sample_rate < SAMPLE_RATE:
                 facts.low_rate.add(name, f"{header.sample_rate:,} Hz")
-            says = f"{listed:.2f} s listed, {header.seconds:.2f} s in the file"
+            note = f"{listed:.2f} s listed, {header.seconds:.2f} s in the file"
             if is_cut_short(header.seconds, listed):
-                facts.shorter.add(name, says)
+                facts.shorter.add(name, note)
             elif is_cut_short(listed, header.seconds):
-                facts.longer.add(name, says)
+                facts.longer.add(name, note)
     facts.kinds = dict(kinds.most_common())
     return facts
 
@@ -127,8 +127,8 @@ def bandwidth(waveform: np.ndarray) -> float:
     frames = frames * np.hanning(BAND_FFT)
     power = np.square(abs(np.fft.rfft(frames))).sum(0)[: BAND_FFT // 2]
     bands = power.reshape(-1, BAND_FFT * BAND_HZ // SAMPLE_RATE).sum(1)
-    heard = np.flatnonzero(bands > bands.max() * 10 ** (BAND_FLOOR / 10))
-    return float((heard[-1] + 1) * BAND_HZ / 1000)
+    loud = np.flatnonzero(bands > bands.max() * 10 ** (BAND_FLOOR / 10))
+    return float((loud[-1] + 1) * BAND_HZ / 1000)
 
 
 def no_tokens(text: str) -> list[int]:

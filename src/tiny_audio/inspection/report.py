@@ -25,7 +25,7 @@ def print_report(console: Console, report: Report) -> None:
         show(console, table(report.corpora))
     show(console, mixture_table(report))
     for line in remarks(report):
-        say(console, line)
+        print_line(console, line)
     console.print()
     print_findings(console, report.findings)
 
@@ -34,8 +34,8 @@ def remarks(report: Report) -> list[str]:
     """Return the remarks after the tables."""
     mixture = report.mixture
     lines = [
-        f"Padding: {mixture.padding:.1%} of a batch as planned, {mixture.padding_random:.0%} in batches put together "
-        f"at random, {mixture.padding_30s:.0%} with each clip padded to 30 s."
+        f"Padding: {mixture.padding:.1%} of a batch as planned, {mixture.padding_random:.0%} in random "
+        f"batches, {mixture.padding_30s:.0%} with each clip padded to 30 s."
     ]
     if report.tokenizer is not None:
         lines.append(f"No tokens were counted: {report.tokenizer}")
@@ -54,8 +54,8 @@ def show(console: Console, table: Table | None) -> None:
         console.print()
 
 
-def say(console: Console, line: str, style: str = "") -> None:
-    """Print a line of text as it is."""
+def print_line(console: Console, line: str, style: str = "") -> None:
+    """Print a line of text unchanged."""
     console.print(Text(line, style), soft_wrap=True)
 
 
@@ -63,9 +63,9 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
     """Print a line for each finding, what to do, and the clips by name."""
     severe = sum(finding.severe for finding in findings)
     if not findings:
-        say(console, "Nothing to look at: nothing was found that a person should act on.", "bold green")
+        print_line(console, "No findings.", "bold green")
         return
-    say(console, f"Look at{f' ({severe} severe, marked !!)' if severe else ''}", "bold")
+    print_line(console, f"Findings{f' ({severe} severe, marked !!)' if severe else ''}", "bold")
     for finding in findings:
         mark, style = ("!!", "bold red") if finding.severe else (" -", "yellow")
         where = f"{finding.corpus}: " if finding.corpus else ""
@@ -76,7 +76,7 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
 
 
 def _hang(console: Console, mark: Text, line: Text) -> None:
-    """Print a line after a mark; where it is too wide for a terminal, its further lines are indented as well."""
+    """Print a line after a mark; if it is too wide for a terminal, its further lines are indented as well."""
     if console.is_terminal:
         grid = Table.grid(padding=(0, 1))
         grid.add_row(mark, line)

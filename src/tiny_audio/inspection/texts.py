@@ -25,7 +25,7 @@ REPEATED_CLIPS = 10  # a transcript is suspicious from this many clips on ...
 REPEATED_FACTOR = 10  # ... if that is this many times the average of the corpus
 # Marks that cleaning keeps, since they may have been said.
 _MARK = re.compile(r"<[^<>\s][^<>]{0,30}>|\{[^{}]{1,30}\}|\(\(?[^()]{1,30}\)?\)|\*[^*\s][^*]{0,30}\*")
-_NUMBERS = re.compile(r"\d+(?:[.,:]\d+)*")  # one kind of tag, whatever its number
+_NUMBERS = re.compile(r"\d+(?:[.,:]\d+)*")  # tags that differ only in a number are of one kind
 _ODD_CLASSES = ("So", "Sk", "Cc", "Co", "Cn", "Cs")  # symbols, controls, unassigned: never part of a sentence
 _WHITE = "\t\n\r"
 

@@ -17,9 +17,9 @@ def align_words(reference: str, hypothesis: str, rule: Rule) -> list[Step]:
         Steps in order: `["=", words]` for right words, with spaces between; `["s", said, written]` for a
         substitution, `["d", said]` for a deletion, `["i", written]` for an insertion.
     """
-    said, written = rule.split(reference)[0], rule.split(hypothesis)[0]
+    reference_words, hypothesis_words = rule.split(reference)[0], rule.split(hypothesis)[0]
     steps: list[Step] = []
-    for left, right in align(said, written, NOTHING, sclite_mode=rule.sclite):
+    for left, right in align(reference_words, hypothesis_words, NOTHING, sclite_mode=rule.sclite):
         if left == right and steps and steps[-1][0] == "=":
             steps[-1][1] += f" {left}"
         elif left == right:

@@ -68,7 +68,7 @@ def compare(
         beams, ctc_weight: of checkpoints, see `config.SearchConfig`; None: from each checkpoint.
 
     Returns:
-        Two results, with transcripts of the same clips in the same order, and the sets; the sets are None where both
+        Two results, with transcripts of the same clips in the same order, and the sets; the sets are None if both
         are prediction files.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`report.html`: one file that needs no network and no other file, to hear and see the errors of a recognizer."""
+"""`report.html`: one file that needs no network and no other file, to read and hear the errors of a recognizer."""
 
 from __future__ import annotations
 
@@ -134,8 +134,8 @@ def figures(results: Sequence[Result]) -> list[dict[str, Any]]:
         columns, rows = table_of(results, scores)
         head = [f"{column} ({rule})" if rule else column for column, rule in columns]
         numbers = [False] + [True] * (len(head) - 1)
-        said = notes(name, results, scores)
-        tables.append({"title": name, "head": head, "rows": rows, "numbers": numbers, "notes": said})
+        lines = notes(name, results, scores)
+        tables.append({"title": name, "head": head, "rows": rows, "numbers": numbers, "notes": lines})
     return tables
 
 

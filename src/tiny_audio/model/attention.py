@@ -27,7 +27,7 @@ def choose_attention(model: SpeechLLM, name: str) -> str:
     Raises:
         ConfigError: the given attention is not installed, or does not work on this device.
     """
-    _ = model.decoder.reading  # tried now, so that an unusable decoder is reported before data are read
+    _ = model.decoder.reading  # tried first: an unusable decoder is reported before data are read
     kernels = available_kernels()
     if name not in ("auto", "sdpa", *kernels):
         raise ConfigError(

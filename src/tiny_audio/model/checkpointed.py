@@ -139,7 +139,7 @@ def check_models(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, p
 def adopt_prompt(model: SpeechLLM, saved: dict[str, Any], path: str) -> None:
     """Make the decoder use the prompt tokens that a checkpoint was trained with.
 
-    The chat template may write the prompt differently now, for example with another date; then a line is logged. A
+    The chat template may write another prompt than in training, for example with another date; then a line is logged. A
     checkpoint of an older version does not record the tokens; the template's present prompt is used.
 
     Raises:
@@ -175,7 +175,7 @@ def rebuild(
         saved: as `load_checkpoint` returned it.
         path: the checkpoint, for errors.
         dtype: precision of the frozen models.
-        encoder, decoder: where its models are now, if they have moved since training.
+        encoder, decoder: the present folders of its models, if they were moved after training.
 
     Raises:
         UserError: its models cannot be loaded, or are not those that it was trained with.

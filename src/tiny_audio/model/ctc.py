@@ -1,7 +1,7 @@
 """CTC between audio tokens and the decoder's own word pieces, without running the decoder.
 
 The score of an audio token and a word piece is the cosine of the token and the piece's embedding: the larger it is, the
-likelier the piece was said there. Blank is a learned direction of its own. CTC (Graves et al., "Connectionist Temporal
+likelier the piece was said there. Blank has its own learned direction. CTC (Graves et al., "Connectionist Temporal
 Classification", ICML 2006) over these scores trains a projector to place each piece where it is said, as the same
 vectors that a frozen decoder reads.
 
@@ -107,11 +107,11 @@ class CTCHead(nn.Module):
         rest = PartitionScore.apply(queries, unit(embed, self.vocabulary), self._pairs(counts, own))
         padded = pad_sequence(list(queries.split(list(counts))), batch_first=True)  # (B, t_max, W)
         pieces = unit(embed, upload(torch.cat(list(own)), device)).split([len(ids) for ids in own])
-        said = padded @ pad_sequence(list(pieces), batch_first=True).transpose(1, 2)  # (B, t_max, C_max)
-        absent = torch.arange(said.shape[2])[None] >= torch.tensor([[len(ids)] for ids in own])  # (B, C_max)
-        said = said.masked_fill(upload(absent, device)[:, None], IMPOSSIBLE)
+        scores = padded @ pad_sequence(list(pieces), batch_first=True).transpose(1, 2)  # (B, t_max, C_max)
+        absent = torch.arange(scores.shape[2])[None] >= torch.tensor([[len(ids)] for ids in own])  # (B, C_max)
+        scores = scores.masked_fill(upload(absent, device)[:, None], IMPOSSIBLE)
         ends = [pad_sequence(list(score.split(list(counts)))) for score in (self.blank_scores(queries), rest)]
-        return torch.cat((ends[0][..., None], said.transpose(0, 1), ends[1][..., None]), dim=2).log_softmax(2)
+        return torch.cat((ends[0][..., None], scores.transpose(0, 1), ends[1][..., None]), dim=2).log_softmax(2)
 
     @torch.no_grad()
     def all_log_probs(self, tokens: Tensor, counts: Sequence[int], embed: Embed) -> Tensor:

@@ -223,7 +223,7 @@ class Decoder(nn.Module):
         write = self._write_leaving if self.reading.rows_leave else self._write_to_the_last
         for group in groups:
             found: dict[int, int] | None = None if kept is None else {}
-            with torch.compiler.set_stance("force_eager"):  # a growing cache would be compiled anew at each token
+            with torch.compiler.set_stance("force_eager"):  # a growing cache would be compiled again at each token
                 rows = write([clips[i] for i in group], [max_new_tokens[i] for i in group], found)
             if kept is not None:
                 kept |= {group[row]: count for row, count in (found or {}).items()}
@@ -280,7 +280,7 @@ class Decoder(nn.Module):
 def reading_only(head: nn.Module, rows: Tensor) -> Iterator[None]:
     """Pass only some rows (K,) of the hidden states (B, L, W) to a model's head, as (1, K, W).
 
-    Whatever the model does before and after its head, it does to those rows.
+    What the model does directly before and after its head applies to these rows, too.
     """
 
     def select(layer: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:

@@ -73,7 +73,7 @@ def peak_flops(given_tflops: float | None, device: torch.device, precision: str)
     """Return the peak operations a second of a device, or None if it is not known.
 
     Args:
-        given_tflops: `hardware.peak_tflops`; used as it is.
+        given_tflops: `hardware.peak_tflops`; used unchanged.
         device: its name is looked up.
         precision: bf16, fp16 or no; in fp32 the peak is not known.
     """

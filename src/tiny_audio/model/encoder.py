@@ -100,7 +100,7 @@ class SpeechEncoder(nn.Module, ABC):
         self.fingerprint = fingerprint(module)
 
     def train(self, mode: bool = True) -> SpeechEncoder:
-        """Stay in evaluation mode, whatever `mode` is, since the encoder is frozen."""
+        """Stay in evaluation mode for any `mode`, since the encoder is frozen."""
         return super().train(False)
 
     @property

@@ -1,4 +1,4 @@
-"""Attention over packed clips: all clips of a batch stand in one row, and no clip attends to another.
+"""Attention over packed clips: all clips of a batch are in one row, and no clip attends to another.
 
 Linear layers and norms run on real positions only. The attention itself is a kernel for rows of clips if there is
 one (`kernels`); otherwise it is padded, only inside the op. This is faster than a padded batch and makes a clip's
@@ -33,7 +33,7 @@ UNKNOWN = ("softcap", "s_aux", "position_bias")  # arguments of attention functi
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """Where each clip lies in the row.
+    """The place of each clip in the row.
 
     Attributes:
         num_clips: B.

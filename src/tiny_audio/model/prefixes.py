@@ -77,11 +77,11 @@ class PrefixScores:
         Returns:
             The longer prefixes, and (N,) the log-probabilities that the speech begins with them.
         """
-        said = self._log_probs[clips, :, pieces]  # (N, t)
+        log_probs = self._log_probs[clips, :, pieces]  # (N, t)
         before = _can_precede(state, pieces)
-        piece = _recur(before, _sums(said))
+        piece = _recur(before, _sums(log_probs))
         blank = _recur(piece[:, :-1], self._blanks.index_select(0, clips))
-        return PrefixState(piece, blank, pieces), (before + said).logsumexp(1)
+        return PrefixState(piece, blank, pieces), (before + log_probs).logsumexp(1)
 
     def next_pieces(self, clip: int, state: PrefixState) -> Tensor:
         """Return (N, C) log-probabilities that the speech in one clip begins with a prefix and each of the pieces."""

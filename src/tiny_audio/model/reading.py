@@ -102,20 +102,20 @@ class _Trial:
         if packed and self.has_hidden_window:
             return "its sliding window cannot be tried"
         first, second = self.clips
-        spoilt = [torch.full_like(first[:7], torch.nan)] * packed  # a clip that attends to it becomes NaN
+        nan_clip = [torch.full_like(first[:7], torch.nan)] * packed  # a clip that attends to it becomes NaN
         try:
             self.module.set_attn_implementation(attention)
             with short_windows(self.module, WINDOW):
-                read = self._read([first, *spoilt, second], packed)
+                read = self._read([first, *nan_clip, second], packed)
         except Exception as error:  # any error of a model that does not accept the arguments
             return first_line(error)
         if self._agrees(read[0], self.alone[0]) and self._agrees(read[-1], self.alone[1]):
             return ""
         apart = read[0].isfinite().all() and read[-1].isfinite().all()
-        return "they are read otherwise than alone" if apart else "they see each other"
+        return "clips are read differently than alone" if apart else "clips affect each other"
 
     def writing(self) -> tuple[bool, bool]:
-        """Return whether the model writes after the shorter clip as if it were alone, whatever its padding holds; and
+        """Return whether the model writes after the shorter clip as if it were alone, for any padding; and
         whether it does so when the longer clip leaves the batch.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Pages and cards: Jinja templates in files of their own, beside the code that fills them."""
+"""Pages and cards: Jinja templates in separate files, beside the code that fills them."""
 
 from __future__ import annotations
 

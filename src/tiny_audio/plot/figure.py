@@ -153,7 +153,7 @@ def run_colors(count: int) -> list[str]:
 
 
 def style() -> dict[Any, Any]:
-    """Return the settings of all figures, with fonts for Korean, Chinese and Japanese names where there are any."""
+    """Return the settings of all figures, with fonts for Korean, Chinese and Japanese names if there are any."""
     installed = set(font_manager.get_font_names())
     return {
         "font.family": ["DejaVu Sans", *(name for name in ASIAN_FONTS if name in installed), "sans-serif"],

@@ -73,7 +73,7 @@ def _number(value: Any) -> float:
 
 
 def read_settings(folder: Path) -> dict[str, str]:
-    """Return the settings of the run by their dotted names; none where there is no config.yaml."""
+    """Return the settings of the run by their dotted names; none if there is no config.yaml."""
     path = folder / "checkpoints" / "config.yaml"
     if not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Where the bundled pocket pair lies: a small speech encoder, a small decoder, and synthetic speech."""
+"""The folder of the bundled pocket pair: a small speech encoder, a small decoder, and synthetic speech."""
 
 from pathlib import Path
 

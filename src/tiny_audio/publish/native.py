@@ -54,7 +54,7 @@ def why_not_native(model: SpeechLLM) -> str | None:
         kind = decoder.module.config.model_type
         return f"a {kind} decoder changes its logits after its head, and the native class does not"
     if find_placeholder(decoder.prompt, head.weight.shape[0]) is None:
-        return "the decoder's vocabulary has no token left to stand for the audio"
+        return "the decoder's vocabulary has no token left to mark the audio"
     return None
 
 
@@ -148,7 +148,7 @@ def _widened(projector: Any, width: int) -> dict[str, torch.Tensor]:
 
 
 def native_processor(model: SpeechLLM) -> GlmAsrProcessor | str:
-    """Return the processor; its chat template always writes the model's own prompt, whatever the message asks for.
+    """Return the processor; its chat template always writes the model's own prompt, for any message.
 
     A context is a variable of the template, `context`, and not part of a message, which programs may fill differently.
 

@@ -88,7 +88,7 @@ def packed(
         repo: `user/name`.
         report: of `ta eval report=FOLDER`; None: `eval.json` beside the checkpoint or in its run's folder, if any.
         license: the publisher's choice; None: what its parts allow.
-        encoder, decoder: where a checkpoint's models are now, if they have moved.
+        encoder, decoder: the present folders of a checkpoint's models, if they were moved.
         dtype: of the weights of a checkpoint.
 
     Raises:
@@ -171,9 +171,9 @@ def upload(parcel: Parcel, repo: str, private: bool = False) -> str:
         api.create_repo(repo, private=private, exist_ok=True)
         added = [CommitOperationAdd(name, parcel.folder / name) for name in parcel.files]
         card = CommitOperationAdd(CARD, parcel.card.encode())
-        gone = [CommitOperationDelete(name) for name in stale]
+        removed = [CommitOperationDelete(name) for name in stale]
         message = f"Upload step {parcel.record['provenance']['step']} with Tiny Audio"
-        api.create_commit(repo, [card, *added, *gone], commit_message=message)
+        api.create_commit(repo, [card, *added, *removed], commit_message=message)
     return f"{constants.ENDPOINT}/{repo}"
 
 
@@ -233,7 +233,7 @@ def _of_client(error: BaseException) -> bool:
 def _refused(error: HfHubHTTPError, user: str, again: str) -> str:
     status = error.response.status_code
     if status == 401:
-        return "the Hub does not know this token; log in anew with `hf auth login`, or set HF_TOKEN to another"
+        return "the Hub does not know this token; log in again with `hf auth login`, or set HF_TOKEN to another"
     if status == 403:
         return f"this token may not write there; make one with the right to write to {user}, or name your own user"
     if status in (408, 429) or status >= 500:

@@ -114,7 +114,7 @@ class Transcriptions:
         """Answer with server-sent events: each piece when it is done, then the whole transcript; or an error."""
         began = False
 
-        async def say(event: dict[str, Any], more: bool) -> None:
+        async def send_event(event: dict[str, Any], more: bool) -> None:
             await send({"type": "http.response.body", "body": to_sse(event), "more_body": more})
 
         try:
@@ -122,10 +122,10 @@ class Transcriptions:
                 await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": EVENT_HEADERS})
                 began, is_first = True, True
                 async for segments in work.pieces():
-                    await say(delta(segments, is_first, asked), True)
+                    await send_event(delta(segments, is_first, asked), True)
                     is_first = is_first and not any(segment.text.strip() for segment in segments)
-            await say(done(work.transcription, asked, work.remarks), False)
+            await send_event(done(work.transcription, asked, work.remarks), False)
         except ApiError as error:
             if not began:
                 raise
-            await say(error.body(), False)
+            await send_event(error.body(), False)

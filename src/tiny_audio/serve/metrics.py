@@ -23,7 +23,7 @@ class Metrics:
         self.audio = Counter(
             "tiny_audio_audio_seconds", "Seconds of the recordings that were transcribed.", registry=own
         )
-        self.queue = Gauge("tiny_audio_queue", "Recordings that are worked on and wait.", registry=own)
+        self.queue = Gauge("tiny_audio_queue", "Recordings in work or waiting.", registry=own)
         self.uploads = Gauge("tiny_audio_uploads", "Recordings that are being sent.", registry=own)
         self.batch = Histogram(
             "tiny_audio_batch_size", "Pieces that the model read at once.", buckets=BATCHES, registry=own

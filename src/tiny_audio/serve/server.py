@@ -24,7 +24,7 @@ KEEP_ALIVE_SECONDS = 30
 
 
 class Server(uvicorn.Server):
-    """Serves a model until it is told to stop.
+    """Serves a model until a signal stops it.
 
     Args:
         recognizer: the model.

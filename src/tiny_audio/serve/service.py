@@ -128,7 +128,7 @@ class Service:
         if self.is_closing:
             raise closing()
         if self._accepted >= self.settings.queue or len(self._uploads) >= MAX_UPLOADS:
-            raise busy("The server has as many recordings to work on as it takes; try again.")
+            raise busy("The server's queue is full; try again.")
 
     async def receive(self, request: Request) -> FormData:
         """Read an upload: see `read_form`.

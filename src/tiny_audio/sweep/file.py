@@ -24,7 +24,7 @@ MACROS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_hyphen
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """Successive halving: after `first`, `first * eta`, ... evaluations the best 1/eta of the trials go on."""
+    """Successive halving: after `first`, `first * eta`, ... evaluations the best 1/eta of the trials continue."""
 
     first: int
     eta: int

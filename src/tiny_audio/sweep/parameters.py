@@ -15,7 +15,7 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-KINDS = {  # of parameters: their distribution, and the keys that go with it
+KINDS = {  # of parameters: their distribution, and its keys
     "constant": ("value",),
     "categorical": ("values",),
     "uniform": ("min", "max"),
@@ -53,7 +53,7 @@ class Parameter:
         return self.choices or (typed(self.low), typed(self.high))
 
     def grid(self) -> tuple[str | int, ...]:
-        """All values, for `method: grid`; empty where they cannot be counted."""
+        """All values, for `method: grid`; empty if they cannot be counted."""
         if self.choices or not self.is_whole:
             return self.choices
         return tuple(range(int(self.low), int(self.high) + 1, int(self.step or 1)))
@@ -136,7 +136,7 @@ def _read_range(name: str, where: str, kind: str, given: dict[str, Any]) -> Para
 
 
 def _inferred(given: dict[str, Any]) -> str:
-    """The distribution that W&B uses where none is named."""
+    """The distribution that W&B uses if none is named."""
     if "value" in given:
         return "constant"
     if "values" in given:

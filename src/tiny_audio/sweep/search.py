@@ -94,7 +94,7 @@ class Search:
             return done
 
     def next_trial(self, study: Study) -> Trial | None:
-        """Return the interrupted trial, else a new one; None where the grid is done."""
+        """Return the interrupted trial, else a new one; None if the grid is done."""
         from optuna.trial import Trial, TrialState
 
         done = study.get_trials(deepcopy=False)

@@ -34,7 +34,7 @@ def build_pruner(sweep: Sweep) -> BasePruner:
 
 @contextmanager
 def open_study(sweep: Sweep, settings: Sequence[str], folder: Path) -> Iterator[Study]:
-    """Open the study of a search, in `study.db`; make it where there is none.
+    """Open the study of a search, in `study.db`; make it if there is none.
 
     Raises:
         UserError: it belongs to another search, whose trials cannot be compared with new ones.

@@ -122,7 +122,7 @@ def share_out_batch(config: Config, num_processes: int) -> None:
         training.gradient_accumulation_steps = total // at_once
     accumulated = training.gradient_accumulation_steps
     logger.info(
-        "Clips a step: %d (%d process%s x batch of %d x %d accumulated)",
+        "Clips per step: %d (%d process%s x batch of %d x %d accumulated)",
         at_once * accumulated,
         num_processes,
         "es" * (num_processes > 1),
@@ -332,7 +332,7 @@ def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator) -> tu
         shard(model)
         return model, accelerator.prepare(build_optimizer(config, model))
     if config.hardware.fsdp:
-        logger.warning("hardware.fsdp=true: a single process has nothing to share; start several with torchrun.")
+        logger.warning("hardware.fsdp=true: with one process there is nothing to shard; start several with torchrun.")
     prepared: tuple[nn.Module, Any] = accelerator.prepare(model, build_optimizer(config, model))
     return prepared
 

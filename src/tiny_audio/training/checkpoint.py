@@ -88,7 +88,7 @@ def load_checkpoint(path: str | Path, verify: bool = True) -> dict[str, Any]:
 def _complete(saved: dict[str, Any]) -> None:
     """Add `model.encoder_window`, which checkpoints of older versions lack.
 
-    Older versions counted frames up to the next 80 ms. The stack that is no longer counted holds silence, or the
+    Older versions counted frames up to the next 80 ms. The stack that they counted in addition holds silence, or the
     clip's last 60 ms.
     """
     settings, models = saved["config"]["model"], saved["models"]
@@ -177,7 +177,7 @@ class CheckpointFolder:
         """Return the newest checkpoint that can be read; warn of newer ones that cannot.
 
         Raises:
-            UserError: there are checkpoints, but none can be read; starting afresh would overwrite them.
+            UserError: there are checkpoints, but none can be read; a new run would overwrite them.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -186,7 +186,7 @@ class CheckpointFolder:
             except UserError as error:
                 logger.warning("%s", error)
         if steps:
-            raise UserError(f"none of the checkpoints in {self.path} can be read; move them away to start anew.")
+            raise UserError(f"none of the checkpoints in {self.path} can be read; move them away to start a new run.")
         return None
 
     def prune(self, keep: int | None, newest: int, best: int | None) -> None:

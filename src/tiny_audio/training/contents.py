@@ -45,7 +45,7 @@ def _faults(content: Mapping[str, Any]) -> Iterator[str]:
     if not _is_length(data.get("max_audio_length")):
         yield "config.data.max_audio_length is not a number of seconds"
     if data.get("text_case", "lower") not in TEXT_CASES:
-        yield "config.data.text_case is none"
+        yield "config.data.text_case is not a known case"
     if type(data.get("max_context_length", 1)) is not int:  # what an older version did not know of may be missing
         yield "config.data.max_context_length is not a number"
     if type(content.get("contexts", 0)) not in (int, type(None)):
@@ -54,7 +54,7 @@ def _faults(content: Mapping[str, Any]) -> Iterator[str]:
     if seconds is not None and not (isinstance(seconds, dict) and _is_length(seconds.get("p95"))):
         yield "clip_seconds has no p95"
     elif seconds is not None and not _is_length(seconds.get("max", 1.0)):
-        yield "clip_seconds.max is no number of seconds"
+        yield "clip_seconds.max is not a number of seconds"
     yield from _of_models(content["models"])
     yield from _of_weights(content["weights"])
     if "state" in content:
@@ -69,7 +69,7 @@ def _plain(key: str, value: Any, depth: int = 0) -> Iterator[str]:
         items = value.items() if isinstance(value, dict) else ((f"{number}", one) for number, one in enumerate(value))
         for name, inner in items:
             if not isinstance(name, str) or _CONTROL.search(name):
-                yield f"{key} has a name that is none"
+                yield f"{key} has an invalid name"
             yield from _plain(f"{key}.{name}", inner, depth + 1)
     elif isinstance(value, str):
         if len(value) > MAX_TEXT or _CONTROL.search(value):
@@ -101,9 +101,9 @@ def _of_models(models: dict[str, Any]) -> Iterator[str]:
     known = [name for name in CONTEXT_IDS if prompt.get(name) is not None]  # older versions have none
     for name in ("prefix_ids", "suffix_ids", "end_ids", *(CONTEXT_IDS if known else ())):
         if not _are_tokens(prompt.get(name), size):
-            yield f"models.prompt_ids.{name} are no tokens"
+            yield f"models.prompt_ids.{name} are not tokens"
     if "example_ids" in prompt and not _are_tokens(prompt["example_ids"], size):  # older versions have none
-        yield "models.prompt_ids.example_ids are no tokens"
+        yield "models.prompt_ids.example_ids are not tokens"
     if not prompt["end_ids"]:
         yield "models.prompt_ids.end_ids is empty"
     if type(prompt.get("pad_id")) is not int or not 0 <= prompt["pad_id"] < size:
@@ -152,7 +152,7 @@ def _of_state(state: Any) -> Iterator[str]:
         yield "state.history is not a list of figures"
     pairs = [*state.get("corpora", {}).values(), *state.get("custom", {}).values()]
     if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs):
-        yield "state.corpora are no counts"
+        yield "state.corpora are not counts"
 
 
 def _is_number(value: Any) -> bool:

@@ -34,7 +34,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
-        """Whether the run shall stop."""
+        """Whether the run must stop."""
         return self.signal is not None
 
     def __enter__(self) -> StopRequest:

@@ -1,4 +1,4 @@
-"""The training loop. `Trainer.run` is the run, `Trainer.train_step` one step; the methods stand in the order of a step.
+"""The training loop. `Trainer.run` is the run, `Trainer.train_step` one step; the methods are in the order of a step.
 
 batch     `next_input`     `data/loader.py` reads and decodes the clips that `data/plan.py` draws
 forward   `train_step`     `model/speech_llm.py`: encode, project, splice into the prompt, decode, loss
@@ -175,7 +175,7 @@ class Trainer:
             with nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
                     loss: Loss = self.model(batch)  # encode, project, splice, decode: `SpeechLLM.forward`
-                # Every target token of the step has the same weight, in whatever batch and process it is.
+                # Every target token of the step has the same weight, in any batch and process.
                 accelerator.backward(loss.objective * (accelerator.num_processes / max(given.num_tokens, 1)))
             self._add_up(loss)
 
@@ -192,7 +192,7 @@ class Trainer:
         state.loss_tokens += given.num_tokens
         self.meter.add(given.positions, given.flops)
         for source, seconds in zip(given.sources, given.seconds, strict=False):  # a benchmark's clips have no source
-            state.hear(self.skips.names[source], seconds)
+            state.count_clip(self.skips.names[source], seconds)
         self.skips.add(given.skipped, given.sources)
         self.skips.check()
         return grad_norm
@@ -288,12 +288,12 @@ class Trainer:
         step, left_out = self.state.step, self.state.nonfinite_steps
         if left_out - self._left_out_before < step - self._learned_at:  # a step was taken since then
             self._learned_at, self._left_out_before = step, left_out
-        in_vain = step - self._learned_at
-        if in_vain >= GIVE_UP_STEPS or (self._last and left_out >= step > 0):
+        in_a_row = step - self._learned_at
+        if in_a_row >= GIVE_UP_STEPS or (self._last and left_out >= step > 0):
             raise UserError(
-                f"nothing is learned: the gradients of the last {in_vain} steps were not finite (NaN or infinite). "
-                "Lower training.learning_rate, or set hardware.mixed_precision=bf16 or no; where the very first loss "
-                "is not finite either, weights of the models or of the checkpoint to start from are damaged."
+                f"nothing is learned: the gradients of the last {in_a_row} steps were not finite (NaN or infinite). "
+                "Lower training.learning_rate, or set hardware.mixed_precision=bf16 or no; if even the first loss "
+                "is not finite, weights of the models or of the checkpoint to start from are damaged."
             )
 
     def read_sums(self) -> list[float]:
@@ -333,7 +333,7 @@ class Trainer:
         return {names.get(key, key): format_metric(key, value) for key, value in found.items()}, improved
 
     def save(self, leaving: bool = False) -> None:
-        """Write a checkpoint of this step. If the disk is full, the run goes on and the earlier checkpoints stay.
+        """Write a checkpoint of this step. If the disk is full, the run continues and the earlier checkpoints stay.
 
         Args:
             leaving: no step follows.

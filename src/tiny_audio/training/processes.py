@@ -96,7 +96,7 @@ class Processes:
             self.from_first(failed)
 
     def require_same(self, value: Any, what: str, hint: str) -> None:
-        """Refuse to go on if the processes have different values: they would train different runs, or wait forever.
+        """Stop if the processes have different values: they would train different runs, or wait forever.
 
         Raises:
             UserError: the values differ; raised on all processes, and names `what` differs.
@@ -107,8 +107,8 @@ class Processes:
     def share(self, batches: list[Batch], stop: bool, work: tuple[int, float] = (0, 0.0)) -> StepInput:
         """Send the others this process's counts, share of the work and request to stop; return all of the step."""
         tokens = sum(len(target) for batch in batches for target in batch.target_ids)
-        told = self.gather([(tokens, stop, *work), *((b.seconds, b.skipped, b.sources) for b in batches)])
-        heads, seen = [one[0] for one in told], [batch for one in told for batch in one[1:]]
+        gathered = self.gather([(tokens, stop, *work), *((b.seconds, b.skipped, b.sources) for b in batches)])
+        heads, seen = [one[0] for one in gathered], [batch for one in gathered for batch in one[1:]]
         return StepInput(
             batches=batches,
             num_tokens=sum(head[0] for head in heads),

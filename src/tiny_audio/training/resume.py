@@ -62,7 +62,7 @@ def _choose(config: Config, folder: CheckpointFolder) -> tuple[str, dict[str, An
     """Return path and content of the checkpoint to resume from, and the values to replace in its state.
 
     If `training.resume_from_checkpoint` names one, the first start takes it. If the same command is run again later,
-    it resumes from the newest checkpoint of its own.
+    it resumes from its own newest checkpoint.
     """
     named, newest = config.training.resume_from_checkpoint, folder.newest()
     if newest is not None and named in (None, newest[1]["state"]["resumed_from"]):
@@ -118,14 +118,14 @@ def starts_afresh(
         more = f"training.max_steps above {state['step']}"
     raise UserError(
         f"{path} belongs to a finished run with other {_differences(config, before, same)}. To continue from its "
-        f"weights: training.resume_from_checkpoint={path} and {more}. To train anew: another paths.output_dir."
+        f"weights: training.resume_from_checkpoint={path} and {more}. To start a new run: another paths.output_dir."
     )
 
 
 def set_aside(saved: dict[str, Any], path: str, folder: CheckpointFolder, processes: Processes) -> None:
     """Move the checkpoints of a quick test out of the way, and say so."""
     limit, steps = saved["config"]["data"]["max_samples"], saved["state"]["step"]
-    logger.info("%s belongs to a quick test (data.max_samples=%s, %d steps): starting anew.", path, limit, steps)
+    logger.info("%s belongs to a quick test (data.max_samples=%s, %d steps): starting a new run.", path, limit, steps)
     with processes.first_ahead():
         if processes.is_main:
             folder.set_aside(after=-1)
@@ -191,7 +191,7 @@ def restore(
     if state.plan_fingerprint != plan.fingerprint:
         logger.warning(
             "The training data, the batch size or the seed are not those of the checkpoint: training continues "
-            "from its weights with the new data. To start anew, delete its folder or set another paths.output_dir."
+            "from its weights with the new data. To start a new run, delete its folder or set another paths.output_dir."
         )
     state.batches = first
     logger.info("Resume successful!")

@@ -279,7 +279,7 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
     logger.info("Training completed!")
     logger.info("Total time: %s", format_time(state.train_seconds))
     if state.step:
-        logger.info("Trained on %s", state.heard())
+        logger.info("Trained on %s", state.corpora_line())
 
 
 def agree_on_settings(config: Config, accelerator: Accelerator, processes: Processes) -> None:
@@ -366,7 +366,7 @@ def initialize_weights(
 
 
 def warmup_due(config: Config, saved: dict[str, Any] | None) -> bool:
-    """Whether steps of the CTC warm-up are left; a projector from a checkpoint needs none, as it is trained already."""
+    """Whether steps of the CTC warm-up are left; a projector from a checkpoint needs none, since it is trained."""
     if saved is not None:
         return saved.get("ctc_warmup") is not None
     given = config.model.checkpoint or config.model.projector_checkpoint

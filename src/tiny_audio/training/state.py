@@ -67,21 +67,21 @@ class RunState:
         if self.history and self.evaluation_set != evaluation_set:
             logger.warning(
                 "The evaluation set is not the one that this run was evaluated on so far (%s, now %s): its history "
-                "begins anew, and with it what is best; the figures up to step %d stay in metrics.jsonl.",
-                self.evaluation_set or "not noted",
+                "and its best checkpoint start again; the figures up to step %d stay in metrics.jsonl.",
+                self.evaluation_set or "not recorded",
                 evaluation_set,
                 self.step,
             )
             self.history, self.evaluated_step = [], -1
         self.evaluation_set = evaluation_set
 
-    def hear(self, corpus: str, seconds: float) -> None:
+    def count_clip(self, corpus: str, seconds: float) -> None:
         """Count a clip that was trained on."""
         self.audio_seconds += seconds
         clips, total = self.corpora.get(corpus, (0, 0.0))
         self.corpora[corpus] = [clips + 1, total + seconds]
 
-    def heard(self) -> str:
+    def corpora_line(self) -> str:
         """One line, such as `861.2 h: librispeech 362.1 h (30.0 % of the clips), tedlium ...`."""
         clips = sum(seen[0] for seen in self.corpora.values())
         parts = [
@@ -99,7 +99,7 @@ class RunState:
 def seed_step(seed: int, step: int, process_index: int) -> None:
     """Seed all random generators of this process as a function of the step.
 
-    A resumed run then draws the same numbers for dropout and the like, whatever an evaluation drew in between.
+    A resumed run then draws the same numbers for dropout and the like, no matter what an evaluation drew in between.
     """
     digest = hashlib.sha256(f"{seed} {step} {process_index}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:7], "big"))
@@ -118,7 +118,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore the random generators; those of CUDA only if there are as many devices as before."""
+    """Restore the random generators; those of CUDA only if the number of devices is the same."""
     torch.set_rng_state(state["torch"])
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))

@@ -4,7 +4,7 @@ This module imports neither torch nor any of the trackers before one is used.
 
 The trackers are called directly. Accelerate's wrappers pass `log` and `finish` on to the same three clients, and do
 not do what this module does: keep a run offline, log each step once in a resumed run, use an axis of steps, log tables
-of transcripts to all three, and go on if a tracker fails.
+of transcripts to all three, and continue if a tracker fails.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Trackio:
 
 
 class JsonLines:
-    """A file of one object a line, in order of steps.
+    """A file with one object per line, in order of steps.
 
     Args:
         path: the file.

@@ -91,7 +91,7 @@ class Projector(nn.Module, ABC):
 
         Args:
             clips: frames (N, D) and lengths, as `forward` takes them; without clips, nothing is changed.
-            target_rms: root mean square that the output shall have.
+            target_rms: root mean square that the output must have.
         """
         training = self.training
         self.eval()

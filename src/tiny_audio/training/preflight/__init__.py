@@ -1,4 +1,4 @@
-"""Find problems before the first step that would otherwise end or spoil a run hours later.
+"""Find problems before the first step that would otherwise end a run hours later, or make it useless.
 
 Disk and data are checked in every run. Memory and speed need some passes through the model, so they are checked only if
 the run is long enough. The checks change nothing: weights, gradients, random generators and the order of the data stay
@@ -24,7 +24,7 @@ from ..build import usable_workers
 from ..checkpoint import CheckpointFolder
 from .disk import check_disk, checkpoint_bytes
 from .findings import Findings
-from .memory import Verdict, evaluation_trial, judge, leaving_no_trace, training_trial
+from .memory import Verdict, evaluation_trial, judge, training_trial, trial_mode
 from .readable import audio_per_second, check_readable, read_samples
 from .speed import check_speed, local_processes, measure_throughput
 
@@ -75,17 +75,17 @@ def preflight(
     eval_dataset = ClipDataset(eval_sources, dataset.tokenize, config.data, contexts=dataset.contexts)
     eval_samples = read_samples(eval_dataset, seed)
     findings += check_readable(samples, eval_samples, plan.shares.tolist(), config.data.max_skipped_share)
-    _tell(_agree(findings))
+    _report(_agree(findings))
     # A model that will be sharded is still whole here, so a trial would not measure the memory that it will take.
     if left < MIN_STEPS or (config.hardware.fsdp and accelerator.num_processes > 1):
         return
-    _tell(_try_out(config, model, dataset, eval_dataset, accelerator))
+    _report(_try_out(config, model, dataset, eval_dataset, accelerator))
     if accelerator.device.type != "cpu":  # on a CPU, step and workers share the cores and slow each other down
         rate = audio_per_second(samples, plan.shares.tolist())
-        with leaving_no_trace(model):
+        with trial_mode(model):
             throughput = measure_throughput(model, plan, accelerator)
         cores = usable_workers(1 << 20) / local_processes()
-        _tell(_agree(check_speed(rate, throughput, config.data, cores)))
+        _report(_agree(check_speed(rate, throughput, config.data, cores)))
 
 
 def _try_out(
@@ -100,7 +100,7 @@ def _try_out(
     if eval_dataset.sources:
         trials.append(evaluation_trial(config.training, model, eval_dataset, accelerator))
     findings = Findings()
-    with leaving_no_trace(model):
+    with trial_mode(model):
         for trial in trials:
             verdicts = gather_object([judge(trial, accelerator.device)])
             verdict: Verdict = min(verdicts, key=lambda verdict: verdict.fits)  # the same for all processes
@@ -115,7 +115,7 @@ def _agree(findings: Findings) -> Findings:
     return Findings(list(dict.fromkeys(errors)), list(dict.fromkeys(warnings)), shared[0].notes)
 
 
-def _tell(findings: Findings) -> None:
+def _report(findings: Findings) -> None:
     """Raise errors, and log warnings and notes."""
     if findings.errors:
         raise UserError(" ".join(findings.errors))

@@ -86,8 +86,8 @@ class Verdict:
         size, clips = len(trial.seconds), describe_clips(trial.seconds)
         if self.fits == size:
             taken = f"{format_bytes(self.bytes)} of {format_bytes(self.limit)}"
-            said = f"fits: {taken}" if self.measured else f"should fit: about {taken}, estimated from one clip"
-            return Findings(notes=[f"{trial.title} ({clips}) {said}"])
+            result = f"fits: {taken}" if self.measured else f"should fit: about {taken}, estimated from one clip"
+            return Findings(notes=[f"{trial.title} ({clips}) {result}"])
         cure = suggest(trial, training, self.fits)
         if self.measured:
             error = f"{trial.key}={size} does not fit: {trial.title} ({clips}) needs more than {self.device}; {cure}."
@@ -225,7 +225,7 @@ def noise(
 
 
 @contextmanager
-def leaving_no_trace(model: SpeechLLM) -> Iterator[None]:
+def trial_mode(model: SpeechLLM) -> Iterator[None]:
     """Set training mode within this context; then restore random generators, mode, gradients and memory."""
     generators, training = rng_state(), model.training
     model.train()

@@ -97,7 +97,7 @@ def check_readable(
     findings = Findings()
     for key, found, then in (
         ("data.datasets", samples, "such clips are skipped"),
-        ("data.eval_datasets", eval_samples, "what is said in such clips counts as wrong"),
+        ("data.eval_datasets", eval_samples, "the words of such clips count as errors"),
     ):
         for sample in found:
             if len(sample.skipped) == sample.count:

@@ -61,19 +61,19 @@ def check_speed(rate: float, throughput: float, data: DataConfig, cores: float) 
         waiting = throughput / (throughput + rate)
         if waiting < IDLE_SHARE:
             return Findings()
-        said = f"data.num_workers=0: the step waits for its data, {waiting:.0%} of the time"
+        problem = f"data.num_workers=0: the step waits for its data, {waiting:.0%} of the time"
         enough = max(1, enough)
     elif workers * rate < throughput:
-        said = (
+        problem = (
             f"data.num_workers={data.num_workers}: the data will be slower than the step, which takes "
             f"{throughput:,.0f} seconds of audio a second and gets about {workers * rate:,.0f}"
         )
     else:
         return Findings()
     if enough <= cores:
-        return Findings(warnings=[f"{said}; data.num_workers={enough} would do."])
+        return Findings(warnings=[f"{problem}; data.num_workers={enough} would do."])
     advice = [] if data.num_workers >= cores else [f"data.num_workers={int(cores)}, as many as there are cores"]
     if not data.cache_features:
         advice += ["recordings in wav or flac at 16 kHz", "data.cache_features=true for a corpus that fits on the disk"]
     advice = advice or ["a faster disk for paths.cache_dir"]
-    return Findings(warnings=[f"{said}; what helps: {', '.join(advice)}."])
+    return Findings(warnings=[f"{problem}; what helps: {', '.join(advice)}."])
