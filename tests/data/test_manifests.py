@@ -89,7 +89,7 @@ def test_a_row_with_times_is_that_part_of_its_recording(times: dict[str, Any], t
         ({"start": "soon", "end": 3}, r"line 1: start is soon, which is not a time; write seconds \(1.5\)"),
         ({"start": 1, "end": "0:75"}, "line 1: end is 0:75, which is not a time"),
         ({"start": -1, "end": 1}, "line 1: start is -1, which is not a time"),
-        ({"start": None, "end": 1}, "line 1 has end, and no start"),
+        ({"start": None, "end": 1}, "line 1 has end.* no start"),
         ({"start": 1, "start_time": 2, "end": 3}, "has both start and start_time, which differ"),
         ({"start_sample": 16_000, "end_sample": 32_000}, "counts end_sample in sample, not in time"),
         (

@@ -230,7 +230,7 @@ def test_broken_manifests_are_one_line(content: str, message: str, tmp_path: Pat
 
 def test_not_text_and_not_a_manifest(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"audio,text\n\xff\xfe,x\n")
-    with pytest.raises(UserError, match="is not UTF-8"):
+    with pytest.raises(UserError, match="is not text in UTF-8"):
         open_at(tmp_path / "a.csv", tmp_path)
     (tmp_path / "a.doc").write_text("x")
     with pytest.raises(UserError, match="is not a manifest"):
