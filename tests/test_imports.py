@@ -10,9 +10,20 @@ import tiny_audio
 
 PACKAGE = Path(tiny_audio.__file__).parent
 LAYERS = [
-    {"errors", "config", "config_errors", "custom_metrics", "files", "lengths", "pages", "pocket", "progress"},
+    {
+        "errors",
+        "config",
+        "config_errors",
+        "custom_metrics",
+        "files",
+        "lengths",
+        "pages",
+        "pocket",
+        "progress",
+        "spooled",
+    },
     {"decoders", "decoding"},
-    {"audio", "text", "pieces", "prompt"},
+    {"audio", "mel", "text", "pieces", "prompt"},
     {"data"},
     {"model"},
     {"evaluation"},
