@@ -10,19 +10,8 @@ import tiny_audio
 
 PACKAGE = Path(tiny_audio.__file__).parent
 LAYERS = [
-    {
-        "errors",
-        "config",
-        "config_errors",
-        "custom_metrics",
-        "files",
-        "lengths",
-        "pages",
-        "pocket",
-        "progress",
-        "spooled",
-    },
-    {"decoders", "decoding"},
+    {"errors", "config", "config_errors", "custom_metrics", "files", "lengths", "pages", "pocket", "progress"},
+    {"decoders", "decoding", "spooled"},
     {"audio", "mel", "text", "pieces", "prompt"},
     {"data"},
     {"model"},
