@@ -63,6 +63,24 @@ def test_loss_and_gradients_equal_those_of_the_whole_softmax(head, tokens, max_s
     assert (found.num_pieces, found.too_short) == (8, 1)
 
 
+@pytest.mark.parametrize("max_scores", [1 << 24, 400])
+def test_two_versions_disagree_by_the_divergences_of_the_whole_softmax(head, tokens, max_scores, monkeypatch):
+    other = torch.randn(sum(COUNTS), WIDTH, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    one, two = whole_log_probs(head, tokens), whole_log_probs(head, other)
+    to_one = (one.detach().exp() * (one.detach() - two)).sum()
+    to_two = (two.detach().exp() * (two.detach() - one)).sum()
+    wanted = (to_one + to_two) / 2
+    weights = [tokens, other, *head.parameters()]
+    gradients = torch.autograd.grad(wanted, weights)
+
+    monkeypatch.setattr(ctc, "MAX_SCORES", max_scores)
+    found = head.disagreement(torch.cat((tokens, other)), embed)
+    torch.testing.assert_close(found, wanted)
+    for ours, theirs in zip(torch.autograd.grad(found, weights), gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert head.disagreement(torch.cat((tokens, tokens)), embed) == 0
+
+
 def test_a_clip_has_the_loss_that_it_has_alone(head, tokens):
     starts = [0, 12, 19, 24]
     alone = [

@@ -11,7 +11,7 @@ import torch
 
 from runs import CTC_STEPS, metrics, settings
 from tiny_audio.cli import main
-from tiny_audio.config import TrainingConfig
+from tiny_audio.config import Config, ModelConfig, ProjectorConfig, TrainingConfig
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training.checkpoint import load_checkpoint
@@ -29,7 +29,7 @@ def weights(folder: Path, name: str = "final.pt") -> dict[str, torch.Tensor]:
 def test_a_warmup_that_was_killed_and_interrupted_equals_an_undisturbed_one(run_settings, tmp_path, monkeypatch):
     """Killed after step 6 and after its last one, sent Ctrl+C in the evaluation of step 9."""
     cached = ["data.augmentation=none", "data.cache_features=true", "data.speeds=[0.9,1.0,1.1]"]
-    cached += ["model.search.audio=false", "model.search.examples=2"]
+    cached += ["model.search.audio=false", "model.search.examples=2", "training.ctc_consistency_weight=0.2"]
     typed = settings(run_settings, f"training.max_steps={CTC_STEPS}", "training.save_steps=4", "training.eval_steps=6")
     typed += [*cached, f"paths.cache_dir={tmp_path / 'cache'}"]
     folders = {name: tmp_path / name for name in ("whole", "stopped")}
@@ -130,6 +130,14 @@ def test_a_run_without_any_step_is_told():
         TrainingConfig(max_steps=0)
 
 
+def test_two_versions_that_cannot_differ_are_refused():
+    training = TrainingConfig(ctc_consistency_weight=0.2)
+    with pytest.raises(ConfigError, match=r"nothing makes them differ: set model.frame_masking=0.1"):
+        Config(model=ModelConfig(projector_config=ProjectorConfig(dropout=0.0)), training=training)
+    for model in (ModelConfig(), ModelConfig(channel_masking=0.1, projector_config=ProjectorConfig(dropout=0.0))):
+        Config(model=model, training=training)
+
+
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mosa", "moe")]
 
 
@@ -169,7 +177,7 @@ def test_a_step_whose_gradient_is_not_finite_is_left_out_and_told(run_settings, 
     monkeypatch.chdir(tmp_path)
     ctc_loss, calls = SpeechLLM.ctc_loss, []
 
-    def broken(self, batch):
+    def broken(self, batch, *rest):
         calls.append(batch)
         loss, auxiliary = ctc_loss(self, batch)
         return (loss._replace(loss=loss.loss * float("nan")) if len(calls) == 2 else loss), auxiliary

@@ -61,6 +61,15 @@ class Config:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
+    def __post_init__(self) -> None:
+        model = self.model
+        hidden = model.frame_masking, model.channel_masking, model.projector_config.dropout
+        if self.training.ctc_consistency_weight and not any(hidden):
+            raise ConfigError(
+                "training.ctc_consistency_weight compares two versions of a clip, and nothing makes them differ: set "
+                "model.frame_masking=0.1 (or model.channel_masking, or model.projector_config.dropout)."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Return nested dicts and lists, as they are written to `config.yaml` and into checkpoints."""
         return asdict(self)

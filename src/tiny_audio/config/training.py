@@ -27,6 +27,7 @@ class TrainingConfig:
     warmup_steps: int = 1000  # until learning_rate is reached
     ctc_warmup_steps: int | None = None  # CTC steps on the projector alone, at the start; None: 500 or less
     ctc_learning_rate: float = 1e-3  # the peak of the warm-up
+    ctc_consistency_weight: float = 0.0  # of the agreement between two masked versions of each clip, in the warm-up
     ctc_min_count: int = 30  # occurrences of a word piece in the transcripts; rarer ones are split into smaller ones
     ctc_loss_weight: float = 0.3  # of the CTC loss that is added to the decoder's, after the CTC warm-up
     weight_decay: float = 0.01  # of AdamW
@@ -52,7 +53,9 @@ class TrainingConfig:
             *("eval_batch_size", "max_new_tokens", "save_steps", "save_total_limit", "ctc_min_count"),
         ):
             at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("max_steps", "warmup_steps", "ctc_warmup_steps", "ctc_loss_weight", "weight_decay", "seed"):
+        for name in ("max_steps", "warmup_steps", "ctc_warmup_steps", "weight_decay", "seed"):
+            at_least(f"training.{name}", getattr(self, name), 0)
+        for name in ("ctc_loss_weight", "ctc_consistency_weight"):
             at_least(f"training.{name}", getattr(self, name), 0)
         if not self.max_steps and not self.ctc_warmup_steps:
             raise ConfigError(

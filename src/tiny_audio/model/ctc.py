@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import ctc_loss, normalize
+from torch.nn.functional import ctc_loss, kl_div, normalize
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
 from .device import upload
 
@@ -121,9 +122,33 @@ class CTCHead(nn.Module):
             tokens, counts, embed: see `forward`.
         """
         with torch.autocast(tokens.device.type, enabled=False):
-            queries, pieces = self.queries(tokens), unit(embed, self.vocabulary)
-            scores = torch.cat((self.blank_scores(queries)[:, None], queries @ pieces.T), dim=1)
-            return pad_sequence(list(scores.log_softmax(1).cpu().split(list(counts))), batch_first=True)
+            log_probs = self._all_log_probs(self.queries(tokens), unit(embed, self.vocabulary)).cpu()
+            return pad_sequence(list(log_probs.split(list(counts))), batch_first=True)
+
+    def _all_log_probs(self, queries: Tensor, pieces: Tensor) -> Tensor:
+        return torch.cat((self.blank_scores(queries)[:, None], queries @ pieces.T), dim=1).log_softmax(1)
+
+    def disagreement(self, tokens: Tensor, embed: Embed) -> Tensor:
+        """Compare two versions of the same clips; return their divergence, **summed** over the audio tokens, fp32.
+
+        Each version is a target for the other, as in consistency-regularized CTC (CR-CTC; Yao et al., arXiv
+        2410.05101): the mean of the two Kullback-Leibler divergences, where the target gets no gradient. At most 64 MB
+        of log-probabilities are in memory at once; they are computed again for the gradient.
+
+        Args:
+            tokens: (2 T, W), all clips, and then the other version of all of them.
+            embed: the decoder's.
+        """
+        with torch.autocast(tokens.device.type, enabled=False):
+            pieces = unit(embed, self.vocabulary)
+            both = self.queries(tokens).unflatten(0, (2, -1))  # (2, T, W)
+            size = max(1, MAX_SCORES // (2 * (1 + len(pieces))))
+            parts = [checkpoint(self._divergence, part, pieces, use_reentrant=False) for part in both.split(size, 1)]
+            return torch.stack(parts).sum()
+
+    def _divergence(self, queries: Tensor, pieces: Tensor) -> Tensor:
+        log_probs = self._all_log_probs(queries.flatten(0, 1), pieces).unflatten(0, (2, -1))
+        return kl_div(log_probs, log_probs.detach().flip(0), reduction="sum", log_target=True) / 2
 
     def forward(self, tokens: Tensor, counts: Sequence[int], transcripts: Sequence[Tensor], embed: Embed) -> CTCLoss:
         """Compute the CTC loss of B clips.

@@ -20,15 +20,14 @@ from ..errors import UserError
 from ..lengths import FRAME_SECONDS
 from ..pieces import WordPieces
 from .alignment import AlignedWord, align_words
-from .ctc import MAX_SCORES, CTCHead, CTCLoss
+from .ctc import CTCHead, CTCLoss
 from .decoder import Decoder, load_decoder
 from .device import upload
 from .encoder import SpeechEncoder, load_encoder
-from .joint import Lexicon
 from .lora import add_lora, lora_weights
 from .masking import draw_hidden, mask_frames
-from .prefixes import PrefixScores
 from .projectors import Projected, Projector, build_projector, projector_class
+from .search import JointSearch
 from .sequences import Sequences
 
 logger = logging.getLogger(__name__)
@@ -110,15 +109,15 @@ class SpeechLLM(nn.Module):
         self.ctc: CTCHead | None = None
         self.ctc_weight = 0.0
         self._split: WordPieces | None = None
+        self._joint: JointSearch | None = None
         self.search = SearchConfig()
-        self._lexicon: Lexicon | None = None
 
     def add_ctc(self, vocabulary: Tensor, frequencies: Tensor) -> None:
         """Add an untrained CTC head over these word pieces (V,) with these log-probabilities (V,)."""
         self.ctc = CTCHead(vocabulary, frequencies, self.decoder.decoder_dim).to(self.device)
         log_probs = dict(zip(vocabulary.tolist(), frequencies.tolist(), strict=True))
         self._split = WordPieces(self.decoder.prompt.tokenizer, log_probs)
-        self._lexicon = None
+        self._joint = JointSearch(self.ctc, self._split, self.decoder)
 
     def pieces(self, transcripts: Sequence[str]) -> list[Tensor]:
         """Return the word pieces (U_i,) int64 of each transcript, the targets of CTC."""
@@ -218,11 +217,29 @@ class SpeechLLM(nn.Module):
         ctc = total.new_zeros(()) if pieces is None else self._ctc_of(projected.tokens, lengths, pieces).loss
         return Loss(total, len(sequences.targets), ctc, ctc_weight, projected.auxiliary, projected.expert_usage)
 
-    def ctc_loss(self, batch: Batch) -> tuple[CTCLoss, Tensor]:
-        """Compute the CTC loss of a batch and the projector's auxiliary loss; the decoder is not run."""
+    def ctc_loss(self, batch: Batch, consistency: float = 0.0) -> tuple[CTCLoss, Tensor]:
+        """Compute the CTC loss of a batch, and what is minimized besides; the decoder is not run.
+
+        Args:
+            batch: B clips.
+            consistency: weight of `CTCHead.disagreement` between two versions of each clip, which differ by what
+                `mask_frames` and dropout hide. The CTC loss is then the mean of the two. 0: one version.
+
+        Returns:
+            The loss, and the weighted disagreement and the projector's auxiliary loss, **summed** over word pieces.
+        """
         frames, lengths = self.encode(batch)
-        projected, _ = self.audio_tokens(frames, lengths)
-        return self._ctc_of(projected.tokens, lengths, self.pieces(batch.transcripts)), projected.auxiliary
+        pieces = self.pieces(batch.transcripts)
+        if not consistency:
+            projected, _ = self.audio_tokens(frames, lengths)
+            loss = self._ctc_of(projected.tokens, lengths, pieces)
+            return loss, loss.num_pieces * projected.auxiliary
+        assert self.ctc is not None
+        projected, _ = self.audio_tokens(frames.repeat(2, 1), 2 * lengths)
+        loss = self._ctc_of(projected.tokens, 2 * lengths, 2 * pieces)
+        loss = CTCLoss(loss.loss / 2, loss.num_pieces // 2, loss.too_short // 2)
+        disagreement = self.ctc.disagreement(projected.tokens, self.decoder.embed)
+        return loss, consistency * disagreement + loss.num_pieces * projected.auxiliary
 
     @torch.no_grad()
     def assess_ctc(self, batch: Batch) -> tuple[Tensor, list[Written]]:
@@ -318,10 +335,10 @@ class SpeechLLM(nn.Module):
         counts = [self.projector.num_tokens(n) for n in lengths]
         limits = [transcript_limit(count, max_new_tokens) for count in counts]
         if self.search.beams > 1:
-            clips = embeddings.split(sequences.lengths)
-            if not self.search.audio:
-                clips = self._without_audio(embeddings, sequences, counts)
-            return self._search(clips, projected.tokens.split(counts), limits)
+            self.check_search()
+            assert self._joint is not None
+            found = self._joint.write(embeddings, sequences, projected.tokens, counts, limits, self.search)
+            return [Written(self.decoder.prompt.decode(ids), False, cut_off) for ids, cut_off in found]
         kept: dict[int, int] = {}
         # Compiling gains nothing for one token at a time, and each length of the cache would be compiled anew.
         eager = torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
@@ -331,41 +348,6 @@ class SpeechLLM(nn.Module):
         for clip, (ids, limit) in enumerate(zip(rows, limits, strict=True)):
             text = self.decoder.prompt.decode(ids[: kept.get(clip, limit)])
             written.append(Written(text, clip in kept, clip not in kept and len(ids) == limit))
-        return written
-
-    def _without_audio(self, embeddings: Tensor, sequences: Sequences, counts: list[int]) -> list[Tensor]:
-        """Return what CTC's language model reads before each clip's transcript: the prompt, then the examples."""
-        is_text = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
-        is_text[sequences.audio_positions] = False
-        sizes = [length - count for length, count in zip(sequences.lengths, counts, strict=True)]
-        examples = self.decoder.embed(torch.tensor(self.decoder.prompt.example_ids, device=self.device).long())
-        return [torch.cat((prompt, examples)) for prompt in embeddings[is_text].split(sizes)]
-
-    def _search(self, clips: Sequence[Tensor], heard: Sequence[Tensor], limits: list[int]) -> list[Written]:
-        """Search with decoder and CTC head together, for as many clips at once as there is memory.
-
-        Args:
-            clips: B embeddings (N_i, W), which the decoder reads.
-            heard: B audio tokens (t_i, W), for the CTC head.
-            limits: upper limit of tokens for each clip.
-        """
-        self.check_search()
-        assert self.ctc is not None
-        assert self._split is not None
-        vocabulary, prompt, ends = self.ctc.vocabulary, self.decoder.prompt, set(self.decoder.end_ids)
-        if prompt.example_ids and not self.search.audio:
-            ends.add(prompt.line_end_id)
-        if self._lexicon is None or self._lexicon.end_ids != sorted(ends):
-            self._lexicon = Lexicon(prompt.tokenizer, self._split, vocabulary, ends)
-        counts = [len(tokens) for tokens in heard]
-        size = max(1, MAX_SCORES // (max(counts, default=1) * len(vocabulary)))
-        written: list[Written] = []
-        for start in range(0, len(clips), size):
-            some = slice(start, start + size)
-            log_probs = self.ctc.all_log_probs(torch.cat(list(heard[some])), counts[some], self.decoder.embed)
-            scores = PrefixScores(log_probs, counts[some])
-            found = self.decoder.search(clips[some], scores, self._lexicon, self.search, limits[some])
-            written += [Written(self.decoder.prompt.decode(ids), False, cut) for ids, cut in zip(*found, strict=True)]
         return written
 
     def compile_layers(self) -> None:

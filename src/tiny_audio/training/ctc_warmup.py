@@ -234,9 +234,8 @@ class CTCWarmup:
         for batch in given.batches:
             if not len(batch):
                 continue
-            loss, auxiliary = self.model.ctc_loss(batch)
-            objective = loss.loss + loss.num_pieces * auxiliary
-            (objective / max(given.num_tokens, 1)).backward()
+            loss, besides = self.model.ctc_loss(batch, self.training.ctc_consistency_weight)
+            ((loss.loss + besides) / max(given.num_tokens, 1)).backward()
             said = torch.tensor([loss.num_pieces, len(batch), loss.too_short, 0.0])
             self.sums += torch.cat((loss.loss.detach()[None], said.to(self.sums.device, non_blocking=True)))
         for weight in self.weights:
