@@ -88,3 +88,19 @@ def test_the_cache_holds_what_the_stock_one_holds_and_moves_seldom(decoder):
     for ours, expected in zip(rows._cache.layers, stock.layers, strict=True):
         torch.testing.assert_close(ours.keys, expected.keys)
         torch.testing.assert_close(ours.values, expected.values)
+
+
+@torch.no_grad()
+def test_rows_continue_any_row_of_their_clip_as_in_a_beam_search(decoder):
+    clips = draw(decoder)
+    rows = Rows(decoder.module, *pad_left(clips), LENGTHS)
+    texts: list[tuple[int, list[int]]] = [(clip, []) for clip in range(3)]
+    steps = [[0, 0, 1, 1, 2, 2], [1, 1, 3, 2, 4, 4], [1, 0, 2, 2, 5, 4], [0, 1, 4, 5], [1, 1, 2, 3], [0, 0, 0]]
+    for number, origins in enumerate(steps):
+        tokens = [3 + 7 * number + place for place in range(len(origins))]
+        rows.step(torch.tensor(tokens), origins)
+        texts = [(texts[row][0], [*texts[row][1], token]) for row, token in zip(origins, tokens, strict=True)]
+        for logits, (clip, ids) in zip(rows.logits, texts, strict=True):
+            alone = torch.cat((clips[clip], decoder.embed(torch.tensor(ids))))[None]
+            expected = decoder.module(inputs_embeds=alone).logits[0, -1]
+            torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)

@@ -50,6 +50,11 @@ class RoomyLayer(DynamicLayer):
         self._rooms = [room[:, :, start:].index_select(0, rows) for room in self._rooms]
         self._see(end - start)
 
+    def reorder(self, rows: Tensor, start: int) -> None:
+        """Replace the positions from `start` on by those of the clips at `rows` (B,)."""
+        for room in self._rooms:
+            room[:, :, start : self._length] = room[:, :, start : self._length].index_select(0, rows)
+
     @property
     def _length(self) -> int:
         return int(self.get_seq_length())
@@ -83,7 +88,9 @@ class Rows:
         if "logits_to_keep" in known:
             self._fixed["logits_to_keep"] = 1
         self._padding = [mask.shape[1] - length for length in lengths]
+        self._clips = list(range(len(mask)))  # which clip each row continues
         self._mask = mask
+        self._num_read = mask.shape[1]  # positions before the first token that was written
         positions = (mask.cumsum(1) - 1).clamp_(min=0)
         self._last = positions[:, -1:]
         self.logits = self._read(positions, inputs_embeds=embeddings)
@@ -91,18 +98,27 @@ class Rows:
     def step(self, tokens: Tensor, rows: Sequence[int]) -> None:
         """Write tokens (b,) int64, each after its row in `rows`; a row may be continued more than once, or leave."""
         if list(rows) != list(range(len(self._padding))):
-            chosen = torch.tensor(rows, device=tokens.device)
-            padding = [self._padding[row] for row in rows]
-            start = min(padding)  # columns of padding that only clips needed which have left
-            for layer in self._cache.layers:
-                assert isinstance(layer, RoomyLayer)
-                layer.keep(chosen, start)
-            self._padding = [count - start for count in padding]
-            self._last = self._last.index_select(0, chosen)
-            self._mask = self._mask[:, start:].index_select(0, chosen)
+            self._choose(rows, torch.tensor(rows, device=tokens.device))
         self._mask = pad(self._mask, (0, 1), value=1)
         self._last = self._last + 1
         self.logits = self._read(self._last, input_ids=tokens[:, None])
+
+    def _choose(self, rows: Sequence[int], chosen: Tensor) -> None:
+        layers = [layer for layer in self._cache.layers if isinstance(layer, RoomyLayer)]
+        clips = [self._clips[row] for row in rows]
+        if clips == self._clips:  # a beam search mostly: all that was read stays where it is, which saves most of a copy
+            for layer in layers:
+                layer.reorder(chosen, self._num_read)
+            return
+        padding = [self._padding[row] for row in rows]
+        start = min(padding)  # columns of padding that only clips needed which have left
+        for layer in layers:
+            layer.keep(chosen, start)
+        self._clips = clips
+        self._num_read -= start
+        self._padding = [count - start for count in padding]
+        self._last = self._last.index_select(0, chosen)
+        self._mask = self._mask[:, start:].index_select(0, chosen)
 
     def _read(self, positions: Tensor, **what: Tensor) -> Tensor:
         # Attention without a mask has faster kernels, and need not check at each step whether the mask hides anything.
