@@ -348,7 +348,9 @@ def test_a_search_writes_the_same_of_a_recording_alone_and_in_a_batch(aligning, 
     assert recognizer.transcribe_batch(waveforms) == alone
     greedy = Recognizer(aligning, "cpu", decoding=Decoding(max_new_tokens=8))
     assert greedy.model.search == SearchConfig(1, 0.7, False, 2), "as the checkpoint says"
-    assert Recognizer(aligning, "cpu", decoding=Decoding(beams=2)).model.search == SearchConfig(2, 0.7, False, 2)
+    assert Recognizer(aligning, "cpu", decoding=Decoding(beams=2, prior_weight=0.4)).model.search == SearchConfig(
+        2, 0.7, False, 2, 0.4
+    )
     assert greedy.transcribe_batch(waveforms) != together
 
 

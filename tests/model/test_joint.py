@@ -96,7 +96,7 @@ END, LONGEST = 4, 3
 @pytest.fixture
 def lexicon():
     tokenizer = Letters()
-    split = WordPieces(tokenizer, {0: -1.0, 1: -1.0, 2: -1.0})  # CTC hears letters, and the decoder writes "ab" too
+    split = WordPieces(tokenizer, {0: -0.5, 1: -1.5, 2: -1.7})  # CTC hears letters, and the decoder writes "ab" too
     return Lexicon(tokenizer, split, torch.tensor([0, 1, 2]), {END})
 
 
@@ -119,16 +119,20 @@ class Bigrams:
         return sum(float(self.tables[clip, last, token]) for last, token in steps)
 
 
+RARITIES = {1: 0.5, 2: 1.5, 3: 1.7}
+
+
+@pytest.mark.parametrize("prior", [0.0, 0.7])
 @pytest.mark.parametrize("weight", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_search_finds_the_best_of_all_texts(log_probs, lexicon, seed, weight):
+def test_the_search_finds_the_best_of_all_texts(log_probs, lexicon, seed, weight, prior):
     decoder = Bigrams(seed)
     written, _ = search_rows(
         decoder.log_probs,
         decoder.step,
         PrefixScores(log_probs, COUNTS),
         lexicon,
-        SearchConfig(100, weight),
+        SearchConfig(100, weight, prior_weight=prior),
         [LONGEST] * 2,
     )
     letters = {0: (1,), 1: (2,), 2: (3,), 3: (1, 2)}
@@ -139,6 +143,7 @@ def test_the_search_finds_the_best_of_all_texts(log_probs, lexicon, seed, weight
             key=lambda tokens: (
                 decoder.score(clip, tokens)
                 + weight * math.log(every.get(tuple(c for t in tokens for c in letters[t]), 0.0) or 1e-300)
+                + prior * sum(RARITIES[c] for t in tokens for c in letters[t])
             ),
         )
         assert tuple(written[clip]) == best

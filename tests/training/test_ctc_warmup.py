@@ -15,7 +15,7 @@ from tiny_audio.config import Config, ModelConfig, ProjectorConfig, TrainingConf
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training.checkpoint import load_checkpoint
-from tiny_audio.training.ctc_warmup import CTCWarmup, choose_examples
+from tiny_audio.training.ctc_warmup import CTCWarmup, choose_examples, consistency_weight
 
 CHECKPOINTS = Path("outputs/transcription/checkpoints")
 SHORT = ["training.max_steps=2", "training.gradient_accumulation_steps=1", "training.save_steps=4"]
@@ -123,6 +123,11 @@ def test_a_run_of_the_warmup_alone_is_evaluated_and_finished_and_can_go_on(run_s
     assert "nothing is left to train" in capsys.readouterr().err
     assert main([*typed, "training.max_steps=2"]) == 0
     assert [row["step"] for row in load_checkpoint(CHECKPOINTS / "final.pt")["state"]["history"]] == [0, 2]
+    given = f"model.projector_checkpoint={tmp_path / CHECKPOINTS / 'final.pt'}"
+    more = ["training.max_steps=1", "model.search.audio=false", "model.search.examples=2"]
+    assert main([*typed, given, *more, f"paths.output_dir={tmp_path / 'next'}"]) == 0
+    models = load_checkpoint(tmp_path / "next/transcription/checkpoints/final.pt")["models"]
+    assert models["prompt_ids"]["example_ids"], "the examples are chosen although the CTC head is the checkpoint's"
 
 
 def test_a_run_without_any_step_is_told():
@@ -136,6 +141,11 @@ def test_two_versions_that_cannot_differ_are_refused():
         Config(model=ModelConfig(projector_config=ProjectorConfig(dropout=0.0)), training=training)
     for model in (ModelConfig(), ModelConfig(channel_masking=0.1, projector_config=ProjectorConfig(dropout=0.0))):
         Config(model=model, training=training)
+
+
+def test_versions_are_compared_once_the_projector_has_begun_to_read():
+    training = TrainingConfig(ctc_consistency_weight=0.2, ctc_warmup_steps=10)
+    assert [consistency_weight(step, training) for step in range(10)] == [0.0] * 4 + [0.2] * 6
 
 
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mosa", "moe")]

@@ -16,7 +16,7 @@ from ..config import Config, build_config, check_device
 from ..errors import UserError
 from .compose import compose, own_folders, register, to_overrides
 from .infer import check_checkpoint
-from .options import Parser, add_search, check_search
+from .options import Parser, add_search, check_search, search_of
 from .output import check_output, data_files, refuse_inputs, write_output
 
 if TYPE_CHECKING:
@@ -123,9 +123,7 @@ def run_checkpoints(
     from ..evaluation.scoring import OURS
     from ..inference.checkpoints import evaluate_checkpoints
 
-    results, sets = evaluate_checkpoints(
-        paths, settings, args.encoder, args.decoder, rules, args.beams, args.ctc_weight
-    )
+    results, sets = evaluate_checkpoints(paths, settings, args.encoder, args.decoder, rules, search_of(args))
     by = (goes_by(folder) if folder else None) or asdict(sets.config.training)
     metric = by["metric_for_best"]
     rule = OURS.name if rules is None else rules[0].name  # a run uses ours, so both mark the same one as best
@@ -156,7 +154,7 @@ def run_compare(
     from ..evaluation.report import print_differing, print_statements, print_tables
     from ..evaluation.score import rank
 
-    results, sets = compare(args.compare, settings, rules, args.encoder, args.decoder, args.beams, args.ctc_weight)
+    results, sets = compare(args.compare, settings, rules, args.encoder, args.decoder, search_of(args))
     line, console = decide(results), make_console()
     print_tables(console, results, rank(results, "wer", False))
     print_differing(console, results, differing(results))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OPTIONS = (
     *("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output"),
     *("context", "channel", "piece_seconds", "max_new_tokens", "loop_guard", "silence_seconds", "word_timestamps"),
-    *("beams", "ctc_weight", "vad"),
+    *("beams", "ctc_weight", "prior_weight", "vad"),
 )
 MAX_TOLD = 5  # files that are named one by one
 EPILOG = """\
@@ -152,6 +152,7 @@ def transcribe(paths: list[str], args: argparse.Namespace) -> Iterator[Transcrip
         args.beams,
         args.ctc_weight,
         {"auto": None, "true": True, "false": False}[args.vad],
+        args.prior_weight,
     )
     return transcribe_files(
         args.checkpoint,

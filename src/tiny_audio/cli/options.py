@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ..config import MAX_BEAMS
+from ..config import MAX_BEAMS, SearchChanges
 from ..errors import UserError
 
 
@@ -67,6 +67,16 @@ def add_search(parser: Parser) -> None:
         type=float,
         help="weight of the CTC score, with 2 beams or more (default: the checkpoint's)",
     )
+    parser.add_argument(
+        "--prior-weight",
+        type=float,
+        help="how much less CTC favors frequent word pieces, with 2 beams or more (default: the checkpoint's)",
+    )
+
+
+def search_of(args: argparse.Namespace) -> SearchChanges:
+    """Return what `add_search`'s options say."""
+    return SearchChanges(args.beams, args.ctc_weight, args.prior_weight)
 
 
 def check_search(args: argparse.Namespace) -> None:
@@ -79,3 +89,5 @@ def check_search(args: argparse.Namespace) -> None:
         raise UserError(f"beams must be 1 to {MAX_BEAMS}, got {args.beams}.")
     if args.ctc_weight is not None and not 0 < args.ctc_weight < math.inf:
         raise UserError(f"ctc_weight must be a number above 0, got {args.ctc_weight:g}.")
+    if args.prior_weight is not None and not 0 <= args.prior_weight < math.inf:
+        raise UserError(f"prior_weight must be at least 0, got {args.prior_weight:g}.")

@@ -15,7 +15,17 @@ from ..config_errors import explain
 from ..errors import ConfigError
 from .checks import DEVICES, check_device
 from .data import AUGMENTATIONS, TEXT_CASES, DataConfig, DatasetConfig
-from .model import ENCODER_WINDOWS, MAX_BEAMS, PROJECTORS, LoraConfig, ModelConfig, ProjectorConfig, SearchConfig
+from .model import (
+    CHECKPOINTS_OWN,
+    ENCODER_WINDOWS,
+    MAX_BEAMS,
+    PROJECTORS,
+    LoraConfig,
+    ModelConfig,
+    ProjectorConfig,
+    SearchChanges,
+    SearchConfig,
+)
 from .surroundings import ATTENTIONS, PRECISIONS, HardwareConfig, LoggingConfig, PathsConfig
 from .training import METRICS, SCHEDULES, TrainingConfig
 
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ATTENTIONS",
     "AUGMENTATIONS",
+    "CHECKPOINTS_OWN",
     "DEVICES",
     "ENCODER_WINDOWS",
     "MAX_BEAMS",
@@ -42,6 +53,7 @@ __all__ = [
     "ModelConfig",
     "PathsConfig",
     "ProjectorConfig",
+    "SearchChanges",
     "SearchConfig",
     "TrainingConfig",
     "build_config",

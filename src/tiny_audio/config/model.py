@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..errors import ConfigError
 from .checks import above, at_least, at_most, choice, fraction
@@ -78,13 +79,26 @@ class SearchConfig:
     ctc_weight: float = 0.5  # of CTC's log-probability, against the decoder's, with 2 beams or more
     audio: bool = True  # false: the decoder reads only the prompt, as CTC's language model, with 2 beams or more
     examples: int = 4  # with audio=false: training transcripts after the prompt, as examples of their style
+    prior_weight: float = 0.0  # of the log-frequency of word pieces, which is subtracted from CTC's log-probability
 
     def __post_init__(self) -> None:
         at_least("model.search.beams", self.beams, 1)
         at_most("model.search.beams", self.beams, MAX_BEAMS)
         above("model.search.ctc_weight", self.ctc_weight, 0)
+        at_least("model.search.prior_weight", self.prior_weight, 0)
         at_least("model.search.examples", self.examples, 0)
         at_most("model.search.examples", self.examples, MAX_EXAMPLES)
+
+
+class SearchChanges(NamedTuple):
+    """Settings of `SearchConfig` that differ from a checkpoint's; None: as in the checkpoint."""
+
+    beams: int | None = None
+    ctc_weight: float | None = None
+    prior_weight: float | None = None
+
+
+CHECKPOINTS_OWN = SearchChanges()
 
 
 @dataclass

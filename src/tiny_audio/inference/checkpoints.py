@@ -14,7 +14,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from ..config import Config, build_config
+from ..config import CHECKPOINTS_OWN, Config, SearchChanges, build_config
 from ..data.contexts import ContextReader
 from ..data.loader import Batch, ClipDataset, eval_loader
 from ..data.skips import MAX_TOLD
@@ -45,8 +45,7 @@ def evaluate_checkpoints(
     encoder: str | None = None,
     decoder: str | None = None,
     rules: Sequence[Rule] | None = None,
-    beams: int | None = None,
-    ctc_weight: float | None = None,
+    search: SearchChanges = CHECKPOINTS_OWN,
 ) -> tuple[list[Result], Sets]:
     """Transcribe the evaluation sets with each checkpoint, and score.
 
@@ -55,7 +54,7 @@ def evaluate_checkpoints(
         settings: maps the configuration of the last checkpoint to that of the evaluation: data and device.
         encoder, decoder: where the models are now, if they have moved since training.
         rules: of scoring; None: those of `default_rules`.
-        beams, ctc_weight: see `config.SearchConfig`; None: as in each checkpoint.
+        search: what differs from each checkpoint's own.
 
     Returns:
         A result for each checkpoint, and the sets.
@@ -71,7 +70,7 @@ def evaluate_checkpoints(
     config = settings(saved["config"])
     del saved  # it may hold gigabytes of optimizer state
     sets = open_sets(config, rules)
-    evaluator = _Evaluator(sets, len(usable), encoder, decoder, (beams, ctc_weight))
+    evaluator = _Evaluator(sets, len(usable), encoder, decoder, search)
     results = []
     with closing(evaluator.progress):
         for path in usable:
@@ -111,7 +110,7 @@ class _Evaluator:
         num_checkpoints: int,
         encoder: str | None,
         decoder: str | None,
-        search: tuple[int | None, float | None],
+        search: SearchChanges,
     ) -> None:
         self.sets, self.config, self.accelerator = sets, sets.config, start_accelerator(sets.config)
         if self.accelerator.num_processes > 1:
@@ -127,7 +126,7 @@ class _Evaluator:
         """Evaluate one checkpoint."""
         model = self._load(saved, str(path))
         model.search = build_config({"model": saved["config"]["model"]}).model.search
-        choose_search(model, *self.search)
+        choose_search(model, self.search)
         scores, transcripts = {}, []
         recognizer = Recognizer.of(model, FROZEN_DTYPES[self.accelerator.mixed_precision], saved)
         batch_size, limit = self.config.training.eval_batch_size, self.config.training.max_new_tokens

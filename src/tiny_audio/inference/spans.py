@@ -93,17 +93,17 @@ def leave_out_silence(waveform: Samples, silence_seconds: float) -> list[tuple[i
     level = levels(waveform)
     if not len(level):
         return [(0, len(waveform))]
-    heard = np.flatnonzero(level > quiet_level(level))
-    if not len(heard):
+    loud = np.flatnonzero(level > quiet_level(level))
+    if not len(loud):
         return []
     longest = max(round(silence_seconds * SAMPLE_RATE / FRAME), 2 * MARGIN_FRAMES)
-    gaps = np.flatnonzero(np.diff(heard) > longest)
-    firsts = [0, *heard[gaps + 1].tolist()]
-    lasts = [*heard[gaps].tolist(), len(level)]
-    if heard[0] > longest:
-        firsts[0] = int(heard[0])
-    if len(level) - heard[-1] > longest:
-        lasts[-1] = int(heard[-1])
+    gaps = np.flatnonzero(np.diff(loud) > longest)
+    firsts = [0, *loud[gaps + 1].tolist()]
+    lasts = [*loud[gaps].tolist(), len(level)]
+    if loud[0] > longest:
+        firsts[0] = int(loud[0])
+    if len(level) - loud[-1] > longest:
+        lasts[-1] = int(loud[-1])
     starts = [max(first - MARGIN_FRAMES, 0) * FRAME for first in firsts]
     return [
         (start, min((last + 1 + MARGIN_FRAMES) * FRAME, len(waveform)))
@@ -124,19 +124,19 @@ def trim(waveform: Samples, pieces: list[tuple[int, int]], speech: np.ndarray | 
     trimmed = []
     for start, stop in pieces:
         if speech is not None:
-            heard = np.flatnonzero(speech[start // WINDOW : -(-stop // WINDOW)] > SPOKEN)
-            start, stop = _between(start, stop, start // WINDOW * WINDOW, heard, WINDOW) or (start, stop)
+            loud = np.flatnonzero(speech[start // WINDOW : -(-stop // WINDOW)] > SPOKEN)
+            start, stop = _between(start, stop, start // WINDOW * WINDOW, loud, WINDOW) or (start, stop)
         loud = np.flatnonzero(levels(waveform, start, stop, EDGE) > quiet)
         if (found := _between(start, stop, start, loud, EDGE)) is not None:
             trimmed.append(found)
     return trimmed
 
 
-def _between(start: int, stop: int, origin: int, heard: np.ndarray, size: int) -> tuple[int, int] | None:
-    """Return the span from the first frame in `heard` to the last, with margins; None if there is none."""
-    if not len(heard):
+def _between(start: int, stop: int, origin: int, loud: np.ndarray, size: int) -> tuple[int, int] | None:
+    """Return the span from the first frame in `loud` to the last, with margins; None if there is none."""
+    if not len(loud):
         return None
-    first, last = origin + int(heard[0]) * size, origin + int(heard[-1] + 1) * size
+    first, last = origin + int(loud[0]) * size, origin + int(loud[-1] + 1) * size
     return max(start, first - EDGE_MARGIN), min(stop, last + EDGE_MARGIN)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..audio import AudioError, pad_waveforms
+from ..config import SearchChanges
 from ..errors import UserError
 from ..lengths import MAX_CLIP_SECONDS, SAMPLE_RATE
 from ..model.alignment import AlignedWord
@@ -46,8 +47,8 @@ class Decoding:
         silence_seconds: silences of at least this length are left out, and shorter ones at the edges of pieces; 0: only
             digital silence.
         word_timestamps: find where each word was said; the checkpoint must have a CTC head.
-        beams, ctc_weight: see `config.SearchConfig`; None: as in the checkpoint. With 2 beams or more it must have a
-            CTC head.
+        beams, ctc_weight, prior_weight: see `config.SearchConfig`; None: as in the checkpoint. With 2 beams or more it
+            must have a CTC head.
         vad: cut in pauses that a voice-activity model finds; False: in quiet places; None: with the model if the extra
             `vad` is installed.
     """
@@ -60,6 +61,12 @@ class Decoding:
     beams: int | None = None
     ctc_weight: float | None = None
     vad: bool | None = None
+    prior_weight: float | None = None
+
+    @property
+    def search(self) -> SearchChanges:
+        """How the search differs from the checkpoint's."""
+        return SearchChanges(self.beams, self.ctc_weight, self.prior_weight)
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,7 @@ class Recognizer:
         self.activity = open_activity(self.decoding.vad)
         if self.decoding.word_timestamps:
             model.check_alignable()
-        choose_search(model, self.decoding.beams, self.decoding.ctc_weight)
+        choose_search(model, self.decoding.search)
         self.read_context = TypedContexts(model, saved)
 
     @overload

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config import CHECKPOINTS_OWN, Config, SearchChanges
 from ..errors import UserError
 from ..evaluation.report import verdict
 from ..evaluation.score import Result, Transcript, difference
@@ -54,8 +54,7 @@ def compare(
     rules: Sequence[Rule] | None = None,
     encoder: str | None = None,
     decoder: str | None = None,
-    beams: int | None = None,
-    ctc_weight: float | None = None,
+    search: SearchChanges = CHECKPOINTS_OWN,
 ) -> tuple[list[Result], Sets | None]:
     """Judge two recognizers on the same clips.
 
@@ -65,7 +64,7 @@ def compare(
             checkpoint.
         rules: of scoring; None: those of `default_rules`.
         encoder, decoder: the present folders of the checkpoints' models, if they were moved since training.
-        beams, ctc_weight: of checkpoints, see `config.SearchConfig`; None: from each checkpoint.
+        search: what differs from each checkpoint's own.
 
     Returns:
         Two results, with transcripts of the same clips in the same order, and the sets; the sets are None if both
@@ -79,7 +78,7 @@ def compare(
     sets: Sets | None = None
     if checkpoints := [i for i in (0, 1) if kinds[i] == CHECKPOINT]:
         paths = [Path(names[i]) for i in checkpoints]
-        results, sets = evaluate_checkpoints(paths, settings, encoder, decoder, rules, beams, ctc_weight)
+        results, sets = evaluate_checkpoints(paths, settings, encoder, decoder, rules, search)
         if len(results) < len(paths):
             raise UserError("a checkpoint could not be read, so there is nothing to compare it with.")
         found |= zip(checkpoints, results, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import Config, ModelConfig, build_config
+from ..config import Config, ModelConfig, SearchChanges, build_config
 from ..errors import UserError
 from .encoder import CONVENTIONS
 from .lora import load_lora, lora_weights
@@ -194,12 +194,12 @@ def rebuild(
     return model.eval()
 
 
-def choose_search(model: SpeechLLM, beams: int | None, ctc_weight: float | None) -> None:
-    """Change the search settings of a model; None keeps a setting.
+def choose_search(model: SpeechLLM, changes: SearchChanges) -> None:
+    """Change the search settings of a model.
 
     Raises:
         UserError: a search is asked for, and there is no CTC head.
     """
-    typed: dict[str, Any] = {"beams": beams, "ctc_weight": ctc_weight}
-    model.search = replace(model.search, **{name: value for name, value in typed.items() if value is not None})
+    typed: dict[str, Any] = {name: value for name, value in changes._asdict().items() if value is not None}
+    model.search = replace(model.search, **typed)
     model.check_search()

@@ -6,8 +6,13 @@ sum of their log-probabilities (Watanabe et al., "Hybrid CTC/Attention Architect
 1706.02737) makes fewer errors than either. The decoder writes its own tokens; CTC scores them as word pieces, see
 `pieces`.
 
-The search needs no limit on length: the score of a text only falls as the text grows. It ends when the best finished
-text has a higher score than every unfinished one.
+CTC has learned from the training transcripts which pieces are frequent, and the decoder knows it, too. Counted twice,
+this prior makes the search leave words out, and write frequent ones for rare ones. So a share of CTC's prior is
+subtracted, as in the density ratio method (McDermott et al., arXiv 2002.11268): each piece adds its rarity, the
+negative logarithm of its frequency, to the score.
+
+The search needs no limit on length: the score of a text falls as the text grows, except for the rarity of a piece. It
+ends when the best finished text has a higher score than every unfinished one, with a margin for a piece.
 
 Dimensions: B clips, R hypotheses of all of them, V tokens of the decoder, C classes of CTC (blank, then its pieces).
 """
@@ -26,6 +31,7 @@ from ..config import SearchConfig
 from ..pieces import WORD_START, WordPieces
 from .prefixes import PrefixScores, PrefixState
 
+MARGIN = 10.0  # of rarity, in nats: that of a piece that occurs once in 20,000
 CANDIDATES = 16  # next tokens that are tried for a hypothesis
 MAX_WORD = 32  # characters after which a word counts as finished: some languages write no spaces
 
@@ -38,13 +44,15 @@ class Hypothesis(NamedTuple):
         tokens: so far.
         log_prob: by the decoder.
         word: the last word, as the tokenizer writes it.
-        score: its log-probability and CTC's, together.
+        rarity: of all its pieces.
+        score: its log-probability, CTC's and the rarity, together.
     """
 
     clip: int
     tokens: tuple[int, ...]
     log_prob: float
     word: str
+    rarity: float
     score: float
 
 
@@ -65,6 +73,7 @@ class Candidate(NamedTuple):
         word: the last word with the token.
         begins: whether the token begins a word.
         pieces: the classes of the word.
+        rarity: of all pieces.
     """
 
     row: int
@@ -73,6 +82,7 @@ class Candidate(NamedTuple):
     word: str
     begins: bool
     pieces: tuple[int, ...]
+    rarity: float
 
 
 class Lexicon:
@@ -94,7 +104,8 @@ class Lexicon:
         special = {*end_ids, *tokenizer.all_special_ids}
         first = [0 if n in special or not name else self._first(name) for n, name in enumerate(self.names)]
         self.first = torch.tensor(first)  # (V,), the class that a token most likely begins with; 0: never written
-        self._spelled: dict[str, tuple[int, ...]] = {}
+        self._spelled: dict[str, tuple[int, ...]] = {"": ()}
+        self._rarities = [0.0, *(-split.log_probs[piece] for piece in vocabulary.tolist())]
 
     def _first(self, name: str) -> int:
         return self._classes.get(self._split.longest_at_start(name), 0)
@@ -105,6 +116,10 @@ class Lexicon:
             found = [self._classes.get(piece, 0) for piece in self._split.spell(word)]
             self._spelled[word] = tuple(found) if all(found) else ()
         return self._spelled[word]
+
+    def rarity(self, word: str) -> float:
+        """Return the negative log-frequency of a word's pieces in the transcripts, in nats."""
+        return sum(self._rarities[piece] for piece in self.spell(word))
 
 
 class _Beam:
@@ -119,7 +134,7 @@ class _Beam:
     def __init__(self, scores: PrefixScores, lexicon: Lexicon, search: SearchConfig, limits: Sequence[int]) -> None:
         self.scores, self.lexicon, self.search, self.limits = scores, lexicon, search, limits
         clips = range(len(limits))
-        self.hypotheses = [Hypothesis(clip, (), 0.0, "", 0.0) for clip in clips]
+        self.hypotheses = [Hypothesis(clip, (), 0.0, "", 0.0, 0.0) for clip in clips]
         self.before = self.now = scores.start(torch.tensor(clips))
         self.ended = [Ended(-math.inf, ()) for _ in clips]
 
@@ -127,7 +142,7 @@ class _Beam:
         """Try to end each hypothesis here, given the decoder's log-probabilities (R, V) of the next token."""
         ends = log_probs[:, self.lexicon.end_ids].logsumexp(1).tolist()
         for one, end, whole in zip(self.hypotheses, ends, self.now.whole.tolist(), strict=True):
-            score = one.log_prob + end + self.search.ctc_weight * whole
+            score = self._score(one.log_prob + end, whole, one.rarity)
             if score > self.ended[one.clip].score:
                 self.ended[one.clip] = Ended(score, one.tokens)
 
@@ -144,9 +159,10 @@ class _Beam:
                 for now, old in zip(self.now.select(rows), self.before.select(rows), strict=True)
             )
         )
-        now, said = self._say(before, candidates)
+        now, ctc_scores = self._score_words(before, candidates)
         scores = [
-            one.log_prob + self.search.ctc_weight * value for one, value in zip(candidates, said.tolist(), strict=True)
+            self._score(one.log_prob, value, one.rarity)
+            for one, value in zip(candidates, ctc_scores.tolist(), strict=True)
         ]
         kept = self._best(candidates, scores)
         if not kept:
@@ -155,20 +171,28 @@ class _Beam:
         grown = []
         for n in kept:
             one, old = candidates[n], self.hypotheses[candidates[n].row]
-            grown.append(Hypothesis(old.clip, (*old.tokens, one.token), one.log_prob, one.word, scores[n]))
+            tokens = (*old.tokens, one.token)
+            grown.append(Hypothesis(old.clip, tokens, one.log_prob, one.word, one.rarity, scores[n]))
         self.hypotheses = grown
         return [candidates[n].row for n in kept]
+
+    def _score(self, log_prob: float, ctc: float, rarity: float) -> float:
+        return log_prob + self.search.ctc_weight * ctc + self.search.prior_weight * rarity
+
+    def _may_win(self, clip: int, score: float) -> bool:
+        """Whether a text with this score may become better than the best one that has ended."""
+        return score + self.search.prior_weight * MARGIN > self.ended[clip].score
 
     def _propose(self, log_probs: Tensor) -> list[Candidate]:
         """Choose next tokens by the decoder's log-probability and by CTC's of their first piece."""
         # A tokenizer may have more tokens than its model.
         first, weight = self.lexicon.first[: log_probs.shape[1]], self.search.ctc_weight
-        heard, start = [], 0
+        following, start = [], 0
         for clip, group in groupby(self.hypotheses, key=lambda one: one.clip):
             end = start + len(list(group))
-            heard.append(self.scores.next_pieces(clip, self.now.select(torch.arange(start, end))))
+            following.append(self.scores.next_pieces(clip, self.now.select(torch.arange(start, end))))
             start = end
-        likely = log_probs[:, : len(first)] + weight * torch.cat(heard).float()[:, first]
+        likely = log_probs[:, : len(first)] + weight * torch.cat(following).float()[:, first]
         likely[:, first == 0] = -math.inf
         values, chosen = likely.topk(min(CANDIDATES, likely.shape[1]))
         found = []
@@ -178,7 +202,7 @@ class _Beam:
                 continue
             for token, value, possible in zip(tokens, own[row], values[row].isfinite().tolist(), strict=True):
                 log_prob = one.log_prob + value
-                if possible and log_prob > self.ended[one.clip].score:
+                if possible and self._may_win(one.clip, self._score(log_prob, 0.0, one.rarity)):
                     found += self._candidate(row, one, token, log_prob)
         return found
 
@@ -186,13 +210,15 @@ class _Beam:
         name = self.lexicon.names[token] or ""
         begins = bool(one.word) and (WORD_START.match(name) is not None or len(one.word) >= MAX_WORD)
         word = name if begins else one.word + name
-        pieces = self.lexicon.spell(word)
-        return [Candidate(row, token, log_prob, word, begins, pieces)] if pieces else []
+        pieces, rarity = self.lexicon.spell(word), one.rarity + self.lexicon.rarity(word)
+        if not begins:
+            rarity -= self.lexicon.rarity(one.word)
+        return [Candidate(row, token, log_prob, word, begins, pieces, rarity)] if pieces else []
 
-    def _say(self, before: PrefixState, candidates: list[Candidate]) -> tuple[PrefixState, Tensor]:
+    def _score_words(self, before: PrefixState, candidates: list[Candidate]) -> tuple[PrefixState, Tensor]:
         """Return the states after the words of candidates, and the log-probabilities that the speech begins so."""
         clips = torch.tensor([self.hypotheses[one.row].clip for one in candidates])
-        state, said = PrefixState(*(part.clone() for part in before)), torch.zeros(len(candidates), dtype=torch.double)
+        state, found = PrefixState(*(part.clone() for part in before)), torch.zeros(len(candidates), dtype=torch.double)
         for place in range(max(len(one.pieces) for one in candidates)):
             some = [n for n, one in enumerate(candidates) if len(one.pieces) > place]
             rows = torch.tensor(some)
@@ -200,16 +226,16 @@ class _Beam:
             longer, value = self.scores.extend(clips[rows], state.select(rows), pieces)
             for part, new in zip(state, longer, strict=True):
                 part[rows] = new
-            said[rows] = value
-        return state, said
+            found[rows] = value
+        return state, found
 
     def _best(self, candidates: list[Candidate], scores: list[float]) -> list[int]:
-        """Return the best candidates of each clip that are above the best text that has ended."""
+        """Return the best candidates of each clip that may become better than the best text that has ended."""
         kept = []
         numbers = range(len(candidates))
         for clip, group in groupby(numbers, key=lambda n: self.hypotheses[candidates[n].row].clip):
-            above = [n for n in group if scores[n] > self.ended[clip].score]
-            kept += sorted(above, key=lambda n: -scores[n])[: self.search.beams]
+            possible = [n for n in group if self._may_win(clip, scores[n])]
+            kept += sorted(possible, key=lambda n: -scores[n])[: self.search.beams]
         return kept
 
 

@@ -180,8 +180,8 @@ class SpeechLLM(nn.Module):
 
     def _loss_of(self, batch: Batch, frames: Tensor, lengths: list[int], targets: Sequence[Tensor]) -> Loss:
         weight = self.ctc_weight if self.training else 0.0
-        said = self.pieces(batch.transcripts or [""]) if weight else None
-        loss = self.loss(frames, lengths, targets, said, weight, batch.context_ids)
+        pieces = self.pieces(batch.transcripts or [""]) if weight else None
+        loss = self.loss(frames, lengths, targets, pieces, weight, batch.context_ids)
         if len(batch):
             return loss
         nothing = (loss.cross_entropy + loss.ctc + loss.auxiliary) * 0.0

@@ -106,7 +106,7 @@ class Rows:
     def _choose(self, rows: Sequence[int], chosen: Tensor) -> None:
         layers = [layer for layer in self._cache.layers if isinstance(layer, RoomyLayer)]
         clips = [self._clips[row] for row in rows]
-        if clips == self._clips:  # a beam search mostly: all that was read stays where it is, which saves most of a copy
+        if clips == self._clips:  # as mostly in a beam search: what was read stays where it is
             for layer in layers:
                 layer.reorder(chosen, self._num_read)
             return

@@ -285,7 +285,7 @@ def usable_workers(num_workers: int) -> int:
     return min(num_workers, cores)
 
 
-def left_to_the_host(optimizer: torch.optim.Optimizer, nonfinite: torch.Tensor) -> bool:
+def must_skip(optimizer: torch.optim.Optimizer, nonfinite: torch.Tensor) -> bool:
     """Make the optimizer skip the next step if the gradient is not finite; return whether the caller must skip it.
 
     A fused optimizer reads the flag on the device, as it reads the flag of a loss scaler, so the host need not wait

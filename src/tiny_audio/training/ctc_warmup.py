@@ -27,7 +27,7 @@ from ..model.checkpointed import trained_weights
 from ..model.speech_llm import SpeechLLM
 from ..pieces import WordPieces
 from . import metrics
-from .build import left_to_the_host, open_batches
+from .build import must_skip, open_batches
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 CLIPS = 16  # for scaling a projector: some thousands of audio tokens, about as many as in a step
 
 VOCABULARY_CLIPS = 50_000  # whose transcripts are searched for word pieces, which takes some seconds
+CONSISTENT_FROM = 0.4  # of the steps
 LOOKS = 4  # evaluations; the last one is at the end
 TOO_SHORT_SHARE = 0.5  # of the clips; above it, CTC has too little to learn from
 
@@ -111,6 +112,14 @@ def warmup_rate(step: int, config: TrainingConfig) -> float:
     total = config.num_ctc_steps
     rise = max(1, min(50, total // 10))
     return config.ctc_learning_rate * min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def consistency_weight(step: int, config: TrainingConfig) -> float:
+    """Return the weight of the agreement between two versions of a clip in a warm-up step, counted from 0.
+
+    It is 0 at first: while the projector still gives blank to every audio token, agreement only keeps it there.
+    """
+    return config.ctc_consistency_weight if step >= CONSISTENT_FROM * config.num_ctc_steps else 0.0
 
 
 def warmup_batches(config: Config, done: int, processes: Processes) -> range:
@@ -234,10 +243,10 @@ class CTCWarmup:
         for batch in given.batches:
             if not len(batch):
                 continue
-            loss, besides = self.model.ctc_loss(batch, self.training.ctc_consistency_weight)
+            loss, besides = self.model.ctc_loss(batch, consistency_weight(self.state.ctc_step, self.training))
             ((loss.loss + besides) / max(given.num_tokens, 1)).backward()
-            said = torch.tensor([loss.num_pieces, len(batch), loss.too_short, 0.0])
-            self.sums += torch.cat((loss.loss.detach()[None], said.to(self.sums.device, non_blocking=True)))
+            counts = torch.tensor([loss.num_pieces, len(batch), loss.too_short, 0.0])
+            self.sums += torch.cat((loss.loss.detach()[None], counts.to(self.sums.device, non_blocking=True)))
         for weight in self.weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
@@ -246,7 +255,7 @@ class CTCWarmup:
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.training.gradient_clip_norm or math.inf)
         nonfinite = (~torch.isfinite(norm)).float()
         self.sums[-1] += nonfinite / self.processes.count
-        if not left_to_the_host(self.optimizer, nonfinite):
+        if not must_skip(self.optimizer, nonfinite):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.ctc_step += 1

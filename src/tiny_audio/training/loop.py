@@ -34,7 +34,7 @@ from ..model.device import peak_flops
 from ..model.sharded import is_sharded, whole
 from ..model.speech_llm import Loss, SpeechLLM
 from . import metrics
-from .build import left_to_the_host
+from .build import must_skip
 from .checkpoint import CheckpointFolder
 from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
@@ -208,7 +208,7 @@ class Trainer:
         """
         nonfinite = (~torch.isfinite(grad_norm)).float()
         self._nonfinite += nonfinite
-        if self.accelerator.scaler is not None or not left_to_the_host(self.optimizer.optimizer, nonfinite):
+        if self.accelerator.scaler is not None or not must_skip(self.optimizer.optimizer, nonfinite):
             self.optimizer.step()
 
     @property

@@ -356,11 +356,12 @@ def initialize_weights(
         load_weights(model, load_checkpoint(given), config.model, given, only_projector)
     else:
         calibrate(model, plan, dataset)
-    training = config.training
-    if model.ctc is None and saved is None and training.num_ctc_steps + training.ctc_loss_weight > 0:
-        transcripts, prompt = first_transcripts(plan, dataset), model.decoder.prompt
-        model.add_ctc(*learn_pieces(prompt.tokenizer, transcripts, training.ctc_min_count))
-        if not model.search.audio:
+    training, prompt = config.training, model.decoder.prompt
+    if saved is None and training.num_ctc_steps + training.ctc_loss_weight > 0:
+        transcripts = first_transcripts(plan, dataset)
+        if model.ctc is None:
+            model.add_ctc(*learn_pieces(prompt.tokenizer, transcripts, training.ctc_min_count))
+        if not model.search.audio and not prompt.example_ids:  # a given checkpoint may have brought its own
             prompt.set_examples(choose_examples(transcripts, model.search.examples))
     model.check_search()
 
