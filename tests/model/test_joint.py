@@ -194,3 +194,21 @@ def test_a_token_that_ctc_cannot_say_is_not_written(log_probs, lexicon):
     scores = PrefixScores(log_probs, COUNTS)
     written, _ = search_rows(decoder.log_probs, decoder.step, scores, lexicon, SearchConfig(50, 1.0), [4, 4])
     assert all(0 not in tokens for tokens in written)
+
+
+def test_a_text_that_costs_ctc_too_much_is_not_written(log_probs, lexicon):
+    """The limit is what a piece of the best text costs, on average: once just above, once just below."""
+
+    def write(limit):
+        decoder = Bigrams(1)
+        scores, search = PrefixScores(log_probs, COUNTS), SearchConfig(50, 1.0, max_nats=limit)
+        return search_rows(decoder.log_probs, decoder.step, scores, lexicon, search, [4, 4])[0]
+
+    letters = {0: (1,), 1: (2,), 2: (3,), 3: (1, 2)}
+    whole = write(None)
+    assert all(whole)
+    for clip, count in enumerate(COUNTS):
+        pieces = tuple(c for t in whole[clip] for c in letters[t])
+        nats = -math.log(probabilities(log_probs[clip], count)[pieces]) / len(pieces)
+        assert write(1.001 * nats)[clip] == whole[clip]
+        assert write(0.999 * nats)[clip] == []

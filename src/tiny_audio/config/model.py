@@ -80,12 +80,14 @@ class SearchConfig:
     audio: bool = True  # false: the decoder reads only the prompt, as CTC's language model, with 2 beams or more
     examples: int = 4  # with audio=false: training transcripts after the prompt, as examples of their style
     prior_weight: float = 0.0  # of the log-frequency of word pieces, which is subtracted from CTC's log-probability
+    max_nats: float | None = None  # per word piece by CTC, with 2 beams or more; a text that costs more is not written
 
     def __post_init__(self) -> None:
         at_least("model.search.beams", self.beams, 1)
         at_most("model.search.beams", self.beams, MAX_BEAMS)
         above("model.search.ctc_weight", self.ctc_weight, 0)
         at_least("model.search.prior_weight", self.prior_weight, 0)
+        above("model.search.max_nats", self.max_nats, 0)
         at_least("model.search.examples", self.examples, 0)
         at_most("model.search.examples", self.examples, MAX_EXAMPLES)
 

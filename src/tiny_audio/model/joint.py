@@ -11,6 +11,9 @@ this prior makes the search leave words out, and write frequent ones for rare on
 subtracted, as in the density ratio method (McDermott et al., arXiv 2002.11268): each piece adds its rarity, the
 negative logarithm of its frequency, to the score.
 
+From noise, too, the search writes something, but CTC finds hardly any of it in the audio: a text whose pieces cost CTC
+more than `max_nats` each is not written.
+
 The search needs no limit on length: the score of a text falls as the text grows, except for the rarity of a piece. It
 ends when the best finished text has a higher score than every unfinished one, with a margin for a piece.
 
@@ -44,7 +47,7 @@ class Hypothesis(NamedTuple):
         tokens: so far.
         log_prob: by the decoder.
         word: the last word, as the tokenizer writes it.
-        rarity: of all its pieces.
+        num_pieces, rarity: of all its words.
         score: its log-probability, CTC's and the rarity, together.
     """
 
@@ -52,15 +55,17 @@ class Hypothesis(NamedTuple):
     tokens: tuple[int, ...]
     log_prob: float
     word: str
+    num_pieces: int
     rarity: float
     score: float
 
 
 class Ended(NamedTuple):
-    """A text with its end, and its score."""
+    """A text with its end, its score, and what each of its pieces costs CTC, in nats."""
 
     score: float
     tokens: tuple[int, ...]
+    nats: float
 
 
 class Candidate(NamedTuple):
@@ -73,7 +78,7 @@ class Candidate(NamedTuple):
         word: the last word with the token.
         begins: whether the token begins a word.
         pieces: the classes of the word.
-        rarity: of all pieces.
+        num_pieces, rarity: of all words.
     """
 
     row: int
@@ -82,6 +87,7 @@ class Candidate(NamedTuple):
     word: str
     begins: bool
     pieces: tuple[int, ...]
+    num_pieces: int
     rarity: float
 
 
@@ -134,9 +140,9 @@ class _Beam:
     def __init__(self, scores: PrefixScores, lexicon: Lexicon, search: SearchConfig, limits: Sequence[int]) -> None:
         self.scores, self.lexicon, self.search, self.limits = scores, lexicon, search, limits
         clips = range(len(limits))
-        self.hypotheses = [Hypothesis(clip, (), 0.0, "", 0.0, 0.0) for clip in clips]
+        self.hypotheses = [Hypothesis(clip, (), 0.0, "", 0, 0.0, 0.0) for clip in clips]
         self.before = self.now = scores.start(torch.tensor(clips))
-        self.ended = [Ended(-math.inf, ()) for _ in clips]
+        self.ended = [Ended(-math.inf, (), 0.0) for _ in clips]
 
     def end(self, log_probs: Tensor) -> None:
         """Try to end each hypothesis here, given the decoder's log-probabilities (R, V) of the next token."""
@@ -144,7 +150,7 @@ class _Beam:
         for one, end, whole in zip(self.hypotheses, ends, self.now.whole.tolist(), strict=True):
             score = self._score(one.log_prob + end, whole, one.rarity)
             if score > self.ended[one.clip].score:
-                self.ended[one.clip] = Ended(score, one.tokens)
+                self.ended[one.clip] = Ended(score, one.tokens, -whole / max(one.num_pieces, 1))
 
     def grow(self, log_probs: Tensor) -> list[int]:
         """Write the best next tokens; return the hypothesis that each new one continues."""
@@ -172,7 +178,7 @@ class _Beam:
         for n in kept:
             one, old = candidates[n], self.hypotheses[candidates[n].row]
             tokens = (*old.tokens, one.token)
-            grown.append(Hypothesis(old.clip, tokens, one.log_prob, one.word, one.rarity, scores[n]))
+            grown.append(Hypothesis(old.clip, tokens, one.log_prob, one.word, one.num_pieces, one.rarity, scores[n]))
         self.hypotheses = grown
         return [candidates[n].row for n in kept]
 
@@ -210,10 +216,14 @@ class _Beam:
         name = self.lexicon.names[token] or ""
         begins = bool(one.word) and (WORD_START.match(name) is not None or len(one.word) >= MAX_WORD)
         word = name if begins else one.word + name
-        pieces, rarity = self.lexicon.spell(word), one.rarity + self.lexicon.rarity(word)
+        pieces = self.lexicon.spell(word)
+        if not pieces:
+            return []
+        num_pieces, rarity = one.num_pieces + len(pieces), one.rarity + self.lexicon.rarity(word)
         if not begins:
+            num_pieces -= len(self.lexicon.spell(one.word))
             rarity -= self.lexicon.rarity(one.word)
-        return [Candidate(row, token, log_prob, word, begins, pieces, rarity)] if pieces else []
+        return [Candidate(row, token, log_prob, word, begins, pieces, num_pieces, rarity)]
 
     def _score_words(self, before: PrefixState, candidates: list[Candidate]) -> tuple[PrefixState, Tensor]:
         """Return the states after the words of candidates, and the log-probabilities that the speech begins so."""
@@ -267,5 +277,6 @@ def search_rows(
         if not rows:
             break
         step(torch.tensor([one.tokens[-1] for one in beam.hypotheses]), rows)
-    tokens = [list(one.tokens) for one in beam.ended]
+    most = math.inf if search.max_nats is None else search.max_nats
+    tokens = [list(one.tokens) if one.nats <= most else [] for one in beam.ended]
     return tokens, [len(ids) >= limit for ids, limit in zip(tokens, limits, strict=True)]
