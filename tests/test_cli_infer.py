@@ -251,6 +251,7 @@ def test_an_output_is_as_it_was_until_all_is_done(transcriber, capsys):
         ("checkpoint=final.pt audio=a.wav beams=0", "beams must be 1 to 100, got 0."),
         ("checkpoint=final.pt audio=a.wav ctc_weight=nan", "ctc_weight must be a number above 0, got nan."),
         ("checkpoint=final.pt audio=a.wav prior_weight=-1", "prior_weight must be at least 0, got -1."),
+        ("checkpoint=final.pt audio=a.wav max_nats=0", "max_nats must be a number above 0, got 0."),
         ("checkpoint=final.pt audio=a.wav max_new_tokens=0", "max_new_tokens must be at least 1, got 0."),
         ("--chekpoint final.pt", "unrecognized arguments: --chekpoint; `ta infer --help` says more."),
     ],

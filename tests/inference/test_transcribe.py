@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -352,6 +353,18 @@ def test_a_search_writes_the_same_of_a_recording_alone_and_in_a_batch(aligning, 
         2, 0.7, False, 2, 0.4
     )
     assert greedy.transcribe_batch(waveforms) != together
+
+
+def test_a_text_that_ctc_hardly_finds_in_the_audio_is_dropped_and_told_once(aligning, corpus, caplog):
+    """Whatever the untrained model writes: all of it within a high limit, none of it within a low one."""
+    waveforms = [load_audio(corpus / f"dev{n}.flac") for n in range(3)]
+    usual = Decoding(beams=3, ctc_weight=2.0, max_new_tokens=8)
+    written = Recognizer(aligning, "cpu", decoding=usual).transcribe_batch(waveforms)
+    assert any(written)
+    assert Recognizer(aligning, "cpu", decoding=replace(usual, max_nats=1e6)).transcribe_batch(waveforms) == written
+    assert "not written" not in caplog.text
+    assert Recognizer(aligning, "cpu", decoding=replace(usual, max_nats=1e-6)).transcribe_batch(waveforms) == [""] * 3
+    assert caplog.text.count("A text is not written: CTC hardly finds it in the audio") == 1
 
 
 def test_a_decoder_without_audio_reads_transcripts_of_training_and_ends_a_line(aligning, corpus, monkeypatch, caplog):

@@ -79,6 +79,7 @@ def test_two_versions_disagree_by_the_divergences_of_the_whole_softmax(head, tok
     for ours, theirs in zip(torch.autograd.grad(found, weights), gradients, strict=True):
         torch.testing.assert_close(ours, theirs)
     assert head.disagreement(torch.cat((tokens, tokens)), embed) == 0
+    assert head.disagreement(tokens[:0], embed) == 0  # no clip has an audio token
 
 
 def test_a_clip_has_the_loss_that_it_has_alone(head, tokens):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OPTIONS = (
     *("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output"),
     *("context", "channel", "piece_seconds", "max_new_tokens", "loop_guard", "silence_seconds", "word_timestamps"),
-    *("beams", "ctc_weight", "prior_weight", "vad"),
+    *("beams", "ctc_weight", "prior_weight", "max_nats", "vad"),
 )
 MAX_TOLD = 5  # files that are named one by one
 EPILOG = """\
@@ -153,6 +153,7 @@ def transcribe(paths: list[str], args: argparse.Namespace) -> Iterator[Transcrip
         args.ctc_weight,
         {"auto": None, "true": True, "false": False}[args.vad],
         args.prior_weight,
+        args.max_nats,
     )
     return transcribe_files(
         args.checkpoint,

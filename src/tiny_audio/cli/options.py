@@ -72,11 +72,17 @@ def add_search(parser: Parser) -> None:
         type=float,
         help="how much less CTC favors frequent word pieces, with 2 beams or more (default: the checkpoint's)",
     )
+    parser.add_argument(
+        "--max-nats",
+        type=float,
+        help="with 2 beams or more: nothing is written if a word piece costs CTC more nats on average; 100: all is "
+        "written (default: the checkpoint's)",
+    )
 
 
 def search_of(args: argparse.Namespace) -> SearchChanges:
     """Return what `add_search`'s options say."""
-    return SearchChanges(args.beams, args.ctc_weight, args.prior_weight)
+    return SearchChanges(args.beams, args.ctc_weight, args.prior_weight, args.max_nats)
 
 
 def check_search(args: argparse.Namespace) -> None:
@@ -91,3 +97,5 @@ def check_search(args: argparse.Namespace) -> None:
         raise UserError(f"ctc_weight must be a number above 0, got {args.ctc_weight:g}.")
     if args.prior_weight is not None and not 0 <= args.prior_weight < math.inf:
         raise UserError(f"prior_weight must be at least 0, got {args.prior_weight:g}.")
+    if args.max_nats is not None and not 0 < args.max_nats < math.inf:
+        raise UserError(f"max_nats must be a number above 0, got {args.max_nats:g}.")

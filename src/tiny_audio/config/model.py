@@ -98,6 +98,7 @@ class SearchChanges(NamedTuple):
     beams: int | None = None
     ctc_weight: float | None = None
     prior_weight: float | None = None
+    max_nats: float | None = None
 
 
 CHECKPOINTS_OWN = SearchChanges()

@@ -47,8 +47,8 @@ class Decoding:
         silence_seconds: silences of at least this length are left out, and shorter ones at the edges of pieces; 0: only
             digital silence.
         word_timestamps: find where each word was said; the checkpoint must have a CTC head.
-        beams, ctc_weight, prior_weight: see `config.SearchConfig`; None: as in the checkpoint. With 2 beams or more it
-            must have a CTC head.
+        beams, ctc_weight, prior_weight, max_nats: see `config.SearchConfig`; None: as in the checkpoint. With 2 beams
+            or more it must have a CTC head.
         vad: cut in pauses that a voice-activity model finds; False: in quiet places; None: with the model if the extra
             `vad` is installed.
     """
@@ -62,11 +62,12 @@ class Decoding:
     ctc_weight: float | None = None
     vad: bool | None = None
     prior_weight: float | None = None
+    max_nats: float | None = None
 
     @property
     def search(self) -> SearchChanges:
         """How the search differs from the checkpoint's."""
-        return SearchChanges(self.beams, self.ctc_weight, self.prior_weight)
+        return SearchChanges(self.beams, self.ctc_weight, self.prior_weight, self.max_nats)
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ class Decoder(nn.Module):
         lexicon: Lexicon,
         search: SearchConfig,
         limits: Sequence[int],
-    ) -> tuple[list[list[int]], list[bool]]:
+    ) -> tuple[list[list[int]], list[bool], list[float]]:
         """Write after each clip's embeddings (N_i, W) what this model and CTC together rate best: see `search_rows`.
 
         Raises:

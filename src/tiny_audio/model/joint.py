@@ -11,9 +11,6 @@ this prior makes the search leave words out, and write frequent ones for rare on
 subtracted, as in the density ratio method (McDermott et al., arXiv 2002.11268): each piece adds its rarity, the
 negative logarithm of its frequency, to the score.
 
-From noise, too, the search writes something, but CTC finds hardly any of it in the audio: a text whose pieces cost CTC
-more than `max_nats` each is not written.
-
 The search needs no limit on length: the score of a text falls as the text grows, except for the rarity of a piece. It
 ends when the best finished text has a higher score than every unfinished one, with a margin for a piece.
 
@@ -256,7 +253,7 @@ def search_rows(
     lexicon: Lexicon,
     search: SearchConfig,
     limits: Sequence[int],
-) -> tuple[list[list[int]], list[bool]]:
+) -> tuple[list[list[int]], list[bool], list[float]]:
     """Write after B clips by beam search.
 
     Args:
@@ -267,7 +264,8 @@ def search_rows(
         limits: upper limit of tokens for each clip.
 
     Returns:
-        The best tokens of each clip, without their end, and whether the limit of tokens cut them off.
+        The best tokens of each clip, without their end; whether the limit of tokens cut them off; and what each of
+        their word pieces costs CTC on average, in nats.
     """
     beam = _Beam(scores, lexicon, search, limits)
     while True:
@@ -277,6 +275,6 @@ def search_rows(
         if not rows:
             break
         step(torch.tensor([one.tokens[-1] for one in beam.hypotheses]), rows)
-    most = math.inf if search.max_nats is None else search.max_nats
-    tokens = [list(one.tokens) if one.nats <= most else [] for one in beam.ended]
-    return tokens, [len(ids) >= limit for ids, limit in zip(tokens, limits, strict=True)]
+    tokens = [list(one.tokens) for one in beam.ended]
+    cut_off = [len(ids) >= limit for ids, limit in zip(tokens, limits, strict=True)]
+    return tokens, cut_off, [one.nats for one in beam.ended]

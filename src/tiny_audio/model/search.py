@@ -1,12 +1,14 @@
 """Transcripts by the joint search: what the decoder reads before it, and as many clips at once as there is memory.
 
-`joint` searches, and `prefixes` scores.
+`joint` searches, and `prefixes` scores. From noise, too, the search writes something, but CTC finds hardly any of it in
+the audio: such a text is dropped.
 
 Dimensions: B clips, N decoder positions of all clips, T audio tokens of all clips, W decoder width.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +22,8 @@ from .joint import Lexicon
 from .prefixes import PrefixScores
 from .sequences import Sequences
 
+logger = logging.getLogger(__name__)
+
 
 class JointSearch:
     """Writes transcripts with decoder and CTC head together.
@@ -32,6 +36,7 @@ class JointSearch:
     def __init__(self, ctc: CTCHead, split: WordPieces, decoder: Decoder) -> None:
         self.ctc, self.split, self.decoder = ctc, split, decoder
         self._lexicon: Lexicon | None = None
+        self._told = False  # that a text was dropped
 
     def write(
         self,
@@ -52,7 +57,8 @@ class JointSearch:
             search: its settings.
 
         Returns:
-            The decoder's tokens of each clip, and whether the limit cut them off.
+            The decoder's tokens of each clip, and whether the limit cut them off. A text whose word pieces cost CTC
+            more than `search.max_nats` is replaced by an empty one; the first time a line is logged.
         """
         clips: Sequence[Tensor] = embeddings.split(sequences.lengths)
         if not search.audio:
@@ -65,8 +71,23 @@ class JointSearch:
             log_probs = self.ctc.all_log_probs(torch.cat(spoken[some]), counts[some], self.decoder.embed)
             scores = PrefixScores(log_probs, counts[some])
             found = self.decoder.search(clips[some], scores, lexicon, search, limits[some])
-            written += zip(*found, strict=True)
+            written += [self._unless_noise(*one, search.max_nats) for one in zip(*found, strict=True)]
         return written
+
+    def _unless_noise(
+        self, tokens: list[int], cut_off: bool, nats: float, max_nats: float | None
+    ) -> tuple[list[int], bool]:
+        if max_nats is None or nats <= max_nats:
+            return tokens, cut_off
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "A text is not written: CTC hardly finds it in the audio (%.1f nats per word piece, max_nats is %g). "
+                "It is noise, or the model has learned too little. Further ones are not told.",
+                nats,
+                max_nats,
+            )
+        return [], False
 
     def _without_audio(self, embeddings: Tensor, sequences: Sequences, counts: list[int]) -> list[Tensor]:
         """Return what CTC's language model reads before each clip's transcript: the prompt, then the examples."""

@@ -226,7 +226,8 @@ class SpeechLLM(nn.Module):
                 `mask_frames` and dropout hide. The CTC loss is then the mean of the two. 0: one version.
 
         Returns:
-            The loss, and the weighted disagreement and the projector's auxiliary loss, **summed** over word pieces.
+            The loss; and the weighted disagreement, **summed** over audio tokens, with the projector's auxiliary loss,
+            times the word pieces.
         """
         frames, lengths = self.encode(batch)
         pieces = self.pieces(batch.transcripts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ class Rows:
         self.logits = self._read(self._last, input_ids=tokens[:, None])
 
     def _choose(self, rows: Sequence[int], chosen: Tensor) -> None:
-        layers = [layer for layer in self._cache.layers if isinstance(layer, RoomyLayer)]
+        layers = cast(list[RoomyLayer], self._cache.layers)  # of no other class: see `__init__`
         clips = [self._clips[row] for row in rows]
         if clips == self._clips:  # as mostly in a beam search: what was read stays where it is
             for layer in layers:

@@ -358,10 +358,13 @@ def initialize_weights(
         calibrate(model, plan, dataset)
     training, prompt = config.training, model.decoder.prompt
     if saved is None and training.num_ctc_steps + training.ctc_loss_weight > 0:
-        transcripts = first_transcripts(plan, dataset)
+        lacks_examples = (
+            not model.search.audio and not prompt.example_ids
+        )  # a given checkpoint may have brought its own
+        transcripts = first_transcripts(plan, dataset) if model.ctc is None or lacks_examples else []
         if model.ctc is None:
             model.add_ctc(*learn_pieces(prompt.tokenizer, transcripts, training.ctc_min_count))
-        if not model.search.audio and not prompt.example_ids:  # a given checkpoint may have brought its own
+        if lacks_examples:
             prompt.set_examples(choose_examples(transcripts, model.search.examples))
     model.check_search()
 
