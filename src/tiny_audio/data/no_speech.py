@@ -135,12 +135,12 @@ def no_speech_source(sources: Sequence[Source], data: DataConfig, seed: int) -> 
     return Source(
         name=name,
         weight=(share / (1 - share) * tempered) ** data.temperature,
-        durations=np.array(recordings.seconds),
+        durations=np.array(recordings.seconds, dtype=np.float32),
         texts=[""] * NUM_CLIPS,
         names=[f"{recordings.kind(row)} {row}" for row in range(NUM_CLIPS)],
         skipped=[],
         recordings=recordings,
-        rows=np.arange(NUM_CLIPS),
+        table_rows=np.arange(NUM_CLIPS),
         origin="silence and noise, made here"
         if noises is None
         else f"silence and noise, made here and {data.noise_path}",

@@ -6,6 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,76 +20,63 @@ from .entries import entry_keys, entry_name, find_on_hub, on_hub, open_table, st
 from .features import CachedClips
 from .index import UNREADABLE, Index, Skip, index_table
 from .remote import RemoteStream, StreamedRecordings
-from .stream import DrawnClips, DrawnContexts, DrawnDurations, DrawnNames, DrawnTexts, stream_of
-from .strings import Column, Labels, Strings
+from .stream import DrawnClips, DrawnColumn, DrawnDurations
+from .strings import Labels, Strings
 from .subsets import allot, seeded_order
 from .tables import FileRecordings, Recordings, Table
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Source:
     """The usable clips of one corpus. N counts them; a row is a number from 0 to N - 1.
 
     Attributes:
         name: as in the configuration; unique among the sources that `open_sources` returns.
         weight: the corpus's share of the mixture, as configured, not normalized.
-        durations: (N,) float32 seconds, as listed or as the recordings' headers say.
+        durations: (N,) float32 seconds, as listed or as the recordings' headers say; or `DrawnDurations`, which read
+            them for some rows at a time.
         texts: N cleaned transcripts, none of them empty if there is speech.
         names: N file paths (relative to their manifest) or ids.
+        skipped: the clips that were left out when the corpus was indexed.
+        recordings: all recordings of the corpus.
+        table_rows: (N,) the row of `open_table`, and of `recordings`, for each clip.
         speakers: N names, empty if the corpus does not name the speaker; None if it names none.
         origin: what it was read from; for the Hub, with the commit.
         blocks: (N,) int32, the block of each row of a stream: a block is fetched as a whole; else None.
         estimated: whether durations are estimates from the transcripts, as in a stream that does not list them.
-        skipped: the clips that were left out when the corpus was indexed.
         channel: the channel of its recordings that is read, 0 being the first; None: their mix.
-        asked: how many rows its table was to hold; None: all.
-        whole: whether these are all rows of the corpus.
         has_speech: whether a clip that is silent throughout is a fault.
         contexts: N contexts as the model reads them, empty if there is none; None if no clip has one.
+        asked: how many rows its table was to hold; None: all.
+        whole: whether these are all rows of the corpus.
         percent: the speed at which the recordings are played, in per cent: see `at_speed`.
         features: cached encoder outputs of the rows that a run reads; recordings are then not read. None: no cache.
     """
 
-    def __init__(
-        self,
-        name: str,
-        weight: float,
-        durations: np.ndarray | DrawnDurations,
-        texts: Sequence[str],
-        names: Sequence[str],
-        skipped: list[Skip],
-        recordings: Recordings,
-        rows: np.ndarray,
-        speakers: Sequence[str] | None = None,
-        origin: str = "",
-        blocks: np.ndarray | None = None,
-        estimated: bool = False,
-        channel: int | None = None,
-        has_speech: bool = True,
-        contexts: Sequence[str] | None = None,
-    ) -> None:
-        assert len(durations) == len(texts) == len(names) == len(rows)
-        self.name = name
-        self.weight = weight
-        # An array, except in `open_drawn`, where durations are read for some rows at a time.
-        self.durations: Any = durations.astype(np.float32) if isinstance(durations, np.ndarray) else durations
-        self.texts = texts if isinstance(texts, Column) else Strings(texts)
-        self.names = names if isinstance(names, Column) else Strings(names)
-        self.speakers = speakers if speakers is None or isinstance(speakers, Labels) else Labels(speakers)
-        self.contexts = contexts
-        self.origin = origin or name
-        self.blocks = blocks
-        self.estimated = estimated
-        self.asked: int | None = None
-        self.whole = True
-        self.has_speech = has_speech
-        self.skipped = skipped
-        self.channel = channel
-        self.percent = 100
-        self.features: CachedClips | None = None
-        self._recordings = recordings
-        self._rows = rows  # (N,) the recording of each row
+    name: str
+    weight: float
+    durations: Any
+    texts: Sequence[str]
+    names: Sequence[str]
+    skipped: list[Skip]
+    recordings: Recordings
+    table_rows: np.ndarray
+    speakers: Sequence[str] | None = None
+    origin: str = ""
+    blocks: np.ndarray | None = None
+    estimated: bool = False
+    channel: int | None = None
+    has_speech: bool = True
+    contexts: Sequence[str] | None = None
+    asked: int | None = None
+    whole: bool = True
+    percent: int = 100
+    features: CachedClips | None = None
+
+    def __post_init__(self) -> None:
+        assert len(self.durations) == len(self.texts) == len(self.names) == len(self.table_rows)
 
     def __len__(self) -> int:
         return len(self.durations)
@@ -103,12 +91,12 @@ class Source:
         """How many clips have a context; None where clips are read only when they are drawn."""
         if self.contexts is None:
             return 0
-        return None if isinstance(self.contexts, DrawnTexts) else sum(map(bool, self.contexts))
+        return None if isinstance(self.contexts, DrawnColumn) else sum(map(bool, self.contexts))
 
     @property
     def stream(self) -> RemoteStream | None:
         """The stream that its recordings are fetched from when they are drawn; None if they are on this disk."""
-        return stream_of(self._recordings)
+        return self.recordings.stream if isinstance(self.recordings, StreamedRecordings) else None
 
     def listed_seconds(self, row: int) -> float:
         """Return the length of a clip from the corpus or its header; NaN where neither is known."""
@@ -125,7 +113,7 @@ class Source:
         return [] if self.contexts is None else self._longest(self.contexts, count)
 
     def _longest(self, texts: Sequence[str], count: int) -> list[str]:
-        rows = self.rows_at_hand(0).tolist() if isinstance(texts, DrawnTexts) else range(len(self))
+        rows = self.rows_at_hand(0).tolist() if isinstance(texts, DrawnColumn) else range(len(self))
         sizes = [len(texts[row].encode()) for row in rows]
         return [texts[rows[i]] for i in np.argsort(-np.array(sizes), kind="stable")[:count].tolist()]
 
@@ -138,23 +126,17 @@ class Source:
         Raises:
             AudioError: it is missing, cannot be decoded, is too long, or holds NaN or infinite samples.
         """
-        recording = self._recordings[int(self._rows[row])]
-        waveform = load_audio(recording, channel=self.channel, max_seconds=max_seconds * self.percent / 100)
+        waveform = load_audio(self.recording(row), channel=self.channel, max_seconds=max_seconds * self.percent / 100)
         return change_speed(waveform, self.percent)
 
     def recording(self, row: int) -> Path | bytes | Segment:
         """Return a clip's recording, not decoded; raises AudioError if the corpus has none for it."""
-        return self._recordings[int(self._rows[row])]
+        return self.recordings[int(self.table_rows[row])]
 
     @property
     def in_files(self) -> bool:
         """Whether each clip is a single file; else `recording` reads from a table, or fetches."""
-        return isinstance(self._recordings, FileRecordings)
-
-    @property
-    def table_rows(self) -> np.ndarray:
-        """(N,) the row of `open_table` for each clip."""
-        return self._rows
+        return isinstance(self.recordings, FileRecordings)
 
     def rows_at_hand(self, seed: int) -> np.ndarray:
         """Return the rows to sample recordings from: all, but in a stream those of one row group, to fetch no more.
@@ -169,7 +151,7 @@ class Source:
 
     def recording_versions(self, rows: Sequence[int]) -> list[str]:
         """A text for each of `rows`: different for every recording, and it changes whenever the recording does."""
-        versions = self._recordings.versions(self._rows[np.asarray(rows, dtype=np.int64)].tolist())
+        versions = self.recordings.versions(self.table_rows[np.asarray(rows, dtype=np.int64)].tolist())
         how = "" if self.channel is None else f" channel {self.channel}"
         how += "" if self.percent == 100 else f" speed {self.percent}"
         return [version + how for version in versions]
@@ -177,26 +159,17 @@ class Source:
     def subset(self, rows: np.ndarray) -> Source:
         """Return the source with only these rows, in this order; `skipped` is unchanged."""
         assert self.features is None, "features are looked up last, by row"
-        source = Source(
-            self.name,
-            self.weight,
-            self.durations[rows],
-            Strings(self.texts[row] for row in rows.tolist()),
-            Strings(self.names[row] for row in rows.tolist()),
-            self.skipped,
-            self._recordings,
-            self._rows[rows],
-            None if self.speakers is None else [self.speakers[row] for row in rows.tolist()],
-            self.origin,
-            None if self.blocks is None else self.blocks[rows],
-            self.estimated,
-            self.channel,
-            self.has_speech,
-            None if self.contexts is None else Strings(self.contexts[row] for row in rows.tolist()),
+        numbers = rows.tolist()
+        return replace(
+            self,
+            durations=self.durations[rows],
+            texts=Strings(self.texts[row] for row in numbers),
+            names=Strings(self.names[row] for row in numbers),
+            table_rows=self.table_rows[rows],
+            speakers=None if self.speakers is None else Labels(self.speakers[row] for row in numbers),
+            blocks=None if self.blocks is None else self.blocks[rows],
+            contexts=None if self.contexts is None else Strings(self.contexts[row] for row in numbers),
         )
-        source.asked, source.whole = self.asked, self.whole
-        source.percent = self.percent
-        return source
 
     def at_speed(self, percent: int, data: DataConfig) -> Source:
         """Return the source with its recordings played at `percent` of their speed, named like `librispeech at 0.9x`.
@@ -204,10 +177,10 @@ class Source:
         """
         seconds = self.durations * np.float32(100 / percent)
         fits = (seconds >= data.min_audio_length) & (seconds <= data.max_audio_length)
-        played = self.subset(np.flatnonzero(fits))
-        played.name, played.durations, played.skipped = f"{self.name} at {percent / 100:g}x", seconds[fits], []
-        played.percent = percent
-        return played
+        name = f"{self.name} at {percent / 100:g}x"
+        return replace(
+            self.subset(np.flatnonzero(fits)), name=name, durations=seconds[fits], skipped=[], percent=percent
+        )
 
 
 def open_sources(
@@ -312,8 +285,7 @@ def open_source(
         if asked is None or table.whole or len(index.rows) >= (limit or 0):
             break
         asked *= 2  # too many of the rows are unusable
-    source = _to_source(name, entry, data, table, index)
-    source.asked, source.whole = asked, table.whole
+    source = _to_source(name, entry, data, table, index, asked)
     reasons = Counter(skip.reason for skip in source.skipped)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     if not len(source) and not (allow_empty and source.skipped):
@@ -340,20 +312,22 @@ def open_drawn(entry: DatasetConfig, data: DataConfig, cache_dir: Path, name: st
         name=name,
         weight=entry.weight,
         durations=DrawnDurations(clips),
-        texts=DrawnTexts(clips),
-        names=DrawnNames(clips),
+        texts=DrawnColumn(clips, "texts"),
+        names=DrawnColumn(clips, "names"),
         skipped=[],
         recordings=StreamedRecordings(stream),
-        rows=np.arange(len(stream)),
+        table_rows=np.arange(len(stream)),
         origin=found.origin,
         blocks=stream.blocks,
         estimated=True,
         channel=entry.channel,
-        contexts=None if stream.context is None else DrawnContexts(clips),
+        contexts=None if stream.context is None else DrawnColumn(clips, "contexts"),
     )
 
 
-def _to_source(name: str, entry: DatasetConfig, data: DataConfig, table: Table, index: Index) -> Source:
+def _to_source(
+    name: str, entry: DatasetConfig, data: DataConfig, table: Table, index: Index, asked: int | None
+) -> Source:
     rows = index.rows.tolist()
     return Source(
         name=name,
@@ -363,13 +337,15 @@ def _to_source(name: str, entry: DatasetConfig, data: DataConfig, table: Table, 
         names=Strings(table.names[row] for row in rows),
         skipped=[Skip(name, table.names[row], why, how) for row, why, how in index.left_out],
         recordings=table.recordings,
-        rows=index.rows,
+        table_rows=index.rows,
         speakers=None if table.speakers is None else Labels(table.speakers[row] for row in rows),
         origin=table.origin,
         blocks=None if table.blocks is None else table.blocks[index.rows],
         estimated=table.blocks is not None and bool(np.isnan(table.durations[index.rows]).any()),
         channel=entry.channel,
         contexts=clean_contexts(table.contexts, rows, data, name),
+        asked=asked,
+        whole=table.whole,
     )
 
 

@@ -21,7 +21,7 @@ from ..errors import FetchError
 from .contexts import clean_contexts
 from .index import clean_texts, estimated_seconds
 from .parquet import iterate, listed_durations
-from .remote import RemoteStream, StreamedRecordings
+from .remote import RemoteStream
 from .strings import Column
 
 logger = logging.getLogger(__name__)
@@ -31,15 +31,12 @@ READERS = 8  # row groups fetched at a time, before they are drawn
 
 
 class Block(NamedTuple):
-    """The texts of one row group: names, cleaned transcripts, seconds (NaN if they are not listed), contexts.
-
-    A context is empty if a clip has none; `contexts` is None if no clip has one.
-    """
+    """What is known of the clips of one row group."""
 
     names: list[str]
-    texts: list[str]
-    listed: np.ndarray
-    contexts: Sequence[str] | None
+    texts: list[str]  # cleaned transcripts, empty if there is none
+    contexts: Sequence[str]  # empty if there is none
+    listed: np.ndarray  # seconds, NaN if they are not listed
 
 
 class DrawnClips:
@@ -69,37 +66,21 @@ def read_block(clips: DrawnClips, number: int) -> Block:
     texts = clean_texts(iterate(table, stream.text), clips.corpus_name, clips.data)
     raw = stream.contexts(table, int(stream.firsts[number]))
     contexts = clean_contexts(raw, range(len(names)), clips.data, stream.split.origin)
-    return Block(names, texts, listed_durations(table), contexts)
+    return Block(names, texts, contexts or [""] * len(names), listed_durations(table))
 
 
-class DrawnTexts(Column):
-    """N cleaned transcripts, empty if there is none."""
+class DrawnColumn(Column):
+    """The texts of a stream: `names`, `texts` or `contexts` of `Block`, for N clips."""
 
-    def __init__(self, clips: DrawnClips) -> None:
-        self.clips = clips
+    def __init__(self, clips: DrawnClips, column: str) -> None:
+        self.clips, self.column = clips, column
 
     def __len__(self) -> int:
         return len(self.clips.stream)
 
     def _row(self, index: int) -> str:
         block, place = self.clips.at(index)
-        return block.texts[place]
-
-
-class DrawnNames(DrawnTexts):
-    """N names."""
-
-    def _row(self, index: int) -> str:
-        block, place = self.clips.at(index)
-        return block.names[place]
-
-
-class DrawnContexts(DrawnTexts):
-    """N contexts, empty if there is none."""
-
-    def _row(self, index: int) -> str:
-        block, place = self.clips.at(index)
-        return "" if block.contexts is None else block.contexts[place]
+        return getattr(block, self.column)[place]
 
 
 class DrawnDurations:
@@ -177,8 +158,3 @@ def _read_ahead(stream: RemoteStream, block: int) -> None:
         stream.recordings_of(block, tries=1)
     except FetchError as error:  # the loader tries longer when it is drawn, and ends the run if that fails
         logger.debug("Not read ahead: %s", error)
-
-
-def stream_of(recordings: object) -> RemoteStream | None:
-    """Return the stream that recordings are fetched from; None if they are on this disk."""
-    return recordings.stream if isinstance(recordings, StreamedRecordings) else None
