@@ -13,11 +13,9 @@ from ..config import DataConfig
 from ..errors import UserError
 from ..text import clean_context
 from .strings import Strings, shown
-from .tables import find_column, plain_name
 
 logger = logging.getLogger(__name__)
 
-COLUMN = "context"
 STREAM = 5  # plan, augmentation and silence make their choices from the seed and 0 to 4
 
 
@@ -41,18 +39,6 @@ class ContextReader:
         if not context or np.random.default_rng([self.seed, STREAM, number]).random() < self.dropout:
             return []
         return self.encode(context)
-
-
-def find_contexts(columns: Iterable[str], asked: str | None, origin: object) -> str | None:
-    """Return the column that holds contexts; None if there is none, or none is wanted (`asked` is empty).
-
-    Raises:
-        UserError: the requested column is missing.
-    """
-    columns = list(map(str, columns))
-    if asked == "" or (asked is None and COLUMN not in map(plain_name, columns)):
-        return None
-    return find_column(columns, asked, (COLUMN,), "context_column", origin)
 
 
 def read_contexts(values: Iterable[Any], where: Callable[[int], str], origin: object) -> Strings:

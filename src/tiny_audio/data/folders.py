@@ -7,8 +7,6 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import UserError
 from .archives import is_archive
 from .files import Files
@@ -19,7 +17,7 @@ from .parquet import open_parquet, open_saved
 from .rows import MANIFEST_SUFFIXES, kind_of
 from .sidecars import UNREAD, open_sidecars
 from .strings import Labels, shown
-from .tables import Columns, FileRecordings, Table, compact
+from .tables import Columns, Table, make_table
 from .textfiles import numbered_lines, open_text
 
 MANIFEST_NAMES = ("manifest", "metadata", "cuts")
@@ -119,15 +117,9 @@ def _librispeech_tree(path: Path, split: str | None, columns: Columns) -> Table 
         versions.append(f"{chapter} {file.stat().st_mtime_ns}")
     if not names:
         return None
-    return Table(
-        origin=str(root),
-        names=compact(names),
-        texts=texts,
-        durations=np.full(len(names), np.nan, dtype=np.float32),
-        recordings=FileRecordings(Files(root), compact(names)),
-        version=f"{root.absolute()} {hashlib.sha256(repr(versions).encode()).hexdigest()}",
-        speakers=Labels(name.split("/")[0] for name in names),
-    )
+    version = f"{root.absolute()} {hashlib.sha256(repr(versions).encode()).hexdigest()}"
+    speakers = Labels(name.split("/")[0] for name in names)
+    return make_table(root, version, Files(root), names, texts, speakers=speakers)
 
 
 #: The known layouts, the most certain first; each function reads the folder, or returns None for another one.

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, printable
-from .files import Files
-from .manifests import LAYOUT, make_table
+from .files import Files, file_versions
 from .strings import Labels, shown
-from .tables import Columns, Table, compact, file_versions
+from .tables import LAYOUT, Columns, Table, make_table
 from .textfiles import numbered_lines, open_text
 from .times import parse_time
 
@@ -51,7 +50,7 @@ def open_kaldi(path: Path, split: str | None, columns: Columns) -> Table | None:
         }
         seconds = np.array([listed.get(name, np.nan) for name in names], dtype=np.float32)
     used = [folder / name for name in ("wav.scp", "text", "segments", "utt2spk", "utt2dur", "reco2file_and_channel")]
-    table = make_table(
+    return make_table(
         folder,
         f"{LAYOUT} {' '.join(file_versions(used))}",
         Files.of(folder / "wav.scp", [name for name in paths if name]),
@@ -59,10 +58,9 @@ def open_kaldi(path: Path, split: str | None, columns: Columns) -> Table | None:
         [texts.get(name) for name in names],
         starts,
         seconds,
+        names=[printable(name) for name in names],
         speakers=Labels(speakers.get(name, "") for name in names) if speakers else None,
     )
-    table.names = compact(map(printable, names))
-    return table
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, str]]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError, printable
-from .contexts import COLUMN, read_contexts
+from .contexts import read_contexts
 from .files import Files
 from .strings import Labels, Strings, shown
-from .tables import SegmentRecordings, Table, compact
+from .tables import CONTEXT_COLUMN, Table, make_table
 
 _SUPERVISION = {"id", "recording_id"}
 _RECORDING = {"id", "sources", "sampling_rate"}
@@ -52,19 +52,18 @@ def open_lhotse(path: Path, first: dict[str, Any], context_column: str | None = 
     if not cuts:
         raise UserError(f"data.datasets: {path} has no rows.")
     stat = path.stat()
-    durations = np.array([cut.duration for cut in cuts], dtype=np.float32)
     speakers = [next((one.speaker for one in cut.supervisions if one.speaker), "") for cut in cuts]
-    return Table(
-        origin=str(path),
-        names=compact(printable(cut.id) for cut in cuts),
-        texts=[" ".join(one.text for one in cut.supervisions if one.text) for cut in cuts],
-        durations=durations,
-        recordings=SegmentRecordings(
-            Files(Path()), Labels(_file(cut, path) for cut in cuts), np.array([cut.start for cut in cuts]), durations
-        ),
-        version=f"{path.absolute()} {stat.st_mtime_ns} {stat.st_size}",
+    return make_table(
+        path,
+        f"{path.absolute()} {stat.st_mtime_ns} {stat.st_size}",
+        Files(Path()),
+        [_file(cut, path) for cut in cuts],
+        [" ".join(one.text for one in cut.supervisions if one.text) for cut in cuts],
+        np.array([cut.start for cut in cuts]),
+        np.array([cut.duration for cut in cuts], dtype=np.float32),
+        names=[printable(cut.id) for cut in cuts],
         speakers=Labels(speakers) if any(speakers) else None,
-        contexts=_contexts(cuts, context_column or COLUMN, path) if context_column != "" else None,
+        contexts=_contexts(cuts, context_column or CONTEXT_COLUMN, path) if context_column != "" else None,
     )
 
 

@@ -10,29 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, printable
+from ..errors import UserError
 from . import labelstudio
-from .contexts import find_contexts, read_contexts
-from .files import Files, archive_of
+from .contexts import read_contexts
+from .files import Files
 from .lhotse import is_lhotse, open_lhotse
-from .packed import PackedRecordings
 from .rows import Rows, first_row, kind_of, read_rows
-from .strings import Labels, shown
-from .tables import (
-    AUDIO_COLUMNS,
-    TEXT_COLUMNS,
-    Columns,
-    FileRecordings,
-    Recordings,
-    SegmentRecordings,
-    Table,
-    compact,
-    find_column,
-    find_speakers,
-)
+from .strings import shown
+from .tables import LAYOUT, Columns, Table, find_columns, find_speakers, make_table
 from .times import read_times, to_seconds
-
-LAYOUT = "2"  # version of how rows are read: another one makes caches of earlier versions invalid
 
 
 def open_manifest(path: Path, split: str | None, columns: Columns) -> Table:
@@ -67,9 +53,7 @@ def table_of(rows: Rows, path: Path, version: str, split: str | None, columns: C
     there = {key: None for row in rows.values for key in row}
     if split is not None:
         rows = _of_split(rows, split, path)
-    audio = find_column(there, columns.audio, AUDIO_COLUMNS, "audio_column", path)
-    text = find_column(there, columns.text, TEXT_COLUMNS, "text_column", path)
-    context = find_contexts(there, columns.context, path)
+    audio, text, context = find_columns(there, columns, path)
     faults = dict(rows.faults)
     paths = [_read(_path_of, row.get(audio), index, faults) or "" for index, row in enumerate(rows.values)]
     texts = [_read(_text_of, row.get(text), index, faults) for index, row in enumerate(rows.values)]
@@ -84,63 +68,8 @@ def table_of(rows: Rows, path: Path, version: str, split: str | None, columns: C
         seconds,
         speakers=find_speakers(there, lambda column: (row.get(column) for row in rows.values)),
         faults=faults,
-        contexts=None
-        if context is None
-        else read_contexts([row.get(context) for row in rows.values], rows.where, path),
+        contexts=read_contexts((row.get(context) for row in rows.values), rows.where, path) if context else None,
     )
-
-
-def make_table(
-    origin: Path,
-    version: str,
-    files: Files,
-    paths: Sequence[str],
-    texts: Sequence[str | None],
-    starts: np.ndarray | None = None,
-    seconds: np.ndarray | None = None,
-    *,
-    speakers: Labels | None = None,
-    faults: dict[int, str] | None = None,
-    contexts: Sequence[str] | None = None,
-) -> Table:
-    """Make a table of whole files, or, with `starts`, of parts of them.
-
-    Args:
-        origin, version, speakers, faults, contexts: as in `Table`.
-        files: where the recordings are.
-        paths: N names, for `files`.
-        texts: N transcripts.
-        starts: (N,) seconds where the rows begin; None: each row is a whole recording.
-        seconds: (N,) lengths, NaN if one is not known; None: none is known.
-    """
-    listed = np.full(len(paths), np.nan) if seconds is None else seconds
-    recordings: Recordings
-    printed = [printable(path) for path in paths]
-    if starts is None:
-        names = compact(printed)
-        recordings = _whole(files, names if printed == paths else compact(paths))
-    else:
-        names = compact(f"{name}@{start:g}" for name, start in zip(printed, starts, strict=True))
-        recordings = SegmentRecordings(files, Labels(paths), starts, listed)
-    return Table(
-        origin=str(origin),
-        names=names,
-        texts=texts,
-        durations=np.asarray(listed, dtype=np.float32),
-        recordings=recordings,
-        version=version,
-        speakers=speakers,
-        faults=faults or {},
-        contexts=contexts,
-    )
-
-
-def _whole(files: Files, names: Sequence[str]) -> Recordings:
-    """Return recordings as single files, or from a zip if one replaces the folder of the first recording."""
-    archive = archive_of(files.guess(names[0])) if names and files.has(names[0]) else None
-    if archive is None:
-        return FileRecordings(files, names)
-    return PackedRecordings(archive, compact(files.guess(name).name for name in names))
 
 
 def _read(understand: Any, value: Any, row: int, faults: dict[int, str]) -> str | None:

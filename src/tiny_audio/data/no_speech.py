@@ -16,9 +16,9 @@ import soundfile
 from ..audio import AudioError
 from ..config import DataConfig
 from ..lengths import SAMPLE_RATE
+from .files import file_versions
 from .sounds import Sounds, open_sounds
 from .sources import Source
-from .tables import file_versions
 
 NUM_CLIPS = 256
 KINDS = ("silence", "dither", "white", "pink", "hum")  # in turn; recordings, if there are any, are every second clip

@@ -14,8 +14,7 @@ from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from ..audio import AudioError
-from .files import archive_of
-from .tables import file_versions
+from .files import archive_of, file_versions
 
 WRITTEN = (1980, 1, 1, 0, 0, 0)  # the time of every member: the same recordings make the same file
 

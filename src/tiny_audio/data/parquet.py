@@ -14,22 +14,12 @@ from ..audio import AudioError
 from ..errors import UserError, printable
 from ..progress import is_terminal
 from .arrays import ArrayRecordings, check_parts, form_of, sample_columns
-from .contexts import find_contexts, read_contexts
-from .manifests import LAYOUT, table_of
+from .contexts import read_contexts
+from .files import file_versions
+from .manifests import table_of
 from .rows import Rows
 from .strings import Strings, shown
-from .tables import (
-    AUDIO_COLUMNS,
-    NAME_COLUMNS,
-    TEXT_COLUMNS,
-    Columns,
-    Recordings,
-    Table,
-    compact,
-    file_versions,
-    find_column,
-    find_speakers,
-)
+from .tables import LAYOUT, NAME_COLUMNS, Columns, Recordings, Table, find_columns, find_speakers
 from .times import to_seconds
 
 logger = logging.getLogger(__name__)
@@ -137,15 +127,14 @@ def open_dataset(rows: Any, origin: str, folder: Path, version: str, columns: Co
     """
     import datasets
 
-    audio = find_column(rows.column_names, columns.audio, AUDIO_COLUMNS, "audio_column", origin)
-    text = find_column(rows.column_names, columns.text, TEXT_COLUMNS, "text_column", origin)
+    audio, text, context = find_columns(rows.column_names, columns, origin)
     form = form_of(rows.data.column(audio))
     version = f"{LAYOUT} {version} {audio}"
     recordings: Recordings
     if form == "paths":
         values = rows.data.to_pylist()
         listed = Rows(values, list(range(1, len(values) + 1)), "row")
-        return table_of(listed, folder / Path(origin).name, version, None, Columns(audio, text, columns.context))
+        return table_of(listed, folder / Path(origin).name, version, None, Columns(audio, text, context))
     if form == "encoded":
         encoded = rows.select_columns([audio]).cast_column(audio, datasets.Audio(decode=False))
         encoded = encoded if audio == "audio" else encoded.rename_column(audio, "audio")
@@ -158,7 +147,6 @@ def open_dataset(rows: Any, origin: str, folder: Path, version: str, columns: Co
             f"data.datasets: {origin} holds {form} in its column {audio}: recordings are paths, bytes, or samples with "
             "their rate."
         )
-    context = find_contexts(rows.column_names, columns.context, origin)
     return Table(
         origin=origin,
         names=_names(rows, paths),
@@ -167,7 +155,7 @@ def open_dataset(rows: Any, origin: str, folder: Path, version: str, columns: Co
         recordings=recordings,
         version=f"{version} {text}",
         speakers=find_speakers(rows.column_names, lambda column: iterate(rows.data, column)),
-        contexts=None if context is None else contexts_of(rows.data, context, origin),
+        contexts=contexts_of(rows.data, context, origin) if context else None,
     )
 
 
@@ -213,8 +201,8 @@ DURATION_COLUMNS = ("duration", "begin_time", "end_time")
 def _names(rows: Any, recordings: Any) -> Strings:
     """Ids if there are any, else the paths stored with the recordings (Arrow chunks), else row numbers."""
     if column := name_column(rows.column_names):
-        return compact(printable(str(name)) for name in iterate(rows.data, column))
+        return Strings(printable(str(name)) for name in iterate(rows.data, column))
     names: list[str] = []
     for chunk in recordings or ():
         names += [printable(path) if path else "" for path in chunk.field("path").to_pylist()]
-    return compact(name or f"row {i}" for i, name in enumerate(names or [""] * len(rows)))
+    return Strings(name or f"row {i}" for i, name in enumerate(names or [""] * len(rows)))

@@ -23,14 +23,13 @@ import numpy as np
 from ..errors import FetchError, UserError
 from ..files import locked
 from ..progress import Progress
-from .contexts import find_contexts
 from .hub import PARALLEL_DOWNLOADS, RepoSplit, check_room
 from .hub_requests import PARALLEL_REQUESTS, TRIES, TRIES_WHEN_DRAWN
 from .parquet import DURATION_COLUMNS, contexts_of, iterate, listed_durations, name_column, unpack_audio
 from .rowgroups import RowGroup, keep, open_files
 from .strings import Strings
 from .subsets import seeded_order
-from .tables import AUDIO_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, Columns, Table, find_column, find_speakers
+from .tables import SPEAKER_COLUMNS, Columns, Table, find_columns, find_speakers
 
 logger = logging.getLogger(__name__)
 
@@ -124,9 +123,7 @@ class RemoteStream:
         files = open_files(split, list(split.files), cache_dir)
         parts = files[0].columns()
         there = list(dict.fromkeys(part.partition(".")[0] for part in parts))
-        self.audio = find_column(there, columns.audio, AUDIO_COLUMNS, "audio_column", split.origin)
-        self.text = find_column(there, columns.text, TEXT_COLUMNS, "text_column", split.origin)
-        self.context = find_contexts(there, columns.context, split.origin)
+        self.audio, self.text, self.context = find_columns(there, columns, split.origin)
         if f"{self.audio}.bytes" not in parts:
             raise UserError(
                 f"data.datasets: {split.origin} holds no encoded recordings in its column {self.audio} "
@@ -170,7 +167,7 @@ class RemoteStream:
 
     def contexts(self, rows: Any, first: int) -> Sequence[str] | None:
         """Return the contexts of consecutive rows from the clip `first` on; None if there are none."""
-        return None if self.context is None else contexts_of(rows, self.context, self.split.origin, first)
+        return contexts_of(rows, self.context, self.split.origin, first) if self.context else None
 
     def names(self, rows: Any, first: int) -> Iterable[str]:
         """The names of consecutive rows from the clip `first` on: ids, file names, or else numbers."""

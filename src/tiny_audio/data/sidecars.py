@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..decoding import AUDIO_SUFFIXES
-from .files import Files
-from .manifests import LAYOUT, make_table
+from .files import Files, file_versions
 from .strings import Labels
-from .tables import SPEAKER_COLUMNS, TEXT_COLUMNS, Columns, Table, file_versions
+from .tables import LAYOUT, SPEAKER_COLUMNS, TEXT_COLUMNS, Columns, Table, make_table
 from .textfiles import MAX_LINE, open_text
 from .times import parse_time, to_seconds
 

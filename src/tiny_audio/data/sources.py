@@ -321,7 +321,7 @@ def open_drawn(entry: DatasetConfig, data: DataConfig, cache_dir: Path, name: st
         blocks=stream.blocks,
         estimated=True,
         channel=entry.channel,
-        contexts=None if stream.context is None else DrawnColumn(clips, "contexts"),
+        contexts=DrawnColumn(clips, "contexts") if stream.context else None,
     )
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +12,8 @@ import numpy as np
 
 from ..audio import Segment
 from ..errors import UserError, printable
-from .files import Files
+from .files import Files, archive_of, file_versions
+from .packed import PackedRecordings
 from .strings import Labels, Strings, shown
 
 AUDIO_COLUMNS = (
@@ -24,7 +23,9 @@ AUDIO_COLUMNS = (
 TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "normalized_text", "wrd", "words")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id", "spk_id")
 NAME_COLUMNS = ("id", "segment_id", "audio_id", "ID")
+CONTEXT_COLUMN = "context"
 MAX_COLUMNS = 20  # in a message
+LAYOUT = "2"  # version of how rows are read: another one makes caches of earlier versions invalid
 
 
 class Columns(NamedTuple):
@@ -32,7 +33,7 @@ class Columns(NamedTuple):
 
     Attributes:
         audio, text: the columns of recordings and transcripts.
-        context: the column of contexts, which few corpora have: see `contexts`; empty: read none.
+        context: the column of contexts, which few corpora have: see `contexts`; an empty name: read none.
     """
 
     audio: str | None = None
@@ -136,37 +137,30 @@ class SegmentRecordings:
         return [f"{files[self.names.codes[row]]} {self.starts[row]} {self.seconds[row]}" for row in rows]
 
 
-def file_versions(paths: Sequence[Path]) -> list[str]:
-    """A text for each file from its path, its size, and the time when it was last written."""
-
-    def versions(block: Sequence[Path]) -> list[str]:
-        found = []
-        for path in block:
-            try:
-                stat = path.stat()
-                found.append(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}")
-            except (OSError, ValueError):  # or a name that no file system takes
-                found.append(f"{path.absolute()} missing")
-        return found
-
-    # Threads, since each file costs a round trip on network disks, as headers do.
-    blocks = [paths[start : start + 512] for start in range(0, len(paths), 512)]
-    with ThreadPoolExecutor(8) as pool:
-        return list(chain.from_iterable(pool.map(versions, blocks)))
-
-
 def plain_name(column: str) -> str:
     """Return a column's name in a form to compare: `Audio File`, `audio-file` and `audio_file` are equal."""
     return column.strip().casefold().replace(" ", "_").replace("-", "_")
 
 
-def find_column(columns: Iterable[str], asked: str | None, usual: Sequence[str], setting: str, origin: object) -> str:
-    """Return the requested column, or else the first of the usual ones.
+def find_columns(there: Iterable[str], asked: Columns, origin: object) -> tuple[str, str, str]:
+    """Return the columns of recordings, transcripts and contexts among those that are there.
+
+    The name of the last one is empty if there is none, or none is wanted.
 
     Raises:
-        UserError: there is none; the message names the `setting` that chooses the column.
+        UserError: one of the first two, or a requested one, is missing.
     """
-    columns = sorted(map(str, columns))
+    columns = sorted(map(str, there))
+    audio = _find_column(columns, asked.audio, AUDIO_COLUMNS, "audio_column", origin)
+    text = _find_column(columns, asked.text, TEXT_COLUMNS, "text_column", origin)
+    context = asked.context or ""
+    if context or (asked.context is None and CONTEXT_COLUMN in map(plain_name, columns)):
+        context = _find_column(columns, asked.context, (CONTEXT_COLUMN,), "context_column", origin)
+    return audio, text, context
+
+
+def _find_column(columns: Sequence[str], asked: str | None, usual: Sequence[str], setting: str, origin: object) -> str:
+    """The requested column, or else the first of the usual ones; an error names the `setting` that chooses it."""
     plain = {plain_name(name): name for name in columns}
     for name in [asked] if asked is not None else usual:
         if name in columns:
@@ -174,9 +168,7 @@ def find_column(columns: Iterable[str], asked: str | None, usual: Sequence[str],
         if plain_name(name) in plain:
             return plain[plain_name(name)]
     wanted = asked if asked is not None else f"any of {', '.join(usual)}"
-    there = ", ".join(shown(name, 30) for name in columns[:MAX_COLUMNS]) + (
-        ", ..." if len(columns) > MAX_COLUMNS else ""
-    )
+    there = ", ".join([shown(name, 30) for name in columns[:MAX_COLUMNS]] + ["..."] * (len(columns) > MAX_COLUMNS))
     raise UserError(f"data.datasets: {origin} has no column {wanted}; it has {there}: set {setting}.")
 
 
@@ -187,6 +179,57 @@ def find_speakers(columns: Iterable[str], read: Callable[[str], Iterable[Any]]) 
     return None if column is None else Labels("" if value is None else printable(str(value)) for value in read(column))
 
 
-def compact(names: Iterable[str]) -> Strings:
-    """Keep names in one piece of memory: Python's own strings would take three times as much."""
-    return names if isinstance(names, Strings) else Strings(names)
+def make_table(
+    origin: Path,
+    version: str,
+    files: Files,
+    paths: Sequence[str],
+    texts: Sequence[str | None],
+    starts: np.ndarray | None = None,
+    seconds: np.ndarray | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    speakers: Labels | None = None,
+    faults: dict[int, str] | None = None,
+    contexts: Sequence[str] | None = None,
+) -> Table:
+    """Make a table of whole files, or, with `starts`, of parts of them.
+
+    Args:
+        origin, version, speakers, faults, contexts: as in `Table`.
+        files: where the recordings are.
+        paths: N names, for `files`.
+        texts: N transcripts.
+        starts: (N,) seconds where the rows begin; None: each row is a whole recording.
+        seconds: (N,) lengths, NaN if one is not known; None: none is known.
+        names: N names of the rows; None: their paths, with the place where they begin.
+    """
+    listed = np.full(len(paths), np.nan) if seconds is None else seconds
+    printed = [printable(path) for path in paths]
+    recordings: Recordings
+    if starts is None:
+        written = Strings(paths)
+        usual = written if printed == paths else Strings(printed)
+        recordings = _whole(files, written)
+    else:
+        usual = Strings(f"{name}@{start:g}" for name, start in zip(printed, starts, strict=True))
+        recordings = SegmentRecordings(files, Labels(paths), starts, listed)
+    return Table(
+        origin=str(origin),
+        names=usual if names is None else Strings(names),
+        texts=texts,
+        durations=np.asarray(listed, dtype=np.float32),
+        recordings=recordings,
+        version=version,
+        speakers=speakers,
+        faults=faults or {},
+        contexts=contexts,
+    )
+
+
+def _whole(files: Files, names: Sequence[str]) -> Recordings:
+    """Return recordings as single files, or from a zip if one replaces the folder of the first recording."""
+    archive = archive_of(files.guess(names[0])) if names and files.has(names[0]) else None
+    if archive is None:
+        return FileRecordings(files, names)
+    return PackedRecordings(archive, Strings(files.guess(name).name for name in names))
