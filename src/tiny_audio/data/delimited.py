@@ -48,7 +48,7 @@ def read_table(path: Path, kind: str, file: IO[str], columns: Iterable[str]) -> 
     if not any(plain_name(name) in known for name in _split(first, delimiter, plain)):
         heading = _without_heading(path, _split(first, delimiter, delimiter in "|\t"), delimiter)
         plain = plain or (heading is not None and delimiter == "|")  # LJSpeech
-    yield from _Records(path, file, delimiter, plain, declared).rows(heading)
+    yield from _rows(path, file, delimiter, plain, declared, heading)
 
 
 def _first_line(file: IO[str], delimiters: str) -> tuple[str, str | None, int]:
@@ -103,82 +103,82 @@ def _without_heading(path: Path, fields: Sequence[str], delimiter: str) -> list[
     )
 
 
-class _Records:
-    """The records of a table, one after another, and the lines that do not fit."""
+def _rows(
+    path: Path, file: IO[str], delimiter: str, plain: bool, declared: int, heading: list[str] | None
+) -> Iterator[Record]:
+    """The rows of a table, one after another; at its end, refuse the lines that do not fit.
 
-    def __init__(self, path: Path, file: IO[str], delimiter: str, plain: bool, declared: int) -> None:
-        self.path = path
-        self.lines: list[str] = []  # of the current record
-        self.number = declared  # of the last line that was read
-        self.cut: set[int] = set()  # lines that were too long
-        self.misfits: list[tuple[int, str]] = []
-        self.delimiter = delimiter
-        csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
-        self.reader = csv.reader(self._feed(file), delimiter=delimiter, quoting=quoting, strict=True)
+    Args:
+        path: for messages.
+        file: behind the lines that declare the delimiter.
+        delimiter: between the fields.
+        plain: whether quotation marks are characters like any other.
+        declared: how many lines of the file were read before.
+        heading: the columns; None: the first record names them.
+    """
+    lines: list[str | None] = []  # of the current record; None: it is too long
 
-    def _feed(self, file: IO[str]) -> Iterator[str]:
+    def feed() -> Iterator[str]:
         for _, line in numbered_lines(file):
-            self.number += 1
-            if line is None:
-                self.cut.add(self.number)
-            self.lines.append(line or "\n")
+            lines.append(line)
             yield line or "\n"
 
-    def _read(self) -> Iterator[tuple[int, list[str]]]:
-        """Each record with the number of its first line; for a line that makes no record, `misfits` gets the reason."""
-        while True:
-            self.lines, first = [], self.number + 1
-            try:
-                fields = next(self.reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                quoted = "unexpected end" in str(error) or "expected after" in str(error)
-                self.misfits.append((first, "a quotation mark is in the wrong place" if quoted else str(error)))
-            else:
-                yield first, fields
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    reader = csv.reader(feed(), delimiter=delimiter, quoting=quoting, strict=True)
+    misfits: list[tuple[int, str]] = []
+    while True:
+        lines.clear()
+        first = declared + reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            quoted = "unexpected end" in str(error) or "expected after" in str(error)
+            misfits.append((first, "a quotation mark is in the wrong place" if quoted else str(error)))
+            continue
+        if None in lines:
+            yield first + lines.index(None), {}, f"the line is longer than {MAX_LINE:,} characters"
+        elif not any(field.strip() for field in fields):
+            continue
+        elif heading is None:
+            heading = _heading(path, fields)
+        elif (wrong := _misfit(fields, heading, first, lines, delimiter)) is not None:
+            misfits.append((first, wrong))
+        elif not misfits:
+            yield first, {name: field for name, field in zip(heading, fields, strict=False) if name}, None
+    if misfits:
+        raise _refusal(path, misfits, delimiter)
 
-    def rows(self, heading: Sequence[str] | None) -> Iterator[Record]:
-        """Yield the rows; None: the first record is the heading."""
-        for first, fields in self._read():
-            cut = self.cut.intersection(range(first, self.number + 1))
-            if cut:
-                yield min(cut), {}, f"the line is longer than {MAX_LINE:,} characters"
-            elif not any(field.strip() for field in fields):
-                continue
-            elif heading is None:
-                heading = self._heading(fields)
-            elif (wrong := self._misfit(fields, heading)) is not None:
-                self.misfits.append((first, wrong))
-            elif not self.misfits:
-                yield first, {name: field for name, field in zip(heading, fields, strict=False) if name}, None
-        if self.misfits:
-            self._refuse()
 
-    def _heading(self, fields: Sequence[str]) -> list[str]:
-        heading = [field.strip() for field in fields]
-        twice = [name for name, count in Counter(heading).items() if name and count > 1]
-        if twice:
-            raise UserError(f"data.datasets: {self.path} has two columns {shown(twice[0])}; leave one of them out.")
-        return heading
+def _heading(path: Path, fields: Sequence[str]) -> list[str]:
+    heading = [field.strip() for field in fields]
+    twice = [name for name, count in Counter(heading).items() if name and count > 1]
+    if twice:
+        raise UserError(f"data.datasets: {path} has two columns {shown(twice[0])}; leave one of them out.")
+    return heading
 
-    def _misfit(self, fields: Sequence[str], heading: Sequence[str]) -> str | None:
-        """Why a record is not a row: another number of fields, or other rows within its quotation marks."""
-        if len(fields) < len(heading) or any(field.strip() for field in fields[len(heading) :]):
-            return f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
-        for line in self.lines[1:]:
-            inner = _split(line, self.delimiter, True)
-            if len(inner) == len(heading) and any(_is_recording(field) for field in inner):
-                return f"a quotation mark that is closed only on line {self.number:,}, with other rows in between"
-        return None
 
-    def _refuse(self) -> None:
-        delimiter = _DELIMITER_NAMES.get(self.delimiter, self.delimiter)
-        named = "; ".join(f"line {number:,}: {what}" for number, what in self.misfits[:MAX_TOLD])
-        more = f"; and {len(self.misfits) - MAX_TOLD:,} more" if len(self.misfits) > MAX_TOLD else ""
-        raise UserError(
-            f"data.datasets: {self.path}: lines that do not fit the heading: {named}{more}. "
-            f'A field with a {delimiter} or a line break in it must be in "...", and a quotation '
-            'mark in it is written twice ("").'
-        )
+def _misfit(
+    fields: Sequence[str], heading: Sequence[str], first: int, lines: Sequence[str | None], delimiter: str
+) -> str | None:
+    """Why a record is not a row: another number of fields, or other rows within its quotation marks."""
+    if len(fields) < len(heading) or any(field.strip() for field in fields[len(heading) :]):
+        return f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
+    for line in lines[1:]:
+        inner = _split(line or "", delimiter, True)
+        if len(inner) == len(heading) and any(_is_recording(field) for field in inner):
+            last = first + len(lines) - 1
+            return f"a quotation mark that is closed only on line {last:,}, with other rows in between"
+    return None
+
+
+def _refusal(path: Path, misfits: Sequence[tuple[int, str]], delimiter: str) -> UserError:
+    named = "; ".join(f"line {number:,}: {what}" for number, what in misfits[:MAX_TOLD])
+    more = f"; and {len(misfits) - MAX_TOLD:,} more" if len(misfits) > MAX_TOLD else ""
+    return UserError(
+        f"data.datasets: {path}: lines that do not fit the heading: {named}{more}. "
+        f'A field with a {_DELIMITER_NAMES.get(delimiter, delimiter)} or a line break in it must be in "...", and a '
+        'quotation mark in it is written twice ("").'
+    )
