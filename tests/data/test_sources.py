@@ -182,10 +182,10 @@ def test_durations_are_cached_but_failures_are_not(
     assert [(skip.name, skip.reason) for skip in first.skipped] == [("late.wav", "missing")]
     write(clips / "late.wav", 1.0)
     read = []
-    from tiny_audio.data import durations
+    from tiny_audio.data import index
 
-    genuine = durations.header_seconds
-    monkeypatch.setattr(durations, "header_seconds", lambda file: read.append(file) or genuine(file))
+    genuine = index.header_seconds
+    monkeypatch.setattr(index, "header_seconds", lambda file: read.append(file) or genuine(file))
     assert len(open_at(manifest, tmp_path)) == 4
     assert read == [clips / "late.wav"]
     write_manifest(manifest, rows())
@@ -204,9 +204,9 @@ def test_twenty_thousand_rows_open_within_a_second(tmp_path: Path) -> None:
 def test_progress_of_long_indexing_is_told(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tiny_audio.data import durations
+    from tiny_audio.data import index
 
-    monkeypatch.setattr(durations, "PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr(index, "PROGRESS_SECONDS", -1.0)
     with caplog.at_level(logging.INFO):
         open_at(write_manifest(clips / "a.jsonl", rows()), tmp_path)
     assert "3 of 3 clips" in caplog.text

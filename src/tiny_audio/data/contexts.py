@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,22 @@ logger = logging.getLogger(__name__)
 STREAM = 5  # plan, augmentation and silence make their choices from the seed and 0 to 4
 
 
+@dataclass(eq=False)
 class ContextReader:
     """Returns the tokens of the context that a draw is read with.
 
     Whether a context is left out is a pure function of seed and draw, as augmentation is. So it is the same in every
     process, and in a resumed run.
 
-    Args:
+    Attributes:
         encode: a cleaned context to tokens.
         dropout: share of the draws whose context is left out.
         seed: of that choice.
     """
 
-    def __init__(self, encode: Callable[[str], list[int]], dropout: float = 0.0, seed: int = 0) -> None:
-        self.encode, self.dropout, self.seed = encode, dropout, seed
+    encode: Callable[[str], list[int]]
+    dropout: float = 0.0
+    seed: int = 0
 
     def __call__(self, context: str, number: int) -> list[int]:
         """Read the context of the draw `number`: see `Draw.number`."""

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -125,9 +125,8 @@ class ClipDataset(Dataset[Batch]):
         skipped: list[Skip] = []
         for draw in draws:
             source = self.sources[draw.source]
-            if (
-                source.has_speech and not source.texts[draw.row]
-            ):  # in a stream, transcripts are read only when they are drawn
+            # In a stream, transcripts are read only when they are drawn.
+            if source.has_speech and not source.texts[draw.row]:
                 skipped.append(Skip(source.name, source.names[draw.row], "empty_text", "has no transcript"))
                 continue
             try:
@@ -187,25 +186,6 @@ class ClipDataset(Dataset[Batch]):
         return Clip(min(num_samples, MAX_CLIP_SAMPLES), waveform, frames)  # resampling may have added a sample or two
 
 
-class _LengthSampler:
-    """Each clip once, longest first, so that a batch that does not fit into memory fails at once, not at the end."""
-
-    def __init__(self, sources: Sequence[Source], batch_size: int, process_index: int, num_processes: int) -> None:
-        rows = [(k, row) for k, source in enumerate(sources) for row in range(len(source))]
-        seconds = np.concatenate([np.asarray(source.durations) for source in sources])
-        order = np.argsort(-seconds, kind="stable")
-        draws = [Draw(number, *rows[i]) for number, i in enumerate(order.tolist())]
-        batches = [draws[i : i + batch_size] for i in range(0, len(draws), batch_size)]
-        batches += [[]] * (-len(batches) % num_processes)  # equal numbers: they may have to read layers together
-        self.batches = batches[process_index::num_processes]
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 def train_loader(
     plan: SamplingPlan,
     dataset: ClipDataset,
@@ -236,8 +216,18 @@ def eval_loader(
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """Every clip once, longest first, always in the same batches; process r of R takes every R-th batch."""
-    sampler = _LengthSampler(dataset.sources, batch_size, process_index, num_processes)
-    return open_loader(dataset, sampler, num_workers, prefetch_factor, pin_memory)
+    batches = _longest_first(dataset.sources, batch_size)
+    batches += [[]] * (-len(batches) % num_processes)  # equal numbers: they may have to read layers together
+    return open_loader(dataset, batches[process_index::num_processes], num_workers, prefetch_factor, pin_memory)
+
+
+def _longest_first(sources: Sequence[Source], batch_size: int) -> list[list[Draw]]:
+    """Batches with each clip once, longest first: one that does not fit into memory fails at once, not at the end."""
+    rows = [(k, row) for k, source in enumerate(sources) for row in range(len(source))]
+    seconds = np.concatenate([np.asarray(source.durations) for source in sources])
+    order = np.argsort(-seconds, kind="stable")
+    draws = [Draw(number, *rows[i]) for number, i in enumerate(order.tolist())]
+    return [draws[i : i + batch_size] for i in range(0, len(draws), batch_size)]
 
 
 def open_loader(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
@@ -19,17 +20,17 @@ from .files import archive_of, file_versions
 WRITTEN = (1980, 1, 1, 0, 0, 0)  # the time of every member: the same recordings make the same file
 
 
+@dataclass(eq=False)
 class PackedRecordings:
     """Recordings in one zip.
 
-    Args:
+    Attributes:
         archive: the zip.
         members: N names within it.
     """
 
-    def __init__(self, archive: Path, members: Sequence[str]) -> None:
-        self.archive = archive
-        self.members = members
+    archive: Path
+    members: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.members)

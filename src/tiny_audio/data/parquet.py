@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,13 @@ logger = logging.getLogger(__name__)
 LOGGED_BYTES = 5e8  # smaller files open within a second, without a message
 
 
+@dataclass(eq=False)
 class ArrowRecordings:
     """Recordings in a memory-mapped Arrow table, as Hugging Face's `Audio` stores them: bytes, or a path."""
 
-    def __init__(self, dataset: Any, folder: Path, version: str) -> None:
-        self.dataset = dataset  # datasets.Dataset with the single column `audio`
-        self.folder = folder
-        self.version = version  # of the table
+    dataset: Any  # datasets.Dataset with the single column `audio`
+    folder: Path
+    version: str  # of the table
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -218,6 +219,7 @@ def shuffle_blocks(blocks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([rng.permutation(pool) for pool in pools])
 
 
+@dataclass(eq=False)
 class PlanSampler:
     """The batches of one of R processes, for `DataLoader(batch_sampler=...)`.
 
@@ -226,7 +228,7 @@ class PlanSampler:
     always ahead of the training. The training loop counts the position and passes it to a new sampler as
     `start_batch`.
 
-    Args:
+    Attributes:
         plan: what is drawn.
         start_batch: the first global batch of all processes.
         process_index: r.
@@ -235,22 +237,15 @@ class PlanSampler:
         ahead: called at the start of a window, with its rows and those of the next window; closed at the end.
     """
 
-    def __init__(
-        self,
-        plan: SamplingPlan,
-        start_batch: int = 0,
-        process_index: int = 0,
-        num_processes: int = 1,
-        stop_batch: int | None = None,
-        ahead: ReadAhead | None = None,
-    ) -> None:
-        assert 0 <= process_index < num_processes
-        self.plan = plan
-        self.start_batch = start_batch
-        self.process_index = process_index
-        self.num_processes = num_processes
-        self.stop_batch = stop_batch
-        self.ahead = ahead
+    plan: SamplingPlan
+    start_batch: int = 0
+    process_index: int = 0
+    num_processes: int = 1
+    stop_batch: int | None = None
+    ahead: ReadAhead | None = None
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.process_index < self.num_processes
 
     def __iter__(self) -> Iterator[list[Draw]]:
         number, size, begun = self.start_batch + self.process_index, self.plan.window_batches, -1

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -257,11 +258,11 @@ class RemoteStream:
                 taken -= size
 
 
+@dataclass(eq=False)
 class StreamedRecordings:
     """The recordings of a stream, fetched when they are drawn, a row group at a time."""
 
-    def __init__(self, stream: RemoteStream) -> None:
-        self.stream = stream
+    stream: RemoteStream
 
     def __len__(self) -> int:
         return len(self.stream)

@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -39,17 +40,19 @@ class Block(NamedTuple):
     listed: np.ndarray  # seconds, NaN if they are not listed
 
 
+@dataclass(eq=False)
 class DrawnClips:
     """The clips of a stream, by number; N counts them.
 
-    Args:
+    Attributes:
         stream: the source of the clips.
         corpus_name: its cleaner is applied.
         data: limits on length, and text form.
     """
 
-    def __init__(self, stream: RemoteStream, corpus_name: str, data: DataConfig) -> None:
-        self.stream, self.corpus_name, self.data = stream, corpus_name, data
+    stream: RemoteStream
+    corpus_name: str
+    data: DataConfig
 
     def at(self, row: int) -> tuple[Block, int]:
         """Return the row group of a clip, and the clip's place in it."""

@@ -84,17 +84,17 @@ class Table:
     contexts: Sequence[str] | None = None
 
 
+@dataclass(eq=False)
 class FileRecordings:
     """Recordings as files.
 
-    Args:
+    Attributes:
         files: where they are.
         names: N names of them.
     """
 
-    def __init__(self, files: Files, names: Sequence[str]) -> None:
-        self.files = files
-        self.names = names
+    files: Files
+    names: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -107,21 +107,21 @@ class FileRecordings:
         return file_versions([self.files.guess(self.names[row]) for row in rows])
 
 
+@dataclass(eq=False)
 class SegmentRecordings:
     """Parts of longer files, which are read from the place where they begin.
 
-    Args:
+    Attributes:
         files: where they are.
         names: N names of them, with few different ones.
         starts: (N,) seconds.
         seconds: (N,) lengths; NaN: to the end of the file.
     """
 
-    def __init__(self, files: Files, names: Labels, starts: np.ndarray, seconds: np.ndarray) -> None:
-        self.files = files
-        self.names = names
-        self.starts = starts
-        self.seconds = seconds
+    files: Files
+    names: Labels
+    starts: np.ndarray
+    seconds: np.ndarray
 
     def __len__(self) -> int:
         return len(self.names)
