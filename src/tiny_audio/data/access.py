@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from ..config import Config, DatasetConfig, ModelConfig
+from ..config import Config, DatasetConfig
 from ..errors import UserError
 from .entries import entry_keys, find_on_hub, is_hub_id, on_hub, under_key
 from .folders import missing_path
@@ -34,9 +34,11 @@ def check_reach(config: Config) -> None:
     data, cache_dir = config.data, Path(config.paths.cache_dir)
     entries = [*data.datasets, *data.eval_datasets]
     keys = entry_keys(data.datasets, data) + entry_keys(data.eval_datasets, data)
+    model = config.model
+    parts = [("encoder", model.encoder, model.encoder_revision), ("decoder", model.decoder, model.decoder_revision)]
     with ThreadPoolExecutor(PARALLEL_LOOKUPS) as pool:
         faults = list(pool.map(lambda entry: _fault(entry, cache_dir), entries))
-        models = [fault for fault in pool.map(_model_fault, *_models(config.model)) if fault is not None]
+        models = [fault for fault in pool.map(lambda part: _model_fault(*part), parts) if fault is not None]
     data_problems = [f"{key}: {str(under_key(fault, key)).removeprefix(f'{key}: ')}"
             for fault, key in zip(faults, keys, strict=True) if fault is not None]  # fmt: skip
     if not data_problems and not models:
@@ -69,15 +71,11 @@ def _fault(entry: DatasetConfig, cache_dir: Path) -> UserError | None:
     return None
 
 
-def _models(model: ModelConfig) -> tuple[list[str], list[str], list[str | None]]:
-    """Which of the models are on the Hub: their settings, ids and revisions."""
-    parts = [("encoder", model.encoder, model.encoder_revision), ("decoder", model.decoder, model.decoder_revision)]
-    remote = [part for part in parts if part[1] != "pocket" and is_hub_id(part[1])]
-    return [p[0] for p in remote], [p[1] for p in remote], [p[2] for p in remote]
-
-
 def _model_fault(part: str, name: str, revision: str | None) -> UserError | None:
-    """Why a model of the Hub cannot be fetched; None if it can, or if there is no network."""
+    """Why a model cannot be fetched from the Hub; None if it can, if it is not there, or if there is no network."""
+    if name == "pocket" or not is_hub_id(name):
+        return None
+
     from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     file = "config.json"
