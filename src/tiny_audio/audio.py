@@ -75,7 +75,7 @@ def load_audio(
     Raises:
         AudioError: missing, empty, not audio, damaged, longer than `max_seconds`, or with a NaN or infinite sample.
     """
-    waveform = _load(_Sound, source, channel, max_seconds, tell)
+    waveform = _load(source, channel, max_seconds, tell)
     assert isinstance(waveform, np.ndarray)
     return waveform
 
@@ -91,20 +91,20 @@ def load_long_audio(
     Raises:
         AudioError: as `load_audio`, or there is no room for the file.
     """
-    return _load(_LongSound, source, channel, math.inf, tell)
+    return _load(source, channel, math.inf, tell, spool_seconds=SPOOLED_SECONDS)
 
 
 def _load(
-    kind: type[_Sound],
     source: str | Path | bytes | Segment,
     channel: int | None,
     max_seconds: float,
     tell: Callable[[str, str], None],
+    spool_seconds: float = math.inf,
 ) -> Samples:
-    sound = _decode(kind(channel), source, max_seconds)
+    sound = _decode(_Sound(channel, spool_seconds), source, max_seconds)
     if channel is None and sound.is_cancelled:
         loudest = sound.loudest
-        sound = _decode(kind(loudest), source, max_seconds)
+        sound = _decode(_Sound(loudest, spool_seconds), source, max_seconds)
         sound.notes["cancelled"] = f"its channels cancel each other out; channel {loudest} is taken"
     waveform = sound.waveform()
     if not are_finite(waveform):
@@ -193,14 +193,20 @@ def read_blocks(source: str | Path | bytes | Segment, notes: dict[str, str]) -> 
 
 
 class _Sound:
-    """Collects samples of any rate and channel count into one waveform, and facts about the whole of it."""
+    """Collects samples of any rate and channel count into one waveform, and facts about the whole of it.
 
-    def __init__(self, channel: int | None) -> None:
-        self.channel = channel
+    Args:
+        channel: see `load_audio`.
+        spool_seconds: the samples of a longer recording go to a temporary file.
+    """
+
+    def __init__(self, channel: int | None, spool_seconds: float) -> None:
+        self.channel, self.spool_seconds = channel, spool_seconds
         self.notes: dict[str, str] = {}
         self.peak = 0.0  # of floats
         self._are_whole = True  # the floats are whole numbers
         self._bytes = bytearray()  # a long waveform is never copied
+        self._spooled: SpooledSamples | None = None
         self._num_samples = 0
         self._rate = SAMPLE_RATE
         self._resampler: soxr.ResampleStream | None = None
@@ -243,7 +249,19 @@ class _Sound:
         self._keep(np.ascontiguousarray(mixed))
 
     def _keep(self, mixed: np.ndarray) -> None:
-        self._bytes += mixed.data
+        try:
+            if self._spooled is not None:
+                self._spooled.append(mixed)
+                return
+            self._bytes += mixed.data
+            if self.seconds > self.spool_seconds:
+                self._spooled = SpooledSamples()
+                self._spooled.append(np.frombuffer(self._bytes, dtype=np.float32))
+                self._bytes = bytearray()
+        except OSError as error:
+            raise AudioError(
+                "decode_error", f"needs room for its samples ({error.strerror}); TMPDIR names another folder for them"
+            ) from None
 
     def finish(self) -> None:
         """Take the last samples out of the resampler."""
@@ -252,6 +270,9 @@ class _Sound:
         self._resampler, self._rate = None, SAMPLE_RATE
 
     def waveform(self) -> Samples:
+        if self._spooled is not None:
+            self._spooled.scale = 1 / self.full_scale
+            return self._spooled
         waveform = np.frombuffer(self._bytes, dtype=np.float32)
         if self.full_scale != 1:
             with np.errstate(invalid="ignore"):  # reported as non_finite
@@ -272,35 +293,6 @@ class _Sound:
         if self.peak > INTEGER_PEAK or (self._are_whole and self.peak >= 2):
             return next((1 << bits for bits in (15, 23) if self.peak <= 1 << bits), 1 << 31)
         return 1
-
-
-class _LongSound(_Sound):
-    """A sound whose samples go to a temporary file when they become many."""
-
-    def __init__(self, channel: int | None) -> None:
-        super().__init__(channel)
-        self._spooled: SpooledSamples | None = None
-
-    def _keep(self, mixed: np.ndarray) -> None:
-        try:
-            if self._spooled is not None:
-                self._spooled.append(mixed)
-                return
-            super()._keep(mixed)
-            if self.seconds > SPOOLED_SECONDS:
-                self._spooled = SpooledSamples()
-                self._spooled.append(np.frombuffer(self._bytes, dtype=np.float32))
-                self._bytes = bytearray()
-        except OSError as error:
-            raise AudioError(
-                "decode_error", f"needs room for its samples ({error.strerror}); TMPDIR names another folder for them"
-            ) from None
-
-    def waveform(self) -> Samples:
-        if self._spooled is None:
-            return super().waveform()
-        self._spooled.scale = 1 / self.full_scale
-        return self._spooled
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,6 @@ class ArrayRecordings:
         self.rate = rate
         self.version = version  # of the table
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, row: int) -> bytes:
         table = self.dataset[int(row)]
         samples, rate = _cell(table, self.samples), _cell(table, self.rate).as_py()

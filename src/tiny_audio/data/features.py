@@ -29,6 +29,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,25 +94,13 @@ def write_shard(folder: Path, clips: Sequence[EncodedClip]) -> None:
     write_whole(folder / f"{name}.safetensors", save(tensors, {"failures": json.dumps(failures)}))
 
 
-class _Shards:
-    """The frames of a folder's shards. Each process maps a file when it first reads from it.
+@cache
+def _frames_of(shard: Path) -> Any:
+    """The frames of a shard. Each process maps the file when it first reads from it.
 
     A mapping has no file position, which forked workers would share, and all processes share its memory.
     """
-
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-        self._frames: dict[int, Any] = {}
-
-    def read(self, shard: int, start: int, count: int) -> Tensor:
-        """Return frames (count, D): a view of the file."""
-        if shard not in self._frames:
-            self._frames[shard] = safe_open(self.paths[shard], "pt").get_slice("frames")
-        frames: Tensor = self._frames[shard][start : start + count]
-        return frames
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"paths": self.paths, "_frames": {}}
+    return safe_open(shard, "pt").get_slice("frames")
 
 
 class CachedClips:
@@ -123,7 +112,7 @@ class CachedClips:
         failures: row: why it could not be decoded.
     """
 
-    def __init__(self, shards: _Shards, places: np.ndarray, failures: dict[int, tuple[str, str]]) -> None:
+    def __init__(self, shards: Sequence[Path], places: np.ndarray, failures: dict[int, tuple[str, str]]) -> None:
         self._shards = shards
         self._places = places
         self._failures = failures
@@ -148,14 +137,14 @@ class CachedClips:
             raise AudioError(*self._failures[row])
         shard, start, count, num_samples = self._places[row].tolist()
         assert shard >= 0, "a clip outside the batches that were to be encoded"
-        return num_samples, self._shards.read(shard, start, count)
+        return num_samples, _frames_of(self._shards[shard])[start : start + count]
 
 
 class FeatureCache:
     """The present content of a folder; empty if there is none. Damaged shards are named and skipped."""
 
     def __init__(self, folder: Path) -> None:
-        self._shards = _Shards([])
+        self._shards: list[Path] = []
         self._rows: dict[bytes, int] = {}  # key: which of all stored clips
         self._failures: dict[int, tuple[str, str]] = {}  # by the same number
         places = [np.zeros((0, 4), dtype=np.int64)]
@@ -169,9 +158,9 @@ class FeatureCache:
             except SafetensorError as error:
                 logger.warning("%s is damaged (%s): its clips are encoded again; delete it.", path, error)
                 continue
-            shard = np.full_like(num_frames, len(self._shards.paths))
+            shard = np.full_like(num_frames, len(self._shards))
             places.append(np.stack((shard, num_frames.cumsum() - num_frames, num_frames, num_samples), axis=1))
-            self._shards.paths.append(path)
+            self._shards.append(path)
             self._rows.update((keys[16 * i : 16 * i + 16], count + i) for i in range(len(num_frames)))
             self._failures.update((count + int(i), (reason, message)) for i, (reason, message) in failures.items())
             count += len(num_frames)

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -59,19 +60,12 @@ def pause_seconds(headers: Any) -> float:
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
-    if value and (date := _date(value)) is not None:
-        return max(0.0, (date - datetime.now(UTC)).total_seconds())
+    with suppress(ValueError):  # no date
+        date = email.utils.parsedate_to_datetime(value)
+        return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
     if left := re.search(r"\bt=(\d+)", headers.get("RateLimit", "")):  # the Hub's own: "api";r=0;t=55
         return float(left[1])
     return DEFAULT_PAUSE
-
-
-def _date(value: str) -> datetime | None:
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
 def retry(request: Callable[[], T], corpus: Corpus, revision: str | None, tries: int = TRIES) -> T:

@@ -5,7 +5,6 @@ Dimensions: B clips, S samples of the longest clip, rounded up to 1280 (80 ms).
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -30,6 +29,8 @@ from .sources import Source
 from .stream import ReadAhead
 
 T = TypeVar("T")
+# Forked workers share the index without a copy and start at once; they never touch the accelerator.
+WORKER_CONTEXT = "fork" if sys.platform == "linux" else "spawn"
 RAGGED = ("target_ids", "context_ids")  # of a batch: lists of tensors
 
 
@@ -247,14 +248,9 @@ def open_loader(
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         worker_init_fn=partial(_start_worker, parent=os.getpid()),
-        multiprocessing_context=_worker_context() if num_workers else None,
+        multiprocessing_context=WORKER_CONTEXT if num_workers else None,
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global one to seed its workers
     )
-
-
-def _worker_context() -> multiprocessing.context.BaseContext:
-    """Forked workers share the index without a copy and start at once; they never touch the accelerator."""
-    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
 def _as_it_is(batch: Any) -> Any:

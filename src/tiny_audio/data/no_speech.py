@@ -41,9 +41,6 @@ class NoSpeech:
     def __init__(self, seed: int, seconds: Sequence[float], noises: Sounds | None) -> None:
         self.seed, self.seconds, self.noises = seed, list(seconds), noises
 
-    def __len__(self) -> int:
-        return len(self.seconds)
-
     def kind(self, row: int) -> str:
         """One of `KINDS`, or `recording`."""
         if self.noises is None:

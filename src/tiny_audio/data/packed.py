@@ -32,9 +32,6 @@ class PackedRecordings:
     archive: Path
     members: Sequence[str]
 
-    def __len__(self) -> int:
-        return len(self.members)
-
     def __getitem__(self, row: int) -> bytes:
         return _read(self.archive, self.members[row])
 

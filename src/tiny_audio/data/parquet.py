@@ -36,9 +36,6 @@ class ArrowRecordings:
     folder: Path
     version: str  # of the table
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, row: int) -> Path | bytes:
         return unpack_audio(self.dataset[int(row)]["audio"], self.folder)
 

@@ -264,9 +264,6 @@ class StreamedRecordings:
 
     stream: RemoteStream
 
-    def __len__(self) -> int:
-        return len(self.stream)
-
     def __getitem__(self, row: int) -> bytes:
         block = int(self.stream.blocks[row])
         recording = unpack_audio(self._column(block)[row - int(self.stream.firsts[block])].as_py(), None)

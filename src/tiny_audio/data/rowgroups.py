@@ -45,13 +45,13 @@ class ParquetFile:
     size: int
     metadata: Any
 
-    def open(self, tries: int = TRIES) -> tuple[Any, Pieces | None]:
+    def open(self, tries: int = TRIES) -> tuple[Any, _Pieces | None]:
         """Return it as a `pyarrow.parquet.ParquetFile`, and its pieces if it is on the Hub."""
         import pyarrow.parquet
 
         if self.local is not None:
             return pyarrow.parquet.ParquetFile(self.local, metadata=self.metadata), None
-        pieces = Pieces(self.remote, self.size, tries)
+        pieces = _Pieces(self.remote, self.size, tries)
         # Without Arrow's own threads, here and in `read`: a thread that still holds a Python file when the interpreter
         # ends crashes the process.
         return pyarrow.parquet.ParquetFile(pieces, metadata=self.metadata, pre_buffer=False), pieces
@@ -231,7 +231,7 @@ def _part(response: Any, span: str) -> tuple[bytes, int]:
     return part, len(content)
 
 
-class Pieces(io.RawIOBase):
+class _Pieces(io.RawIOBase):
     """Pieces of a file, for a reader that seeks; bytes outside of the pieces are fetched when they are read.
 
     Args:
@@ -257,19 +257,15 @@ class Pieces(io.RawIOBase):
         self.pieces += [(begin, self.file.read(begin, end, self.tries)) for begin, end in merged]
 
     def readable(self) -> bool:
-        """Yes."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
         return True
 
     def tell(self) -> int:
-        """Return the position."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position."""
         self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         return self._position
 

@@ -160,15 +160,11 @@ def _unwrap(path: Path, document: Any) -> list[Any]:
             raise UserError(f"data.datasets: {path} holds columns of different lengths.")
         return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
     if values and all(isinstance(value, dict) for value in values):
-        if len(values) > 1 and all(list(value) == list(values[0]) for value in values) and _is_numbered(values[0]):
-            return [{column: value[row] for column, value in document.items()} for row in values[0]]  # pandas
+        alike = len(values) > 1 and all(list(value) == list(values[0]) for value in values)
+        if alike and all(map(str.isdecimal, values[0])):  # row numbers, as pandas writes them
+            return [{column: value[row] for column, value in document.items()} for row in values[0]]
         return [{"id": name, **row} for name, row in document.items()]
     return [document]
-
-
-def _is_numbered(keys: Iterable[str]) -> bool:
-    """Whether keys are row numbers, as pandas writes them."""
-    return all(key.isdecimal() for key in keys)
 
 
 def _items(path: Path, document: list[Any]) -> Rows:

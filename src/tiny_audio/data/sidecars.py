@@ -94,7 +94,8 @@ def open_sidecars(path: Path, split: str | None, columns: Columns) -> Table | No
         return None
     clips = [(audio, clip) for audio, file in found for clip in _read(root, file)]
     if len(transcripts) < len(found):
-        logger.warning("%s: %s of %s recordings have no transcript beside them.", root, *_of(transcripts, found))
+        missing, every = f"{len(found) - len(transcripts):,}", f"{len(found):,}"
+        logger.warning("%s: %s of %s recordings have no transcript beside them.", root, missing, every)
     starts = None
     if any(clip.start is not None for _, clip in clips):
         starts = np.array([clip.start or 0.0 for _, clip in clips])
@@ -112,10 +113,6 @@ def open_sidecars(path: Path, split: str | None, columns: Columns) -> Table | No
         speakers=Labels(speakers) if any(speakers) else None,
         faults={row: clip.fault for row, (_, clip) in enumerate(clips) if clip.fault},
     )
-
-
-def _of(some: list[str], every: list[tuple[str, str | None]]) -> tuple[str, str]:
-    return f"{len(every) - len(some):,}", f"{len(every):,}"
 
 
 def _find(root: Path) -> list[tuple[str, str | None]]:

@@ -44,8 +44,6 @@ class Columns(NamedTuple):
 class Recordings(Protocol):
     """The recordings of a table: encoded files, as paths or as bytes, or parts of files."""
 
-    def __len__(self) -> int: ...
-
     def __getitem__(self, row: int) -> Path | bytes | Segment:
         """Return one recording; raises AudioError if the table has none for that row."""
 
@@ -96,9 +94,6 @@ class FileRecordings:
     files: Files
     names: Sequence[str]
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def __getitem__(self, row: int) -> Path:
         return self.files.path(self.names[row])
 
@@ -122,9 +117,6 @@ class SegmentRecordings:
     names: Labels
     starts: np.ndarray
     seconds: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def __getitem__(self, row: int) -> Segment:
         length = float(self.seconds[row])
