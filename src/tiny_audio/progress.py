@@ -11,12 +11,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, ClassVar, TypeVar
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 LINE_SECONDS = 10.0  # between two lines of progress if there is no terminal
 
@@ -112,3 +115,12 @@ class Progress:
         """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
+
+
+def in_threads(
+    function: Callable[[T], R], items: Sequence[T], threads: int, title: str, unit: str, quiet: bool = False
+) -> list[R]:
+    """Return the results of a function for items, in their order, from several threads; show the progress."""
+    progress = Progress(title, len(items), unit, quiet)
+    with closing(progress), ThreadPoolExecutor(threads) as pool:
+        return list(progress.over(pool.map(function, items), lambda _: 1))

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 
 from ..config import Config, DatasetConfig
@@ -39,17 +40,20 @@ def check_reach(config: Config) -> None:
     with ThreadPoolExecutor(PARALLEL_LOOKUPS) as pool:
         faults = list(pool.map(lambda entry: _fault(entry, cache_dir), entries))
         models = [fault for fault in pool.map(lambda part: _model_fault(*part), parts) if fault is not None]
-    data_problems = [f"{key}: {str(under_key(fault, key)).removeprefix(f'{key}: ')}"
-            for fault, key in zip(faults, keys, strict=True) if fault is not None]  # fmt: skip
-    if not data_problems and not models:
+    problems = [
+        f"{key}: {str(under_key(fault, key)).removeprefix(f'{key}: ')}"
+        for fault, key in zip(faults, keys, strict=True)
+        if fault is not None
+    ]
+    problems = list(dict.fromkeys([*problems, *map(str, models)]))
+    if not problems:
         return
-    problems = list(dict.fromkeys([*data_problems, *map(str, models)]))
     advice = ""
     if any(fault is not None and on_hub(entry) for fault, entry in zip(faults, entries, strict=True)):
-        count = len(data.datasets)
-        kept = [[e for e, fault in zip(*pair, strict=True) if fault is None]
-                for pair in ((data.datasets, faults[:count]), (data.eval_datasets, faults[count:]))]  # fmt: skip
-        advice = _advice(config, kept[0], kept[1], cache_dir)
+        usable = [fault is None for fault in faults]
+        kept = list(compress(data.datasets, usable))
+        kept_eval = list(compress(data.eval_datasets, usable[len(data.datasets) :]))
+        advice = _advice(config, kept, kept_eval, cache_dir)
     if len(problems) == 1:
         raise UserError(problems[0] + advice)
     for problem in problems:

@@ -142,16 +142,15 @@ def under_key(error: UserError, key: str) -> UserError:
 
 def unique_names(entries: Sequence[DatasetConfig]) -> list[str]:
     """Names for console and logs: `librispeech`, or `librispeech:dev-clean` if there are several."""
-    names = [entry_name(entry) for entry in entries]
-    repeated = {name for name, count in Counter(names).items() if count > 1}
-    names = [
-        f"{name}:{entry.split}" if name in repeated and entry.split else name
-        for name, entry in zip(names, entries, strict=True)
-    ]
+    counts = Counter(map(entry_name, entries))
     seen: Counter[str] = Counter()
-    for number, name in enumerate(names):
+    names = []
+    for entry in entries:
+        name = entry_name(entry)
+        if counts[name] > 1 and entry.split:
+            name = f"{name}:{entry.split}"
         seen[name] += 1
-        names[number] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     return names
 
 

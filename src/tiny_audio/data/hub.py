@@ -16,16 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..files import write_whole
 from ..progress import Progress
 from .corpora import HUB, SPLIT_SPELLINGS, Corpus
 from .hub_requests import retry
-
-if TYPE_CHECKING:
-    from huggingface_hub import DatasetInfo
 
 logger = logging.getLogger(__name__)
 
@@ -117,19 +113,13 @@ def download(split: RepoSplit) -> list[Path]:
 
     missing = {name: size for name, size in split.files.items() if cached_file(split, name) is None}
     if missing:
-        advice = "set HF_HOME to a larger disk, or data.streaming=true"
-        check_room(split, sum(missing.values()), Path(constants.HF_HUB_CACHE), advice)
-        logger.info(
-            "%s: downloading %d of %d files, %s, into %s",
-            split.origin,
-            len(missing),
-            len(split.files),
-            f"{sum(missing.values()) / 1e9:.1f} GB",
-            constants.HF_HUB_CACHE,
-        )
+        needed, cache = sum(missing.values()), Path(constants.HF_HUB_CACHE)
+        check_room(split, needed, cache, "set HF_HOME to a larger disk, or data.streaming=true")
+        which = f"{len(missing)} of {len(split.files)} files, {needed / 1e9:.1f} GB"
+        logger.info("%s: downloading %s, into %s", split.origin, which, cache)
         title = f"Downloading {split.corpus.hub_id}"
         with (
-            closing(Progress(title, round(sum(missing.values()) / 1e6), "MB")) as progress,
+            closing(Progress(title, round(needed / 1e6), "MB")) as progress,
             _own_progress(),
             ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool,
         ):
@@ -220,10 +210,12 @@ def _look_up(corpus: Corpus, revision: str | None, cache_dir: Path) -> tuple[str
 
     from huggingface_hub import HfApi
 
-    def look_up() -> DatasetInfo:
-        return HfApi().dataset_info(corpus.hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
-
-    info = retry(look_up, corpus, revision, tries=1)
+    info = retry(
+        lambda: HfApi().dataset_info(corpus.hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True),
+        corpus,
+        revision,
+        tries=1,
+    )
     assert info.sha is not None
     files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
     note.parent.mkdir(parents=True, exist_ok=True)
@@ -235,7 +227,9 @@ def _look_up(corpus: Corpus, revision: str | None, cache_dir: Path) -> tuple[str
 def _download(split: RepoSplit, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    def fetch() -> Path:
-        return Path(hf_hub_download(split.corpus.hub_id, name, repo_type="dataset", revision=split.commit))
-
-    return retry(fetch, split.corpus, split.commit)
+    path = retry(
+        lambda: hf_hub_download(split.corpus.hub_id, name, repo_type="dataset", revision=split.commit),
+        split.corpus,
+        split.commit,
+    )
+    return Path(path)

@@ -89,12 +89,8 @@ def index_table(corpus_name: str, table: Table, data: DataConfig, cache_dir: Pat
 
 def clean_texts(raw: Iterable[str | None], corpus_name: str, data: DataConfig) -> list[str]:
     """Bring transcripts into the form that the model learns; empty if there is none."""
-    prepare = CLEANERS.get(corpus_name)
-    texts = []
-    for one in raw:
-        text = prepare(one or "") if prepare else one or ""
-        texts.append(clean_transcript(text, data.text_case, data.keep_punctuation))
-    return texts
+    prepare = CLEANERS.get(corpus_name, str)
+    return [clean_transcript(prepare(text or ""), data.text_case, data.keep_punctuation) for text in raw]
 
 
 def _index(corpus_name: str, table: Table, data: DataConfig, cache_dir: Path, evaluation: bool) -> tuple[Index, bool]:

@@ -11,10 +11,9 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 
 from ..errors import FetchError, UserError
 from ..files import locked
-from ..progress import Progress
+from ..progress import in_threads
 from .hub import PARALLEL_DOWNLOADS, RepoSplit, check_room
 from .hub_requests import PARALLEL_REQUESTS, TRIES, TRIES_WHEN_DRAWN
 from .parquet import DURATION_COLUMNS, contexts_of, iterate, listed_durations, name_column, unpack_audio
@@ -56,12 +55,7 @@ def fetch_sample(split: RepoSplit, limit: int, seed: int, cache_dir: Path) -> tu
     if missing:
         check_room(split, sum(group.num_bytes for group, _ in missing), cache_dir, "take fewer clips, or another disk")
         title = f"Fetching clips of {split.corpus.hub_id}"
-        with (
-            closing(Progress(title, len(missing), "row groups")) as progress,
-            ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool,
-        ):
-            for _ in pool.map(lambda one: _keep_group(*one), missing):
-                progress.advance(1)
+        in_threads(lambda one: _keep_group(*one), missing, PARALLEL_DOWNLOADS, title, "row groups")
     return paths, complete
 
 
@@ -187,16 +181,9 @@ class RemoteStream:
     def keep_transcripts(self, blocks: Iterable[int], title: str | None = None) -> None:
         """Fetch the texts of row groups, many at once, unless they are kept already."""
         missing = [block for block in blocks if not self._transcripts_path(block).is_file()]
-        if not missing:
-            return
-        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-            done = pool.map(lambda block: self._keep_transcripts(block, TRIES if title else TRIES_WHEN_DRAWN), missing)
-            if title is None:
-                list(done)
-                return
-            with closing(Progress(title, len(missing), "row groups")) as progress:
-                for _ in done:
-                    progress.advance(1)
+        if missing:
+            keep_one = partial(self._keep_transcripts, tries=TRIES if title else TRIES_WHEN_DRAWN)
+            in_threads(keep_one, missing, PARALLEL_REQUESTS, title or "", "row groups", quiet=not title)
 
     def _transcripts_path(self, block: int) -> Path:
         return self._path(block, ".".join(filter(None, (self.text, self.context, "text"))))

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import FetchError, UserError
 from ..files import written_whole
-from ..progress import Progress
+from ..progress import in_threads
 from .hub import RepoSplit, cached_file
 from .hub_requests import PARALLEL_REQUESTS, TRIES, retry
 
@@ -44,17 +42,6 @@ class ParquetFile:
     remote: RemoteFile
     size: int
     metadata: Any
-
-    def open(self, tries: int = TRIES) -> tuple[Any, _Pieces | None]:
-        """Return it as a `pyarrow.parquet.ParquetFile`, and its pieces if it is on the Hub."""
-        import pyarrow.parquet
-
-        if self.local is not None:
-            return pyarrow.parquet.ParquetFile(self.local, metadata=self.metadata), None
-        pieces = _Pieces(self.remote, self.size, tries)
-        # Without Arrow's own threads, here and in `read`: a thread that still holds a Python file when the interpreter
-        # ends crashes the process.
-        return pyarrow.parquet.ParquetFile(pieces, metadata=self.metadata, pre_buffer=False), pieces
 
     def columns(self) -> list[str]:
         """Return the paths of its columns; the parts of a nested column are `audio.bytes` and `audio.path`."""
@@ -90,13 +77,18 @@ class RowGroup:
         Raises:
             FetchError: it cannot be fetched.
         """
-        file, pieces = self.file.open(tries)
-        if pieces is not None:
-            group = self.file.metadata.row_group(self.number)
+        import pyarrow.parquet
+
+        metadata = self.file.metadata
+        source: Path | _Pieces | None = self.file.local
+        if source is None:
+            source = _Pieces(self.file.remote, self.file.size, tries)
+            group = metadata.row_group(self.number)
             chunks = [group.column(i) for i in range(group.num_columns)]
-            pieces.fetch(_place(chunk) for chunk in chunks if _is_wanted(chunk.path_in_schema, columns))
-        columns = None if columns is None else list(columns)
-        return file.read_row_group(self.number, columns=columns, use_threads=False)
+            source.fetch(_place(chunk) for chunk in chunks if _is_wanted(chunk.path_in_schema, columns))
+        # Without Arrow's own threads: one that still holds a Python file when the interpreter ends crashes the process.
+        opened = pyarrow.parquet.ParquetFile(source, metadata=metadata, pre_buffer=False)
+        return opened.read_row_group(self.number, columns=columns and list(columns), use_threads=False)
 
 
 def _is_wanted(path: str, columns: Sequence[str] | None) -> bool:
@@ -134,12 +126,9 @@ def open_files(split: RepoSplit, names: Sequence[str], cache_dir: Path) -> list[
             metadata = pyarrow.parquet.read_metadata(footer if local else pyarrow.BufferReader(footer))
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{name} of {split.origin} cannot be read as parquet ({error}).") from None
-        progress.advance(1)
         return ParquetFile(local, remote, size, metadata)
 
-    title = f"Looking into {split.corpus.hub_id}"
-    with closing(Progress(title, len(names), "files")) as progress, ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        return list(pool.map(open_one, names))
+    return in_threads(open_one, names, PARALLEL_REQUESTS, f"Looking into {split.corpus.hub_id}", "files")
 
 
 def _footer(remote: RemoteFile, kept: Path) -> tuple[int, bytes]:

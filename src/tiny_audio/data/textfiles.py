@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -65,21 +66,18 @@ def _encoding(path: Path, tell: bool) -> str:
         for zeros, encoding in ((block[1:1000:2], "utf-16-le"), (block[:1000:2], "utf-16-be")):
             if zeros.count(0) > 0.9 * len(zeros):  # western text without a mark
                 return encoding
-        decoder = codecs.getincrementaldecoder("utf-8")()
+        file.seek(0)
         try:
-            while block:
-                decoder.decode(block)
-                block = file.read(BLOCK_BYTES)
-            decoder.decode(b"", final=True)
+            for _ in codecs.iterdecode(iter(partial(file.read, BLOCK_BYTES), b""), "utf-8"):
+                pass
             return "utf-8"
         except UnicodeDecodeError as error:
             refused = error
     words = _western_words(path)
     if not words:
         raise refused
-    level = logging.WARNING if tell else logging.DEBUG
     logger.log(
-        level,
+        logging.WARNING if tell else logging.DEBUG,
         "%s is not UTF-8 text; it is read as Windows-1252 (%s). Save it as UTF-8 if those words are wrong.",
         path,
         ", ".join(words),
@@ -92,7 +90,7 @@ def _western_words(path: Path) -> list[str]:
     words: list[str] = []
     try:
         with _open_bytes(path) as file:
-            for line in iter(lambda: file.readline(BLOCK_BYTES), b""):
+            for line in iter(partial(file.readline, BLOCK_BYTES), b""):
                 if not line.isascii():
                     text = line.decode("cp1252")
                     if _WESTERN.fullmatch(text) is None or _FOREIGN_RUN.search(text):
