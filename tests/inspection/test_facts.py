@@ -16,8 +16,8 @@ from tiny_audio.cli.data import configure, parse_check
 from tiny_audio.config import Config, TrainingConfig
 from tiny_audio.data.plan import SamplingPlan
 from tiny_audio.inspection.check import duration_edges, open_role
-from tiny_audio.inspection.corpus_findings import relation
 from tiny_audio.inspection.facts import CorpusFacts, Histogram, Report
+from tiny_audio.inspection.findings import relation
 from tiny_audio.inspection.mixture import look_at_mixture
 from tiny_audio.inspection.overlap import look_at_overlap, loudness, same_files
 from tiny_audio.inspection.recordings import bandwidth, measure, sample_rows

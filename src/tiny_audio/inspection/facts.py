@@ -298,8 +298,8 @@ class Finding:
     """
 
     kind: str
-    severe: bool
-    corpus: str
+    severe: bool = field(default=False, kw_only=True)
+    corpus: str = field(default="", kw_only=True)
     what: str
     todo: str
     clips: list[tuple[str, str]] = field(default_factory=list)
