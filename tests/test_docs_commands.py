@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from docs_folder import CTC, OURS, ROOT, SMALL, make
+from test_typed import OTHERS, TRAIN
 from tiny_audio.cli import main
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,24 +63,19 @@ REPLACED = re.compile(
 )
 
 
-def commands() -> list[str]:
-    """Every command of a block, and every one with arguments in the text, once."""
+def commands(*texts: str) -> list[str]:
+    """Every command of a block of these texts, and every one with arguments between the blocks, once."""
     found: dict[str, None] = {}
-    for page in PAGES:
-        text = page.read_text()
+    for text in texts:
         blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-        lines = [line for kind, block in blocks if kind in ("", "sh") for line in join(block).splitlines()]
+        joined = [block.replace("\\\n", " ") for kind, block in blocks if kind in ("", "sh")]
         inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
-        for line in [*lines, *(one for one in inline if not NAMED.fullmatch(one))]:
+        for line in [*"\n".join(joined).splitlines(), *(one for one in inline if not NAMED.fullmatch(one))]:
             command = " ".join(re.sub(r"\s+#.*", "", line).split())
             script = re.match(r"(benchmarks|recipes)/\w+\.sh\b", command)
             if script or command.split(" ")[0] in PROGRAMS:
                 found[command] = None
     return [command for command in found if "..." not in command]
-
-
-def join(block: str) -> str:
-    return block.replace("\\\n", " ")
 
 
 def left_out(command: str) -> bool:
@@ -95,12 +92,15 @@ def effective(command: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-TO_RUN = {effective(command): command for command in commands() if not left_out(command)}
+SHOWN = commands(*(page.read_text() for page in PAGES))
+TO_RUN = {effective(command): command for command in SHOWN if not left_out(command)}
+# By default tests/test_typed.py runs these with the tiny models, and tests/test_docs_run.py the tutorial as it stands.
+TUTORIAL = (ROOT / "docs/tutorial.md").read_text().partition("## With models of full size")[0]
+RUN_ELSEWHERE = {effective(command) for command in (*TRAIN, *OTHERS, *commands(TUTORIAL))}
 
 
 def test_every_line_of_the_table_is_of_a_command_that_is_shown():
-    shown = commands()
-    unused = [pattern for pattern in LEFT_OUT if not any(re.fullmatch(pattern, command) for command in shown)]
+    unused = [pattern for pattern in LEFT_OUT if not any(re.fullmatch(pattern, command) for command in SHOWN)]
     assert unused == []
     for place in re.findall(r"tests/[\w/.]+\w", " ".join(LEFT_OUT.values())):
         assert (ROOT / place).exists(), place
@@ -112,12 +112,17 @@ def shipped(tiny_models, tmp_path_factory) -> Path:
     return make(tmp_path_factory.mktemp("docs") / "folder", tiny_models)
 
 
+def copy_or_link(source: str, target: str) -> None:
+    """Checkpoints are replaced, never written into: a second name is as good as a copy."""
+    (os.link if source.endswith(".pt") else shutil.copy2)(source, target)
+
+
 @pytest.fixture
 def place(shipped, tmp_path, monkeypatch) -> Path:
     """A folder of its own for each command: what lies there is linked, what it may change is copied."""
     for path in shipped.iterdir():
         if path.name == "outputs":
-            shutil.copytree(path, tmp_path / path.name)
+            shutil.copytree(path, tmp_path / path.name, copy_function=copy_or_link)
         else:
             (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
@@ -126,7 +131,12 @@ def place(shipped, tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize(
     "words",
-    [pytest.param(w, id=c, marks=[pytest.mark.slow] if SLOW.fullmatch(c) else []) for w, c in TO_RUN.items()],
+    [
+        pytest.param(
+            words, id=command, marks=[pytest.mark.slow] * (words in RUN_ELSEWHERE or bool(SLOW.fullmatch(command)))
+        )
+        for words, command in TO_RUN.items()
+    ],
 )
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:This DataLoader will create")  # torch's, of what is typed
 def test_a_command_runs(words, place, monkeypatch, capsys):

@@ -124,7 +124,7 @@ def exported(trained: Path) -> Path:
     return folder
 
 
-COUNTS = [pytest.param(40, 0, id="some"), pytest.param(1000, 1, id="many", marks=pytest.mark.slow)]
+COUNTS = [pytest.param(20, 0, id="some"), pytest.param(1000, 1, id="many", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(("count", "seed"), COUNTS)

@@ -54,7 +54,7 @@ def test_manifests_tell_the_truth(split):
 
 def test_the_quick_test_learns_and_its_checkpoint_transcribes(tmp_path):
     """The command of the README on the bundled models, and `ta infer` with what came out."""
-    arguments = ["data.max_samples=100", "training.max_steps=10", "training.eval_steps=5", "data.max_eval_samples=40"]
+    arguments = ["data.max_samples=100", "training.max_steps=10", "training.eval_steps=5", "data.max_eval_samples=20"]
     status, log = run_ta(["train", "experiment=quickstart", *arguments], tmp_path)
     assert status == 0, log
     state = json.loads((tmp_path / "outputs/quickstart/checkpoints/training_state.json").read_text())

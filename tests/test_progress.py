@@ -40,12 +40,8 @@ def test_an_evaluation_in_training_shows_how_far_it_is(talkative, run_settings, 
     assert [line.split(",")[0] for line in lines] == ["Evaluating: 5/10 clips", "Evaluating: 10/10 clips"]
 
 
-def test_transcribing_shows_how_far_it_is(talkative, run_settings, corpus, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", *run_settings, "training.max_steps=1"]) == 0
-    talkative.clear()
-    status = main(["infer", "checkpoint=outputs/transcription/checkpoints/final.pt", f"audio={corpus}/train1.flac"])
-    assert status == 0
+def test_transcribing_shows_how_far_it_is(talkative, trained, corpus):
+    assert main(["infer", f"checkpoint={trained}", f"audio={corpus}/train1.flac"]) == 0
     assert any(record.getMessage().startswith("Transcribing: ") for record in talkative.records)
 
 

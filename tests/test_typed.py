@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import soundfile
 import yaml
 
-from runs import run_ta, start_ta
+from runs import start_ta
 from test_docs import commands
 from tiny_audio.cli import main
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
@@ -44,7 +46,7 @@ def test_the_pages_show_every_row_of_the_specification():
     assert "wandb sweep sweep.yaml\nwandb agent " in text
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def words(run_settings) -> list[str]:
     """Settings that make any run small: the models and corpora of the tests, and few steps."""
     left_out = (
@@ -58,10 +60,9 @@ def words(run_settings) -> list[str]:
     return [*small, "model.projector_config.num_heads=2", "model.projector_config.expert_dim=32"]
 
 
-@pytest.fixture
-def typed(words, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def run(words):
     """Run a command of the pages, its placeholders filled in; what it does not type itself is small."""
-    monkeypatch.chdir(tmp_path)
 
     def run(command: str) -> int:
         newest = CheckpointFolder(CHECKPOINTS).steps()[-1:] or [0]
@@ -78,12 +79,28 @@ def typed(words, tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture
+def typed(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+@pytest.fixture(scope="module")
+def stages(run, tmp_path_factory) -> Path:
+    """What the first two stages leave."""
+    folder = tmp_path_factory.mktemp("stages")
+    with contextlib.chdir(folder):
+        assert run(TRAIN[0]) == 0
+        assert run("ta train experiment=mlp_lora") == 0
+    return folder / "outputs"
+
+
 @pytest.mark.parametrize("command", TRAIN)
-def test_it_trains(typed, command):
-    before = {"mlp_lora": [TRAIN[0]], "mlp_fine_tune": [TRAIN[0], "ta train experiment=mlp_lora"]}
+def test_it_trains(typed, stages, command):
+    before = {"mlp_lora": ["transcription"], "mlp_fine_tune": ["transcription", "mlp_lora"]}
     experiment = next((word[11:] for word in command.split() if word.startswith("experiment=")), "transcription")
-    for earlier in before.get(experiment, [TRAIN[0]] if "PATH" in command else []):
-        assert typed(earlier) == 0
+    for earlier in before.get(experiment, ["transcription"] if "PATH" in command else []):
+        shutil.copytree(stages / earlier, Path("outputs") / earlier)
     assert typed(command) == 0
     folder = Path("outputs") / experiment / "checkpoints"
     steps = 10 if command == QUICK else 4 if "PATH" in command else 2
@@ -106,27 +123,6 @@ def test_the_others(typed, corpus, capsys):
         assert typed(command) == 0, command
         assert capsys.readouterr().out.strip(), command
     assert CheckpointFolder(CHECKPOINTS).steps() == before
-
-
-def test_the_same_command_again_goes_on(words, tmp_path):
-    """`experiment=transcription` after a stop."""
-    command = [*TRAIN[0].split()[1:], *words, "training.batch_size=8"]
-    assert run_ta([*command, "training.max_steps=2"], tmp_path)[0] == 0
-    status, log = run_ta([*command, "training.max_steps=3"], tmp_path)
-    assert status == 0, log
-    wanted = [
-        f"[INFO] Found checkpoint at {CHECKPOINTS}/checkpoint-step-2.pt",
-        "[INFO] Resuming from step 2...",
-        "[INFO] Loading model state...",
-        "[INFO] Loading optimizer state...",
-        "[INFO] Loading scheduler state...",
-        "[INFO] Loading RNG state...",
-        "[INFO] Resume successful!",
-        "Step 3/3: loss=",
-    ]
-    positions = [log.find(line) for line in wanted]
-    assert -1 not in positions, log
-    assert positions == sorted(positions)
 
 
 def test_several_runs_side_by_side(words, tmp_path):

@@ -30,7 +30,7 @@ def test_a_run_trains_goes_on_to_the_bit_evaluates_and_transcribes(
     name, run_settings, corpus, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    steps = ["training.max_steps=20", "training.save_steps=10", "training.eval_steps=20", "training.batch_size=4"]
+    steps = ["training.max_steps=8", "training.save_steps=4", "training.eval_steps=8", "training.batch_size=4"]
     decoder = [f"model.decoder={decoder_zoo.save(name, tmp_path / 'decoder')}", "data.max_eval_samples=3"]
 
     def train(output: str) -> tuple[Path, dict]:
@@ -43,14 +43,14 @@ def test_a_run_trains_goes_on_to_the_bit_evaluates_and_transcribes(
     said = capsys.readouterr().err
     assert ("padded batches" in said) == (reason is not None)
     assert (reason or "") in said
-    half = load_checkpoint(folder / "checkpoint-step-10.pt")["weights"]["projector"]
+    half = load_checkpoint(folder / "checkpoint-step-4.pt")["weights"]["projector"]
     assert not any(torch.equal(half[key], weight) for key, weight in whole["weights"]["projector"].items())
     assert whole["state"]["nonfinite_steps"] == 0
 
     Path("parted/transcription/checkpoints").mkdir(parents=True)
-    shutil.copy(folder / "checkpoint-step-10.pt", "parted/transcription/checkpoints")
+    shutil.copy(folder / "checkpoint-step-4.pt", "parted/transcription/checkpoints")
     _, parted = train("parted")
-    assert "Resuming from step 10..." in capsys.readouterr().err
+    assert "Resuming from step 4..." in capsys.readouterr().err
     for key, weight in whole["weights"]["projector"].items():
         assert torch.equal(parted["weights"]["projector"][key], weight), key
     for state in (whole["state"], parted["state"]):

@@ -17,6 +17,7 @@ from tiny_audio.training.checkpoint import VERSION, CheckpointFolder, load_check
 
 ERRORS = [50, 20, 40, 30, 60, 20, 70, 80]  # of 100 words, after each step; of two that are equal the earlier is better
 LOSSES = [5.0, 4.0, 3.0, 2.0, 1.0, 2.0, 3.0, 4.0]
+EACH_STEP = ["training.max_steps=8", "training.eval_steps=1", "training.batch_size=1", "training.preflight=false"]
 
 
 @pytest.fixture
@@ -48,8 +49,7 @@ def evaluated(monkeypatch, tmp_path):
     ],
 )  # fmt: skip
 def test_the_best_and_the_newest_are_kept(run_settings, evaluated, settings, kept, best):
-    own = ["training.max_steps=8", "training.eval_steps=1", "training.save_steps=1"]
-    assert main(["train", *run_settings, *own, *settings]) == 0
+    assert main(["train", *run_settings, *EACH_STEP, "training.save_steps=1", *settings]) == 0
     folder = CheckpointFolder(Path("outputs/transcription/checkpoints"))
     assert folder.steps() == kept
     state = json.loads((folder.path / "training_state.json").read_text())
@@ -60,17 +60,13 @@ def test_the_best_and_the_newest_are_kept(run_settings, evaluated, settings, kep
 
 def test_a_better_step_is_saved_though_no_checkpoint_is_due(run_settings, evaluated):
     """Every evaluation may find the best; with 5,000 steps between checkpoints it would be lost."""
-    own = ["training.max_steps=8", "training.eval_steps=1", "training.save_steps=5000"]
-    assert main(["train", *run_settings, *own]) == 0
+    assert main(["train", *run_settings, *EACH_STEP, "training.save_steps=5000"]) == 0
     assert CheckpointFolder(Path("outputs/transcription/checkpoints")).steps() == [1, 2, 8]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(run_settings, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("elsewhere")
-    output = f"paths.output_dir={folder}"
-    assert main(["train", *run_settings, output, "training.max_steps=1", "data.eval_datasets=[]"]) == 0
-    return folder / "transcription/checkpoints/checkpoint-step-1.pt"
+def checkpoint(trained) -> Path:
+    return trained.with_name("checkpoint-step-1.pt")
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +79,27 @@ def others(tmp_path_factory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("key", ["training.resume_from_checkpoint", "model.checkpoint", "model.projector_checkpoint"])
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("key", "setting", "message"),
     [
-        (["model.encoder={encoder}"], "was trained with model.encoder={theirs}, and this run has {encoder}."),
-        (["model.decoder={decoder}"], "was trained with model.decoder={theirs}, and this run has {decoder}."),
-        (["model.projector_type=mosa"], "was trained with model.projector_type=mlp, and this run has mosa."),
-        (["model.projector_config.hidden_dim=32"],
+        ("training.resume_from_checkpoint", "model.encoder={encoder}",
+         "was trained with model.encoder={theirs}, and this run has {encoder}."),
+        ("model.checkpoint", "model.decoder={decoder}",
+         "was trained with model.decoder={theirs}, and this run has {decoder}."),
+        ("training.resume_from_checkpoint", "model.projector_type=mosa",
+         "was trained with model.projector_type=mlp, and this run has mosa."),
+        ("model.projector_checkpoint", "model.projector_config.hidden_dim=32",
          "holds another projector: linear_1.bias is (64,) there and (32,) here; compare model.projector_config."),
-        (["model.prompt=Write"],
+        ("model.projector_checkpoint", "model.prompt=Write",
          "was trained with model.prompt=Transcribe the speech to text., and this run has Write."),
     ],
 )  # fmt: skip
 def test_a_checkpoint_from_elsewhere_is_one_line_that_names_what_differs(
-    run_settings, checkpoint, others, key, settings, message, tmp_path, monkeypatch, capsys
+    run_settings, checkpoint, others, key, setting, message, tmp_path, monkeypatch, capsys
 ):
+    """One function of the model looks, whichever setting named the checkpoint."""
     monkeypatch.chdir(tmp_path)
-    typed = [setting.format(**others) for setting in settings]
-    assert main(["train", *run_settings, *typed, f"{key}={checkpoint}"]) == 2
+    assert main(["train", *run_settings, setting.format(**others), f"{key}={checkpoint}"]) == 2
     saved = load_checkpoint(checkpoint)["models"]
     part = "encoder" if "model.encoder" in message else "decoder"
     expected = message.format(**others, theirs=saved[part])
@@ -109,7 +107,7 @@ def test_a_checkpoint_from_elsewhere_is_one_line_that_names_what_differs(
     assert not CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps()
 
 
-@pytest.mark.parametrize("key", ["training.resume_from_checkpoint", "model.checkpoint", "model.projector_checkpoint"])
+@pytest.mark.parametrize("key", ["training.resume_from_checkpoint", "model.checkpoint"])
 def test_a_checkpoint_of_a_newer_format_is_one_line(run_settings, checkpoint, key, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     content = torch.load(checkpoint, weights_only=True)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from runs import MAX_STEPS, metrics, run_apart, run_together, settings, start_ta, steps_logged
+from runs import MAX_STEPS, metrics, run_ta, run_together, settings, start_ta, steps_logged
 from tiny_audio.cli import main
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
 from tiny_audio.training.loop import Trainer
@@ -35,7 +35,7 @@ def run_until(folder: Path, arguments: list[str], step: int, number: int) -> int
 @pytest.fixture(scope="module")
 def undisturbed(run_settings, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    status, log = run_apart(settings(run_settings, "data.num_workers=1"), folder)
+    status, log = run_ta(settings(run_settings, "data.num_workers=1"), folder)
     assert status == 0, log
     assert len([key for key in metrics(folder) if key[1] == "train/loss"]) == MAX_STEPS
     return folder
@@ -56,11 +56,18 @@ def test_killed_and_interrupted_run_equals_an_undisturbed_one(run_settings, undi
     assert f"Saved at step {stopped_at}; the same command continues from there." in log
     assert stopped_at > killed_at
 
-    status, log = run_apart(settings(run_settings, "data.num_workers=1"), tmp_path)
+    status, log = run_ta(settings(run_settings, "data.num_workers=1"), tmp_path)
     assert status == 0, log
-    for part in ("model", "optimizer", "scheduler", "RNG"):
-        assert f"[INFO] Loading {part} state..." in log
-    assert "Resume successful!" in log
+    wanted = [
+        f"[INFO] Found checkpoint at outputs/transcription/checkpoints/checkpoint-step-{stopped_at}.pt",
+        f"[INFO] Resuming from step {stopped_at}...",
+        *(f"[INFO] Loading {part} state..." for part in ("model", "optimizer", "scheduler", "RNG")),
+        "[INFO] Resume successful!",
+        f"Step {stopped_at + 1}/{MAX_STEPS}: loss=",
+    ]
+    positions = [log.find(line) for line in wanted]
+    assert -1 not in positions, log
+    assert positions == sorted(positions)
 
     assert metrics(tmp_path) == metrics(undisturbed)
     ours, theirs = (
@@ -75,7 +82,7 @@ def test_killed_and_interrupted_run_equals_an_undisturbed_one(run_settings, undi
 
 def test_the_run_could_have_differed(undisturbed, run_settings, tmp_path):
     """Another seed gives other losses: the equality above is no accident of a run without randomness."""
-    status, log = run_apart(settings(run_settings, "training.seed=43", "training.max_steps=3"), tmp_path)
+    status, log = run_ta(settings(run_settings, "training.seed=43", "training.max_steps=3"), tmp_path)
     assert status == 0, log
     assert metrics(tmp_path)[1, "train/loss"] != metrics(undisturbed)[1, "train/loss"]
 
@@ -94,7 +101,7 @@ def test_what_a_finished_run_leaves(undisturbed):
 
 def test_a_finished_run_started_again_trains_nothing(undisturbed, run_settings):
     before = (undisturbed / "outputs/transcription/metrics.jsonl").read_text()
-    status, log = run_apart(settings(run_settings), undisturbed)
+    status, log = run_ta(settings(run_settings), undisturbed)
     assert status == 0
     assert f"Step {MAX_STEPS}: nothing is left to train" in log
     assert (undisturbed / "outputs/transcription/metrics.jsonl").read_text() == before
@@ -106,12 +113,12 @@ def test_going_back_to_an_older_checkpoint_and_on_from_there(undisturbed, run_se
     folder = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints")
     first = folder.steps()[0]
     named = f"training.resume_from_checkpoint=outputs/transcription/checkpoints/checkpoint-step-{first}.pt"
-    status, log = run_apart(settings(run_settings, named, f"training.max_steps={first + 4}"), tmp_path)
+    status, log = run_ta(settings(run_settings, named, f"training.max_steps={first + 4}"), tmp_path)
     assert status == 0, log
     assert f"Resuming from step {first}..." in log
     assert "later checkpoints were moved to" in log
     assert (folder.steps()[0], folder.steps()[-1]) == (first, first + 4)
-    status, log = run_apart(settings(run_settings, named, f"training.max_steps={first + 5}"), tmp_path)
+    status, log = run_ta(settings(run_settings, named, f"training.max_steps={first + 5}"), tmp_path)
     assert status == 0, log
     assert f"Resuming from step {first + 4}..." in log
 
@@ -201,7 +208,7 @@ def test_two_processes_make_the_steps_of_one_that_accumulates(run_settings, tmp_
     arguments = [*settings(run_settings), *no_dropout, "training.max_steps=6"]
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
-    status, log = run_apart(arguments, one)
+    status, log = run_ta(arguments, one)
     assert status == 0, log
     statuses, log = run_together([*arguments, "training.gradient_accumulation_steps=1"], two)
     assert statuses == [0, 0], log
@@ -209,7 +216,7 @@ def test_two_processes_make_the_steps_of_one_that_accumulates(run_settings, tmp_
     assert single.keys() == double.keys()
     for key, value in single.items():
         assert double[key] == pytest.approx(value, rel=1e-4), key
-    status, log = run_apart([*arguments, "training.max_steps=7"], two)
+    status, log = run_ta([*arguments, "training.max_steps=7"], two)
     assert status == 0, log
     assert "Resuming from step 6..." in log
 
@@ -220,7 +227,7 @@ def test_an_unfinished_run_goes_on_with_other_data_and_says_so(undisturbed, run_
     folder = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints")
     folder.file(MAX_STEPS).unlink()
     step = folder.steps()[-1]
-    status, log = run_apart(settings(run_settings, "training.batch_size=4", f"training.max_steps={step + 1}"), tmp_path)
+    status, log = run_ta(settings(run_settings, "training.batch_size=4", f"training.max_steps={step + 1}"), tmp_path)
     assert status == 0, log
     assert f"Resuming from step {step}..." in log
     assert "training continues from its weights with the new data" in log
