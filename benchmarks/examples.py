@@ -18,7 +18,7 @@ import torch
 from tiny_audio.config import DataConfig, DatasetConfig, ModelConfig
 from tiny_audio.data.sources import open_source
 from tiny_audio.model.decoder import Decoder, load_decoder
-from tiny_audio.training.ctc_warmup import choose_examples
+from tiny_audio.training.texts import choose_examples
 
 
 @torch.inference_mode()

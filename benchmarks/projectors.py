@@ -85,7 +85,7 @@ def measure_cost(rounds: int = 30) -> dict[str, dict[str, float]]:
     from tiny_audio.data.loader import ClipDataset
     from tiny_audio.data.plan import Draw
     from tiny_audio.data.sources import open_sources
-    from tiny_audio.model.speech_llm import build_speech_llm
+    from tiny_audio.model.build import build_speech_llm
     from tiny_audio.training.memory import PeakMemory
 
     data = DataConfig(name="pocket")

@@ -105,6 +105,7 @@ def put_recordings(folder: Path) -> None:
         (folder / name / "test.jsonl").unlink()
         (folder / name / "dev.jsonl").rename(folder / name / "manifest.jsonl")
     (folder / "rooms/manifest.jsonl").write_text((folder / "my/dev.jsonl").read_text())
+    (folder / "my/text.txt").write_text("It rained all day, and we stayed at home. Nobody came to see us.\n")
     for name in ("sounds/noise", "sounds/rooms", "my/noise"):
         (folder / name).mkdir(parents=True)
         write(folder / name / "a.wav", 1.0)

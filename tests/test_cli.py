@@ -160,7 +160,7 @@ def test_help_of_train_lists_the_choices(capsys):
     ("arguments", "message"),
     [
         (["experiment=mosaa"], "experiment=mosaa does not exist. Did you mean mosa? There are laptop, "
-         "laptop_lora, mlp_fine_tune, mlp_lora, moe, mosa, qformer, quickstart, transcription."),
+         "laptop_lora, laptop_text, mlp_fine_tune, mlp_lora, moe, mosa, qformer, quickstart, transcription."),
         (["--cfg", "job", "training.batch_size=0"], "training.batch_size must be at least 1, got 0."),
         (["data=custom"],
          "data=custom needs your recordings for training and for evaluation, each a manifest (.jsonl, .csv), "

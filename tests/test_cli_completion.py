@@ -19,7 +19,7 @@ from tiny_audio.config import Config
     [
         ("ta tr", ["train"]),
         ("ta train exp", ["experiment="]),
-        ("ta train experiment=la", ["experiment=laptop", "experiment=laptop_lora"]),
+        ("ta train experiment=la", ["experiment=laptop", "experiment=laptop_lora", "experiment=laptop_text"]),
         ("ta train data=po", ["data=pocket"]),
         ("ta train experiment=laptop training.max_s", ["training.max_steps="]),
         ("ta train model.use_lora=", ["model.use_lora=true", "model.use_lora=false"]),

@@ -105,7 +105,7 @@ def test_a_new_bash_completes(program, home):
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
-        ("ta train experiment=la", ["experiment=laptop", "experiment=laptop_lora"]),
+        ("ta train experiment=la", ["experiment=laptop", "experiment=laptop_lora", "experiment=laptop_text"]),
         ("ta infer checkpoint=outputs/f", ["checkpoint=outputs/final.pt"]),
     ],
 )

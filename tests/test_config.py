@@ -18,6 +18,7 @@ SHIPPED = {
     "experiments": [
         "laptop",
         "laptop_lora",
+        "laptop_text",
         "mlp_fine_tune",
         "mlp_lora",
         "moe",

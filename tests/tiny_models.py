@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from tiny_audio.config import ModelConfig, ProjectorConfig
-from tiny_audio.model.speech_llm import SpeechLLM, build_speech_llm
+from tiny_audio.model.build import build_speech_llm
+from tiny_audio.model.speech_llm import SpeechLLM
 
 if TYPE_CHECKING:
     from conftest import TinyModels

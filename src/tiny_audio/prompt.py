@@ -6,7 +6,7 @@ the transcript, and the tokens with which the template ends an assistant's turn.
 suffix, which holds the context's tokens: see `Prompt.suffix`.
 
 A decoder that only serves as CTC's language model reads ``prefix_ids | suffix_ids | example_ids``, and writes the next
-line.
+line. It learns from lines alone: ``prefix_ids | suffix_ids | line_ids ...``.
 """
 
 from __future__ import annotations
@@ -142,7 +142,11 @@ class Prompt:
         A decoder that only sees the chat template expects punctuation and chat. A few transcripts show it what is
         written here: lower case, digits, the subject.
         """
-        self.example_ids = [token for text in transcripts for token in (*self.encode(text), self.line_end_id)]
+        self.example_ids = [token for text in transcripts for token in self.line_ids(text)]
+
+    def line_ids(self, text: str) -> list[int]:
+        """Return the tokens of a line of text, with its end."""
+        return [*self.encode(text), self.line_end_id]
 
     def target_ids(self, transcript: str) -> list[int]:
         """Return the target tokens: the transcript, then the end of the decoder's turn."""

@@ -8,8 +8,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tiny_audio.config import LoraConfig, ModelConfig, ProjectorConfig
 from tiny_audio.errors import UserError
+from tiny_audio.model.build import build_speech_llm
 from tiny_audio.model.lora import add_lora, lora_weights, merge_lora, set_lora_dropout
-from tiny_audio.model.speech_llm import build_speech_llm
 
 ROW, LENGTHS, WANTED = 12, [7, 5], torch.arange(12)
 

@@ -11,8 +11,9 @@ from tiny_audio.config import PROJECTORS, ModelConfig, ProjectorConfig
 from tiny_audio.data.loader import Batch
 from tiny_audio.data.synthetic import synthetic_batch
 from tiny_audio.errors import ConfigError, UserError
+from tiny_audio.model.build import build_speech_llm
 from tiny_audio.model.masking import HIDDEN_SPAN, draw_hidden, mask_frames
-from tiny_audio.model.speech_llm import COMPILED_FORMS, SpeechLLM, build_speech_llm
+from tiny_audio.model.speech_llm import COMPILED_FORMS, SpeechLLM
 from tiny_models import build
 
 SECONDS = (1.0, 0.5, 3.1, 30.0, 0.6, 0.9, 7.9, 2.2, 1.4, 0.8, 12.0, 5.3, 0.7, 4.4, 1.9, 2.7)

@@ -15,7 +15,8 @@ from tiny_audio.config import Config, ModelConfig, ProjectorConfig, TrainingConf
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training.checkpoint import load_checkpoint
-from tiny_audio.training.ctc_warmup import CTCWarmup, choose_examples, consistency_weight
+from tiny_audio.training.ctc_warmup import CTCWarmup, consistency_weight
+from tiny_audio.training.texts import choose_examples
 
 CHECKPOINTS = Path("outputs/transcription/checkpoints")
 SHORT = ["training.max_steps=2", "training.gradient_accumulation_steps=1", "training.save_steps=4"]

@@ -24,7 +24,8 @@ from tiny_audio.data.sources import open_source
 from tiny_audio.data.synthetic import synthetic_batch
 from tiny_audio.errors import UserError
 from tiny_audio.model import decoder
-from tiny_audio.model.speech_llm import SpeechLLM, build_speech_llm
+from tiny_audio.model.build import build_speech_llm
+from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training import preflight as package
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
 from tiny_audio.training.preflight import memory, preflight, readable

@@ -62,6 +62,7 @@ class DataConfig:
     max_skipped_share: float = 0.2  # the run stops if more than this share of the draws is skipped
     text_case: str = "lower"  # lower | keep
     keep_punctuation: bool = False  # of transcripts, in training
+    text_path: str | None = None  # text without recordings, from which CTC's language model learns words
     temperature: float = 1.0  # shares are proportional to weight^(1/temperature)
     streaming: bool = False  # fetch corpora of the Hub a row group at a time, as they are drawn
     streaming_disk_gb: float = 20.0  # disk space for each streamed corpus in paths.cache_dir

@@ -82,6 +82,11 @@ class SearchConfig:
     prior_weight: float = 0.0  # of the log-frequency of word pieces, which is subtracted from CTC's log-probability
     max_nats: float | None = None  # per word piece by CTC, with 2 beams or more; a text that costs more is not written
 
+    @property
+    def reads_audio(self) -> bool:
+        """Whether the decoder reads the audio. If not, it is only CTC's language model."""
+        return self.beams == 1 or self.audio
+
     def __post_init__(self) -> None:
         at_least("model.search.beams", self.beams, 1)
         at_most("model.search.beams", self.beams, MAX_BEAMS)

@@ -30,8 +30,13 @@ _FOREIGN_RUN = re.compile(r"[^\x00-\x7f]{4}")
 
 
 @contextmanager
-def open_text(path: Path, tell: bool = True) -> Iterator[IO[str]]:
-    """Open a text file of any of these encodings for reading, with unchanged line ends; `tell`: warn of a guessed one.
+def open_text(path: Path, tell: bool = True, setting: str = "data.datasets") -> Iterator[IO[str]]:
+    """Open a text file of any of these encodings for reading, with unchanged line ends.
+
+    Args:
+        path: the file; .gz is decompressed.
+        tell: warn of an encoding that was guessed.
+        setting: that names the file, for the error.
 
     Raises:
         UserError: it cannot be opened or read, or is not text in an encoding that can be recognized.
@@ -46,10 +51,10 @@ def open_text(path: Path, tell: bool = True) -> Iterator[IO[str]]:
             yield file
     except UnicodeDecodeError as error:
         raise UserError(
-            f"data.datasets: {path} is not text in UTF-8 ({error.reason}), UTF-16 or Windows-1252; save it as UTF-8."
+            f"{setting}: {path} is not text in UTF-8 ({error.reason}), UTF-16 or Windows-1252; save it as UTF-8."
         ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"data.datasets: {path} cannot be read ({error}).") from None
+        raise UserError(f"{setting}: {path} cannot be read ({error}).") from None
 
 
 def _open_bytes(path: Path) -> IO[bytes]:

@@ -171,7 +171,7 @@ class _Evaluator:
         """Return the batches that the run itself evaluated on."""
         data, prompt = self.config.data, model.decoder.prompt
         return eval_loader(
-            ClipDataset([source], prompt.target_ids, data, contexts=ContextReader(prompt.context_ids)),
+            ClipDataset([source], model.tokenize, data, contexts=ContextReader(prompt.context_ids)),
             self.config.training.eval_batch_size,
             num_workers=min(usable_workers(data.num_workers), 2),
             prefetch_factor=data.prefetch_factor,

@@ -29,8 +29,7 @@ class TypedContexts:
         self._prompt, data = model.decoder.prompt, saved["config"]["data"]
         self._text_case: str = data.get("text_case", DataConfig.text_case)
         self._longest: int = data.get("max_context_length", DataConfig.max_context_length)
-        reads_audio = model.search.beams == 1 or model.search.audio
-        self._is_new = reads_audio and saved.get("contexts", 0) == 0  # None: not known
+        self._is_new = model.reads_audio and saved.get("contexts", 0) == 0  # None: not known
 
     def __call__(self, context: str) -> list[int]:
         """Return the tokens of a context, in the same text form as the transcripts.

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..config import Config, ModelConfig, SearchChanges, build_config
 from ..errors import UserError
+from .build import build_speech_llm
 from .encoder import CONVENTIONS
 from .lora import load_lora, lora_weights
 from .sharded import whole
-from .speech_llm import SpeechLLM, build_speech_llm
+from .speech_llm import SpeechLLM
 
 logger = logging.getLogger(__name__)
 

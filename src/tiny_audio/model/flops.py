@@ -99,7 +99,7 @@ class Load:
         """The positions of `SpeechLLM.forward`. Without a kernel for packed clips attention is padded inside the op."""
         positions = decoder_lengths(model, batch)
         encoded: list[int] = []
-        if batch.features is None:
+        if batch.features is None and model.reads_audio:
             silent = torch.empty(batch.waveforms.shape, device="meta")
             samples = model.encoder.window(silent, batch.num_samples)[1].tolist()
             encoded = [n // FRAME_SAMPLES for n in samples]
@@ -110,7 +110,7 @@ class Load:
             conv_positions=2 * padded,
             encoder_positions=sum(encoded),
             encoder_pairs=sum(n**2 for n in encoded) if packed else padded * max(encoded, default=0),
-            projector_lengths=batch.num_frames,
+            projector_lengths=batch.num_frames if model.reads_audio else [],
             decoder_positions=sum(positions) if model.decoder.reading.packed else whole,
             decoder_pairs=sum(n**2 for n in positions) if packed and model.decoder.reading.packed else whole * longest,
             logit_positions=sum(map(len, batch.target_ids)),
@@ -118,11 +118,11 @@ class Load:
 
 
 def decoder_lengths(model: SpeechLLM, batch: Batch) -> list[int]:
-    """Return the positions that the decoder reads of each clip: prompt, audio tokens, transcript."""
+    """Return the positions that the decoder reads of each clip: prompt, audio tokens if it reads any, transcript."""
     prompt = model.decoder.prompt
     contexts = batch.context_ids or [torch.empty(0)] * len(batch)
     around = [len(prompt.prefix_ids) + len(prompt.suffix(ids.tolist())) for ids in contexts]
-    counts = [model.projector.num_tokens(n) for n in batch.num_frames]
+    counts = [model.projector.num_tokens(n) if model.reads_audio else 0 for n in batch.num_frames]
     return [n + count + len(ids) for n, count, ids in zip(around, counts, batch.target_ids, strict=True)]
 
 

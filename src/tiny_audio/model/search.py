@@ -1,9 +1,9 @@
-"""Transcripts by the joint search: what the decoder reads before it, and as many clips at once as there is memory.
+"""Transcripts by the joint search, of as many clips at once as there is memory for.
 
 `joint` searches, and `prefixes` scores. From noise, too, the search writes something, but CTC finds hardly any of it in
 the audio: such a text is dropped.
 
-Dimensions: B clips, N decoder positions of all clips, T audio tokens of all clips, W decoder width.
+Dimensions: B clips, N_i decoder positions of a clip, T audio tokens of all clips, W decoder width.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from .ctc import MAX_SCORES, CTCHead
 from .decoder import Decoder
 from .joint import Lexicon
 from .prefixes import PrefixScores
-from .sequences import Sequences
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +39,7 @@ class JointSearch:
 
     def write(
         self,
-        embeddings: Tensor,
-        sequences: Sequences,
+        clips: Sequence[Tensor],
         tokens: Tensor,
         counts: list[int],
         limits: list[int],
@@ -50,7 +48,7 @@ class JointSearch:
         """Write after B clips.
 
         Args:
-            embeddings, sequences: (N, W) prompts and audio, and their layout.
+            clips: (N_i, W) what the decoder reads before each clip's transcript.
             tokens: (T, W) the audio tokens, one clip after another, for the CTC head.
             counts: audio tokens of each clip.
             limits: upper limit of tokens for each clip.
@@ -60,9 +58,6 @@ class JointSearch:
             The decoder's tokens of each clip, and whether the limit cut them off. A text whose word pieces cost CTC
             more than `search.max_nats` is replaced by an empty one; the first time a line is logged.
         """
-        clips: Sequence[Tensor] = embeddings.split(sequences.lengths)
-        if not search.audio:
-            clips = self._without_audio(embeddings, sequences, counts)
         lexicon, spoken = self._lexicon_of(search), tokens.split(counts)
         size = max(1, MAX_SCORES // (max(counts, default=1) * len(self.ctc.vocabulary)))
         written: list[tuple[list[int], bool]] = []
@@ -89,17 +84,9 @@ class JointSearch:
             )
         return [], False
 
-    def _without_audio(self, embeddings: Tensor, sequences: Sequences, counts: list[int]) -> list[Tensor]:
-        """Return what CTC's language model reads before each clip's transcript: the prompt, then the examples."""
-        is_text = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
-        is_text[sequences.audio_positions] = False
-        sizes = [length - count for length, count in zip(sequences.lengths, counts, strict=True)]
-        examples = self.decoder.embed(torch.tensor(self.decoder.prompt.example_ids, device=embeddings.device).long())
-        return [torch.cat((prompt, examples)) for prompt in embeddings[is_text].split(sizes)]
-
     def _lexicon_of(self, search: SearchConfig) -> Lexicon:
         prompt, ends = self.decoder.prompt, set(self.decoder.end_ids)
-        if prompt.example_ids and not search.audio:
+        if not search.audio:
             ends.add(prompt.line_end_id)
         if self._lexicon is None or self._lexicon.end_ids != sorted(ends):
             self._lexicon = Lexicon(prompt.tokenizer, self.split, self.ctc.vocabulary, ends)

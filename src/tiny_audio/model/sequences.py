@@ -43,13 +43,21 @@ class Sequences:
         targets: Sequence[Tensor],
         device: torch.device,
         contexts: Sequence[Tensor] = (),
+        examples: Sequence[int] = (),
     ) -> Sequences:
-        """Lay out clips of `num_audio` audio tokens; `targets` are (K_i,) int64, and empty when generating.
+        """Lay out clips.
 
-        `contexts` are (C_i,) int64, empty for a clip without one; an empty sequence: no clip has a context.
+        Args:
+            prompt: the tokens around the audio.
+            num_audio: audio tokens of each clip; 0: the decoder reads text alone.
+            targets: (K_i,) int64 each, empty when generating.
+            device: of the result.
+            contexts: (C_i,) int64 each, empty for a clip without one; an empty sequence: no clip has a context.
+            examples: tokens between each suffix and its target.
         """
-        prefix = torch.tensor(prompt.prefix_ids)
-        suffixes = [torch.tensor(prompt.suffix(ids.tolist())) for ids in contexts or [torch.empty(0)] * len(num_audio)]
+        prefix, none = torch.tensor(prompt.prefix_ids), torch.empty(0)
+        known = contexts or [none] * len(num_audio)
+        suffixes = [torch.tensor([*prompt.suffix(ids.tolist()), *examples]) for ids in known]
         ids: list[Tensor] = []
         audio: list[Tensor] = []
         predict: list[Tensor] = []

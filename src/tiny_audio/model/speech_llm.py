@@ -6,31 +6,27 @@ clips, W decoder width.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig, SearchConfig
+from ..config import SearchConfig
 from ..data.loader import Batch
 from ..errors import UserError
 from ..lengths import FRAME_SECONDS
 from ..pieces import WordPieces
 from .alignment import AlignedWord, align_words
 from .ctc import CTCHead, CTCLoss
-from .decoder import Decoder, load_decoder
+from .decoder import Decoder
 from .device import upload
-from .encoder import SpeechEncoder, load_encoder
-from .lora import add_lora, lora_weights
+from .encoder import SpeechEncoder
 from .masking import draw_hidden, mask_frames
-from .projectors import Projected, Projector, build_projector, projector_class
+from .projectors import Projected, Projector
 from .search import JointSearch
 from .sequences import Sequences
-
-logger = logging.getLogger(__name__)
 
 # Forms of a compiled layer: of encoder and decoder; of the first layer, which reads a view, and of the others; for
 # one clip and for several; of the decoder, with and without gradients.
@@ -125,6 +121,16 @@ class SpeechLLM(nn.Module):
         return [torch.tensor(self._split(text), dtype=torch.int64) for text in transcripts]
 
     @property
+    def reads_audio(self) -> bool:
+        """Whether the decoder reads the audio. If not, it is only CTC's language model, and learns from text alone."""
+        return self.search.reads_audio
+
+    @property
+    def tokenize(self) -> Callable[[str], list[int]]:
+        """The function that returns the target tokens of a transcript."""
+        return self.decoder.prompt.target_ids if self.reads_audio else self.decoder.prompt.line_ids
+
+    @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.projector.parameters()).device
@@ -161,7 +167,7 @@ class SpeechLLM(nn.Module):
         must stay on the CPU. Without clips the loss is a zero that gives every weight a zero gradient, so that this
         process takes part in the step of the others.
         """
-        return self._loss_of(batch, *self._read(batch))
+        return self._loss_of(batch, *self._read(batch, self.reads_audio))
 
     @torch.no_grad()
     def assess(self, batch: Batch, max_new_tokens: int) -> tuple[Tensor, list[Written]]:
@@ -171,12 +177,12 @@ class SpeechLLM(nn.Module):
         written = self.write(frames, lengths, max_new_tokens, contexts=batch.context_ids)
         return loss.cross_entropy, written[: len(batch)]
 
-    def _read(self, batch: Batch) -> tuple[Tensor, list[int], Sequence[Tensor]]:
+    def _read(self, batch: Batch, encode: bool = True) -> tuple[Tensor, list[int], Sequence[Tensor]]:
         """Return frames, lengths and targets; without clips, of an empty one, so that all processes run all layers."""
-        if len(batch):
+        if len(batch) and encode:
             return *self.encode(batch), batch.target_ids
         frames = torch.zeros(128, self.encoder.encoder_dim, device=self.device)
-        return frames, [len(frames)], [torch.tensor([self.decoder.prompt.end_id])]
+        return frames, [len(frames)], batch.target_ids or [torch.tensor([self.decoder.prompt.end_id])]
 
     def _loss_of(self, batch: Batch, frames: Tensor, lengths: list[int], targets: Sequence[Tensor]) -> Loss:
         weight = self.ctc_weight if self.training else 0.0
@@ -197,25 +203,42 @@ class SpeechLLM(nn.Module):
         ctc_weight: float = 0.0,
         contexts: Sequence[Tensor] = (),
     ) -> Loss:
-        """Compute the loss of B clips.
+        """Compute the loss of B clips; of their transcripts as text if the decoder does not read audio.
 
         Args:
             frames: (N, D) encoder frames, the clips one after another.
             lengths: frames of each clip.
-            targets: B tensors (K_i,) int64 on the CPU: transcript tokens and the end of the turn.
+            targets: B tensors (K_i,) int64 on the CPU, see `tokenize`.
             pieces: B tensors (U_i,) int64 on the CPU, see `pieces`, for the CTC loss; None: no CTC loss.
             ctc_weight: of the CTC loss.
             contexts: B tensors (C_i,) int64 on the CPU, see `Prompt.context_ids`; empty: no clip has a context.
         """
+        if not self.reads_audio:
+            return self._text_loss(targets, contexts)
         embeddings, sequences, projected = self.embed(frames, lengths, targets, contexts)
         if self.training and self.audio_token_dropout:
             hidden = draw_hidden([self.projector.num_tokens(n) for n in lengths], self.audio_token_dropout)
             positions = sequences.audio_positions[upload(hidden, frames.device)]
             embeddings = embeddings.index_fill(0, positions, 0.0)
-        where = sequences.lengths, sequences.predict_positions
-        total = self.decoder.loss(embeddings, *where, sequences.targets)
+        total = self.decoder.loss(embeddings, sequences.lengths, sequences.predict_positions, sequences.targets)
         ctc = total.new_zeros(()) if pieces is None else self._ctc_of(projected.tokens, lengths, pieces).loss
         return Loss(total, len(sequences.targets), ctc, ctc_weight, projected.auxiliary, projected.expert_usage)
+
+    def _text_loss(self, targets: Sequence[Tensor], contexts: Sequence[Tensor]) -> Loss:
+        # In training, targets are several lines, and each line is an example for the next.
+        examples = [] if self.training else self.decoder.prompt.example_ids
+        embeddings, sequences = self._embed_text(targets, contexts, examples)
+        total = self.decoder.loss(embeddings, sequences.lengths, sequences.predict_positions, sequences.targets)
+        none = total.new_zeros(())
+        return Loss(total, len(sequences.targets), none, 0.0, none, none.new_zeros(self.projector.num_experts))
+
+    def _embed_text(
+        self, targets: Sequence[Tensor], contexts: Sequence[Tensor], examples: list[int]
+    ) -> tuple[Tensor, Sequences]:
+        """Return what CTC's language model reads (N, W), and its layout: the prompt, the examples, the targets."""
+        none = [0] * len(targets)
+        sequences = Sequences.lay_out(self.decoder.prompt, none, targets, self.device, contexts, examples)
+        return self.decoder.embed(sequences.token_ids), sequences
 
     def ctc_loss(self, batch: Batch, consistency: float = 0.0) -> tuple[CTCLoss, Tensor]:
         """Compute the CTC loss of a batch, and what is minimized besides; the decoder is not run.
@@ -332,19 +355,24 @@ class SpeechLLM(nn.Module):
             B transcripts.
         """
         nothing = [torch.empty(0, dtype=torch.int64)] * len(lengths)
-        embeddings, sequences, projected = self.embed(frames, lengths, nothing, contexts)
+        if self.reads_audio:
+            embeddings, sequences, projected = self.embed(frames, lengths, nothing, contexts)
+        else:
+            embeddings, sequences = self._embed_text(nothing, contexts, self.decoder.prompt.example_ids)
+            projected, _ = self.audio_tokens(frames, lengths)
         counts = [self.projector.num_tokens(n) for n in lengths]
         limits = [transcript_limit(count, max_new_tokens) for count in counts]
+        clips = embeddings.split(sequences.lengths)
         if self.search.beams > 1:
             self.check_search()
             assert self._joint is not None
-            found = self._joint.write(embeddings, sequences, projected.tokens, counts, limits, self.search)
+            found = self._joint.write(clips, projected.tokens, counts, limits, self.search)
             return [Written(self.decoder.prompt.decode(ids), False, cut_off) for ids, cut_off in found]
         kept: dict[int, int] = {}
         # Compiling gains nothing for one token at a time, and each length of the cache would be compiled anew.
         eager = torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
         with eager:
-            rows = self.decoder.generate(embeddings.split(sequences.lengths), limits, kept if guarded else None)
+            rows = self.decoder.generate(clips, limits, kept if guarded else None)
         written = []
         for clip, (ids, limit) in enumerate(zip(rows, limits, strict=True)):
             text = self.decoder.prompt.decode(ids[: kept.get(clip, limit)])
@@ -372,32 +400,3 @@ def transcript_limit(num_audio_tokens: int, max_new_tokens: int) -> int:
     It is 16 and two for each audio token, so that a decoder that does not stop costs little.
     """
     return min(max_new_tokens, 16 + 2 * num_audio_tokens)
-
-
-def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
-    """Load the models of `config` and put a new projector between them.
-
-    Args:
-        config: also says what trains: the projector, LoRA on the decoder, or the whole decoder.
-        dtype: precision of the frozen weights; weights that train are fp32.
-
-    Raises:
-        UserError: a model cannot be loaded, or does not match the settings.
-    """
-    encoder = load_encoder(config.encoder, config.encoder_revision, dtype, config.encoder_window)
-    decoder_dtype = dtype if config.freeze_decoder else torch.float32
-    decoder = load_decoder(config.decoder, config.decoder_revision, config.prompt, decoder_dtype, config.context_prompt)
-    if config.use_lora:
-        add_lora(decoder.module, config.lora_config)
-    logger.info("Initializing %s projector...", projector_class(config.projector_type).title)
-    projector = build_projector(
-        config.projector_type, config.projector_config, encoder.encoder_dim, decoder.decoder_dim
-    )
-    projector.requires_grad_(not config.freeze_projector)
-    decoder.module.requires_grad_(not config.freeze_decoder)
-    for weight in lora_weights(decoder.module).values():
-        weight.requires_grad_(not config.freeze_lora)
-    masking = config.audio_token_dropout, config.frame_masking, config.channel_masking
-    model = SpeechLLM(encoder, projector, decoder, *masking)
-    model.search = config.search
-    return model

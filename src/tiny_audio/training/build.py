@@ -27,10 +27,11 @@ from ..data.sources import Source, at_speeds, open_sources
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..model.attention import choose_attention
+from ..model.build import build_speech_llm
 from ..model.checkpointed import describe_models
 from ..model.device import FROZEN_DTYPES, choose_device, choose_precision
 from ..model.sharded import shard
-from ..model.speech_llm import SpeechLLM, build_speech_llm
+from ..model.speech_llm import SpeechLLM
 from ..progress import Progress
 from ..text import is_unspaced
 from .console import format_count
@@ -346,7 +347,7 @@ def build_evaluation(
         return None
     prompt = model.decoder.prompt
     batches = eval_loader(
-        ClipDataset(sources, prompt.target_ids, config.data, contexts=ContextReader(prompt.context_ids)),
+        ClipDataset(sources, model.tokenize, config.data, contexts=ContextReader(prompt.context_ids)),
         config.training.eval_batch_size,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,

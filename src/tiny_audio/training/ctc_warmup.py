@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -25,7 +25,6 @@ from ..data.skips import SkipLog
 from ..evaluation.evaluate import Evaluation, Interrupted
 from ..model.checkpointed import trained_weights
 from ..model.speech_llm import SpeechLLM
-from ..pieces import WordPieces
 from . import metrics
 from .build import must_skip, open_batches
 from .checkpoint import CheckpointFolder, save_checkpoint
@@ -39,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 CLIPS = 16  # for scaling a projector: some thousands of audio tokens, about as many as in a step
 
-VOCABULARY_CLIPS = 50_000  # whose transcripts are searched for word pieces, which takes some seconds
 CONSISTENT_FROM = 0.4  # of the steps
 LOOKS = 4  # evaluations; the last one is at the end
 TOO_SHORT_SHARE = 0.5  # of the clips; above it, CTC has too little to learn from
@@ -71,40 +69,6 @@ def _frames_of_each(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) 
         if len(batch):
             frames, lengths = model.encode(batch)
             yield frames.float(), lengths
-
-
-def first_transcripts(plan: SamplingPlan, dataset: ClipDataset) -> list[str]:
-    """Return the transcripts of the plan's first clips, of all where there are at most `VOCABULARY_CLIPS`."""
-    counted = [source.percent == 100 for source in dataset.sources]  # the other speeds have the same transcripts
-    wanted = min(sum(len(source) for source in dataset.sources if source.percent == 100), VOCABULARY_CLIPS)
-    draws = 4 * wanted * len(counted) // sum(counted)  # a small corpus beside a large one repeats early
-    seen: set[tuple[int, int]] = set()
-    transcripts: list[str] = []
-    for number in range(-(-draws // plan.batch_size)):
-        for draw in plan.batch(number):
-            if (clip := (draw.source, draw.row)) not in seen and counted[draw.source]:
-                seen.add(clip)
-                transcripts.append(dataset.sources[draw.source].texts[draw.row])
-        if len(seen) >= wanted:
-            break
-    return transcripts
-
-
-def learn_pieces(tokenizer: Any, transcripts: Sequence[str], min_count: int) -> tuple[Tensor, Tensor]:
-    """Find the word pieces of transcripts: see `WordPieces.learn`.
-
-    Returns:
-        (V,) int64 token ids in order, and (V,) fp32 log-probabilities.
-    """
-    found = sorted(WordPieces.learn(tokenizer, transcripts, min_count).log_probs.items())
-    return torch.tensor([piece for piece, _ in found]), torch.tensor([value for _, value in found])
-
-
-def choose_examples(transcripts: Sequence[str], count: int) -> list[str]:
-    """Return `count` transcripts that differ, of nearly the median length."""
-    texts = [text for text in dict.fromkeys(transcripts) if text]
-    median = sorted(map(len, texts))[len(texts) // 2] if texts else 0
-    return sorted(texts, key=lambda text: abs(len(text) - median))[:count]
 
 
 def warmup_rate(step: int, config: TrainingConfig) -> float:

@@ -20,6 +20,7 @@ from ..data.augment import open_augmenter
 from ..data.contexts import ContextReader
 from ..data.loader import ClipDataset
 from ..data.plan import SamplingPlan
+from ..data.sentences import TextDataset
 from ..data.skips import SkipLog
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation
@@ -47,9 +48,6 @@ from .ctc_warmup import (
     CTCWarmup,
     calibrate,
     calibration_draws,
-    choose_examples,
-    first_transcripts,
-    learn_pieces,
     warmup_batches,
     warmup_position,
 )
@@ -60,6 +58,7 @@ from .processes import Processes
 from .ranking import rank, rank_saved, summarize
 from .resume import batches_left, find_start, pin_revisions, restore, set_aside, starts_afresh
 from .state import RunState
+from .texts import check_language_model, open_texts, prepare_search
 from .tracking import Trackers, check_installed
 
 logger = logging.getLogger(__name__)
@@ -114,6 +113,7 @@ class Parts:
         config, accelerator, processes, folder, output: of the run.
         model: on its device, with the weights that the run starts or resumes with; not wrapped yet.
         plan, dataset: which clips are drawn, and what reads them.
+        texts: what reads only their transcripts, for a decoder that reads no audio; None: it does, or has no steps.
         batches: the global batches of the plan that are left.
         evaluate: see `build_evaluation`.
         description: see `describe`.
@@ -131,6 +131,7 @@ class Parts:
     model: SpeechLLM
     plan: SamplingPlan
     dataset: ClipDataset
+    texts: TextDataset | None
     batches: range
     evaluate: Callable[..., Evaluation] | None
     description: dict[str, Any]
@@ -164,6 +165,7 @@ def open_parts(
 ) -> Parts:
     """Load and check everything that the run needs, and say what it resumes from."""
     training = config.training
+    check_language_model(config)
     start, saved = find_start(config, folder, processes)
     if saved is None:
         check_named_checkpoints(config)
@@ -185,16 +187,18 @@ def open_parts(
         logger.warning("%s (see %s).", skips.summary(), skips.path)
 
     batches, warming = batches_left(training, saved, plan, processes.count), warmup_due(config, saved)
+    prompt = model.decoder.prompt
+    contexts = ContextReader(prompt.context_ids, config.data.context_dropout, training.seed)
+    dataset = ClipDataset(sources, prompt.target_ids, config.data, augmenter, contexts)
+    texts = open_texts(config, model, plan, dataset)
     if config.data.cache_features:
-        read = range(batches.start, max(batches.stop, warmup_batches(config, 0, processes).stop if warming else 0))
+        heard = batches if texts is None else range(0)
+        read = range(heard.start, max(heard.stop, warmup_batches(config, 0, processes).stop if warming else 0))
         with explaining_out_of_memory():
             first = calibration_draws(plan) if warming or saved is None else []
             wanted = clips_to_read(plan, read, eval_sources, first)
             workers = usable_workers(config.data.num_workers)
             cache_features(config, model.encoder, sources + eval_sources, wanted, accelerator, workers)
-    prompt = model.decoder.prompt
-    contexts = ContextReader(prompt.context_ids, config.data.context_dropout, training.seed)
-    dataset = ClipDataset(sources, prompt.target_ids, config.data, augmenter, contexts)
     state = RunState.load(saved["state"]) if saved is not None else RunState()
     with explaining_out_of_memory():
         preflight(config, model, plan, dataset, eval_sources, folder, state.step, accelerator)
@@ -207,7 +211,7 @@ def open_parts(
     evaluate = build_evaluation(config, model, eval_sources, accelerator, skips)
     description = describe(config, model, sources, accelerator)
     return Parts(
-        *(config, accelerator, processes, folder, output, model, plan, dataset, batches, evaluate, description),
+        *(config, accelerator, processes, folder, output, model, plan, dataset, texts, batches, evaluate, description),
         *(skips, state, saved, warming),
     )
 
@@ -237,8 +241,11 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
     """
     config, accelerator, model, plan, state = parts.config, parts.accelerator, parts.model, parts.plan, parts.state
     training, processes = config.training, parts.processes
+    if parts.texts is not None:
+        model.projector.requires_grad_(False)
     if model.ctc is not None:
-        model.ctc_weight = 0.0 if config.model.freeze_projector else training.ctc_loss_weight
+        projector_trains = parts.texts is None and not config.model.freeze_projector
+        model.ctc_weight = training.ctc_loss_weight if projector_trains else 0.0
         model.ctc.requires_grad_(model.ctc_weight > 0)
     prepared, optimizer = distribute(config, model, accelerator)
     if parts.saved is not None and parts.saved["optimizer"] is not None:
@@ -259,7 +266,7 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
             accelerator=accelerator,
             model=prepared,
             optimizer=optimizer,
-            batches=open_batches(config, plan, parts.dataset, parts.batches, accelerator),
+            batches=open_batches(config, plan, parts.texts or parts.dataset, parts.batches, accelerator),
             plan=plan,
             evaluate=parts.evaluate,
             folder=parts.folder,
@@ -356,16 +363,8 @@ def initialize_weights(
         load_weights(model, load_checkpoint(given), config.model, given, only_projector)
     else:
         calibrate(model, plan, dataset)
-    training, prompt = config.training, model.decoder.prompt
-    if saved is None and training.num_ctc_steps + training.ctc_loss_weight > 0:
-        lacks_examples = (
-            not model.search.audio and not prompt.example_ids
-        )  # a given checkpoint may have brought its own
-        transcripts = first_transcripts(plan, dataset) if model.ctc is None or lacks_examples else []
-        if model.ctc is None:
-            model.add_ctc(*learn_pieces(prompt.tokenizer, transcripts, training.ctc_min_count))
-        if lacks_examples:
-            prompt.set_examples(choose_examples(transcripts, model.search.examples))
+    if saved is None:
+        prepare_search(config, model, plan, dataset)
     model.check_search()
 
 

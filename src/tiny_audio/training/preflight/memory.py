@@ -27,6 +27,7 @@ from accelerate import Accelerator
 from ...config import TrainingConfig
 from ...data.augment import SPEEDS
 from ...data.loader import Batch, ClipDataset
+from ...data.sentences import LINES
 from ...data.sources import Source
 from ...data.synthetic import synthetic_batch
 from ...lengths import MAX_CLIP_SECONDS
@@ -113,6 +114,8 @@ def training_trial(training: TrainingConfig, model: SpeechLLM, dataset: ClipData
     size = training.batch_size
     slowest = min(SPEEDS) / 100 if dataset.augmenter is not None else 1.0
     seconds, targets = longest_clips(dataset.sources, size, dataset.tokenize, slowest)
+    if not model.reads_audio:
+        targets = [(1 + LINES) * target for target in targets]  # each transcript is followed by sentences
     contexts = longest_contexts(dataset, size)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     beside = MOMENTS + (accelerator.num_processes > 1)  # DDP's buckets: as large as the gradients
