@@ -102,7 +102,9 @@ def test_a_run_teaches_the_decoder_words_and_goes_on_exactly(run_settings, tmp_p
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "whole")
     assert main(typed) == 0
-    assert "text.txt: 20 sentences to learn words from" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "text.txt: 20 sentences to learn words from" in said
+    assert "Trained on" not in said, "no audio was read after the warm-up"
 
     monkeypatch.chdir(tmp_path / "stopped")
     finish = Trainer.finish_step
@@ -138,5 +140,11 @@ def refused(model: dict, data: dict | None = None) -> str:
 def test_steps_that_train_nothing_and_text_that_nothing_reads_are_refused():
     assert "set model.use_lora=true, or training.max_steps=0" in refused({"search": NO_AUDIO})
     assert "set model.use_lora=true" in refused({"search": NO_AUDIO, "use_lora": True, "freeze_lora": True})
-    assert "set model.search.beams=8 and model.search.audio=false" in refused({}, {"text_path": "text.txt"})
+    assert "set model.search.beams=8, model.search.audio=false" in refused({}, {"text_path": "text.txt"})
+    model, text = ModelConfig(search=NO_AUDIO, use_lora=True), DataConfig(text_path="nowhere.txt")
+    warmup_alone = TrainingConfig(max_steps=0, ctc_warmup_steps=10)
+    with pytest.raises(ConfigError, match=r"training\.max_steps=150"):
+        check_language_model(Config(model=model, data=text, training=warmup_alone))
+    with pytest.raises(UserError, match=r"data\.text_path=nowhere\.txt: there is no such file"):
+        check_language_model(Config(model=model, data=text))
     check_language_model(Config(model=ModelConfig(search=NO_AUDIO, use_lora=True)))

@@ -18,7 +18,6 @@ import torch
 
 from ..config import DataConfig
 from ..errors import UserError
-from ..lengths import SAMPLE_RATE
 from ..text import clean_transcript
 from .loader import Batch, ClipDataset
 from .plan import Draw
@@ -55,20 +54,19 @@ class TextDataset(ClipDataset):
         self.texts, self.seed = texts, seed
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        """Read a batch; draws without a transcript, such as of noise, are left out."""
+        """Read a batch without audio: all lengths are 0. Draws without a transcript, such as noise, are left out."""
         read = [draw for draw in draws if self.sources[draw.source].texts[draw.row]]
         transcripts = [self.sources[draw.source].texts[draw.row] for draw in read]
-        seconds = [float(self.sources[draw.source].durations[draw.row]) for draw in read]
         lines = [[text, *self.after(draw.number)] for text, draw in zip(transcripts, read, strict=True)]
         return Batch(
             waveforms=torch.zeros(0, 0),
-            num_samples=torch.tensor([round(one * SAMPLE_RATE) for one in seconds], dtype=torch.int64),
+            num_samples=torch.zeros(len(read), dtype=torch.int64),
             target_ids=[torch.tensor([token for line in some for token in self.tokenize(line)]) for some in lines],
             transcripts=transcripts,
             names=[self.sources[draw.source].names[draw.row] for draw in read],
             sources=[draw.source for draw in read],
             draws=[draw.number for draw in read],
-            seconds=seconds,
+            seconds=[0.0] * len(read),
             context_ids=[torch.tensor(self.read_context(draw), dtype=torch.int64) for draw in read],
         )
 

@@ -285,7 +285,7 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
         trainer.stop.leave()
     logger.info("Training completed!")
     logger.info("Total time: %s", format_time(state.train_seconds))
-    if state.step:
+    if state.audio_seconds:
         logger.info("Trained on %s", state.corpora_line())
 
 

@@ -17,7 +17,7 @@ from ..config import Config
 from ..data.loader import ClipDataset
 from ..data.plan import SamplingPlan
 from ..data.sentences import TextDataset, alphabet_of, read_sentences
-from ..errors import ConfigError
+from ..errors import ConfigError, UserError
 from ..model.speech_llm import SpeechLLM
 from ..pieces import WordPieces
 
@@ -78,18 +78,21 @@ def prepare_search(config: Config, model: SpeechLLM, plan: SamplingPlan, dataset
 
 
 def check_language_model(config: Config) -> None:
-    """Refuse steps that train nothing, and text that nothing reads.
+    """Refuse steps that train nothing, and text that nothing reads, before anything slow is loaded.
 
     Raises:
         ConfigError: says what to set.
+        UserError: there is no such text.
     """
-    model = config.model
+    model, text = config.model, config.data.text_path
+    if text is not None and (model.search.reads_audio or not config.training.max_steps):
+        raise ConfigError(
+            "data.text_path is read in the steps of a decoder that reads no audio: set model.search.beams=8, "
+            "model.search.audio=false, model.use_lora=true and training.max_steps=150 (as experiment=laptop_text does)."
+        )
+    if text is not None and not Path(text).is_file():
+        raise UserError(f"data.text_path={text}: there is no such file.")
     if model.search.reads_audio:
-        if config.data.text_path is not None:
-            raise ConfigError(
-                "data.text_path is for a decoder that reads no audio: set model.search.beams=8 and "
-                "model.search.audio=false (as experiment=laptop_text does)."
-            )
         return
     trains = not model.freeze_decoder or (model.use_lora and not model.freeze_lora)
     if config.training.max_steps and not trains:
