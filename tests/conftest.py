@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 from filelock import FileLock
 
 # A shell has its background jobs ignore Ctrl+C, and they hand that on; the runs that are tested wait for it.
@@ -28,6 +29,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only wait for each other; for processes of tests, too
+
+yaml.SafeLoader = yaml.CSafeLoader  # the same in C: a thousand times the settings are composed of a dozen files
 
 # The files that take longest come first: each process is given a file at a time, and one at the end would run alone.
 LONGEST = (

@@ -8,7 +8,15 @@ import kaldialign
 import numpy as np
 import pytest
 
-from tiny_audio.evaluation.wer import ErrorCounts, bootstrap_interval, count_errors, word_errors
+from tiny_audio.evaluation import wer
+from tiny_audio.evaluation.wer import (
+    ErrorCounts,
+    bootstrap_interval,
+    bootstrap_rates,
+    count_errors,
+    permutation_p_value,
+    word_errors,
+)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +84,19 @@ def test_bootstrap_agrees_with_an_independent_implementation():
     theirs = kaldialign.bootstrap_wer_ci([line.split() for line in said], [line.split() for line in written])
     expected = (theirs["ci95min"], theirs["ci95max"])
     assert bootstrap_interval(errors, words) == pytest.approx(expected, abs=0.006)
+
+
+@pytest.mark.parametrize("drawn_at_once", [1, 50, 1 << 16])
+def test_sets_are_drawn_in_blocks_as_they_are_one_by_one(monkeypatch, drawn_at_once):
+    monkeypatch.setattr(wer, "MAX_DRAWN", drawn_at_once)
+    errors, words = np.array([0, 3, 1, 0, 2]), np.array([4, 5, 0, 2, 3])
+    rng = np.random.default_rng(7)
+    sets = [rng.integers(5, size=5) for _ in range(200)]
+    one_by_one = [errors[drawn].sum() / max(words[drawn].sum(), 1) for drawn in sets]
+    assert bootstrap_rates(errors, words, None, 200, seed=7).tolist() == one_by_one
+    difference, rng = np.array([1, -2, 3, 1]), np.random.default_rng(7)
+    extreme = [abs((difference * (rng.integers(2, size=4) * 2 - 1)).sum()) >= 3 for _ in range(200)]
+    assert permutation_p_value(difference, replications=200, seed=7) == (1 + sum(extreme)) / 201
 
 
 def test_bootstrap_of_several_systems_and_of_their_difference():

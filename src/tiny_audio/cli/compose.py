@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import shlex
@@ -79,14 +80,18 @@ def to_overrides(typed: Sequence[str], own: Sequence[Path] = ()) -> list[str]:
 
 def register(own: Sequence[Path] = ()) -> None:
     """Register the schema with Hydra, and a second name for every preset, for `to_overrides`."""
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    _store("schema", Config)
     for group in PRESETS:
         for name in choices(group, [shipped_folder(), *own]):
-            node = {"defaults": [f"/{group}/{name}@{group}"]}
-            store.store(group=f"typed_{group}", name=name, node=node, package="_global_")
+            _store(name, f"/{group}/{name}@{group}", group=f"typed_{group}", package="_global_")
+
+
+@functools.cache  # Hydra keeps it as long as the process lives
+def _store(name: str, node: type[Config] | str, **where: str) -> None:
+    """Put the schema, or another name for a preset, where Hydra finds it."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name=name, node={"defaults": [node]} if isinstance(node, str) else node, **where)
 
 
 def compose(overrides: Sequence[str], config_name: str = "config") -> tuple[Config, DictConfig]:

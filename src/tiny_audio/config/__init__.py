@@ -7,6 +7,8 @@ as it is typed on the command line.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -99,6 +101,13 @@ def _refuse_interpolations(key: str, value: Any) -> None:
         raise ConfigError(f"{key} is {value[:60]}: stored settings must be plain values; references are not resolved.")
 
 
+@functools.cache
+def _schema() -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(Config)  # slow; never changed, see below
+
+
 def build_config(values: DictConfig | Mapping[str, Any]) -> Config:
     """Turn composed YAML, or the dict that `Config.to_dict` returned, into validated settings.
 
@@ -118,7 +127,7 @@ def build_config(values: DictConfig | Mapping[str, Any]) -> Config:
         # By plain values: a setting that `+key=value` added to a composed config is then refused like any typo.
         composed = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
         plain = OmegaConf.to_container(composed, resolve=True)
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        config = OmegaConf.to_object(OmegaConf.unsafe_merge(copy.deepcopy(_schema()), plain))
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, Config)) from None
     assert isinstance(config, Config)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from kaldialign import edit_distance
 
 from .scoring import OURS, Rule
+
+MAX_DRAWN = 1 << 16  # utterances that are drawn at once: they stay in the processor's cache
 
 
 @dataclass
@@ -115,10 +117,16 @@ def bootstrap_rates(
         errors, lengths = sum_groups(errors, groups), sum_groups(lengths, groups)
     rng = np.random.default_rng(seed)
     rates = np.empty(replications)
-    for i in range(replications):
-        drawn = rng.integers(len(lengths), size=len(lengths))
-        rates[i] = errors[drawn].sum() / max(lengths[drawn].sum(), 1)
+    for some in _blocks(replications, len(lengths)):
+        drawn = rng.integers(len(lengths), size=(some.stop - some.start, len(lengths)))
+        rates[some] = errors[drawn].sum(1) / np.maximum(lengths[drawn].sum(1), 1)
     return rates
+
+
+def _blocks(replications: int, length: int) -> Iterator[slice]:
+    """Divide replications of so many draws each into blocks that need little memory."""
+    size = max(1, MAX_DRAWN // max(length, 1))
+    return (slice(start, min(start + size, replications)) for start in range(0, replications, size))
 
 
 def sum_groups(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -149,7 +157,7 @@ def permutation_p_value(
     rng = np.random.default_rng(seed)
     seen = abs(difference.sum())
     extreme = 0
-    for _ in range(replications):
-        signs = rng.integers(2, size=len(difference)) * 2 - 1
-        extreme += abs((difference * signs).sum()) >= seen
+    for some in _blocks(replications, len(difference)):
+        signs = rng.integers(2, size=(some.stop - some.start, len(difference))) * 2 - 1
+        extreme += int(np.count_nonzero(abs((difference * signs).sum(1)) >= seen))
     return (1 + extreme) / (1 + replications)
