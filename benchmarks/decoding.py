@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import pipeline
 
 from tiny_audio.audio import pad_waveforms
-from tiny_audio.config import DataConfig, DatasetConfig, PathsConfig
+from tiny_audio.config import Config, DataConfig, DatasetConfig, HardwareConfig, PathsConfig
 from tiny_audio.data.sources import open_source
 from tiny_audio.inference import Recognizer
+from tiny_audio.judge.pipelines import ModelRecognizer
 from tiny_audio.lengths import SAMPLE_RATE
 from tiny_audio.model.speech_llm import transcript_limit
 
@@ -107,14 +107,14 @@ def main() -> None:
     ways.append(Way("generate, batches of 8", lambda: ours(8, rows_leave=False)))
     ways += [Way(f"ours, batches of {size}", ours_by(size)) for size in given.batch_sizes]
     if given.pipeline:
-        asr = pipeline("automatic-speech-recognition", given.pipeline, device="cpu")
-        for size in (1, 8):
+        settings = Config(hardware=HardwareConfig(device="cpu", mixed_precision="no"))
+        other = ModelRecognizer(given.pipeline, settings, language="en")
 
-            def piped(size: int = size) -> tuple[list[str], float]:
-                inputs = [{"raw": clip, "sampling_rate": SAMPLE_RATE} for clip in clips]
-                return [one["text"] for one in asr(inputs, batch_size=size)], float("nan")
+        def theirs_by(size: int) -> Callable[[], tuple[list[str], float]]:
+            batches = [clips[first : first + size] for first in range(0, len(clips), size)]
+            return lambda: ([text for batch in batches for text in other.transcribe(batch)], float("nan"))
 
-            ways.append(Way(f"pipeline, batches of {size}", piped))
+        ways += [Way(f"pipeline, batches of {size}", theirs_by(size)) for size in (1, 8)]
     ours(1)  # the first clips choose kernels
     for _ in range(given.rounds):
         for way in ways:
