@@ -17,8 +17,7 @@ from tiny_audio.cli.compose import compose, register, to_overrides
 from tiny_audio.cli.doctor import experiments
 from tiny_audio.config import Config
 from tiny_audio.inspection import machine as looked
-from tiny_audio.inspection.fits import PUBLISHED, judge
-from tiny_audio.inspection.machine import Machine, look_at_machine
+from tiny_audio.inspection.machine import PUBLISHED, Machine, judge, look_at_machine
 
 TOKEN = "hf_this_must_never_be_shown"
 GB = 10**9

@@ -114,16 +114,15 @@ def run_check(argv: list[str]) -> int:
     for path in args.output:
         check_output(path, data_files(config.data))
     from ..inspection.check import check
-
-    report = check(config, args.headers, args.decode)
     from ..inspection.report import print_report, to_json
 
+    report = check(config, args.headers, args.decode)
     print_report(open_console(), report)
     for path in args.output:
         if path.suffix == ".json":
             write_output(path, to_json(report).encode())
         else:
-            from ..inspection.page import render_report
+            from ..inspection.figure import render_report  # matplotlib
 
             write_output(path, render_report(report, path.suffix))
     return int(report.severe)
@@ -151,13 +150,11 @@ def run_preview(argv: list[str]) -> int:
     if args.output is not None:
         make_folder(args.output)
     from ..inspection.preview import preview
-    from ..inspection.preview_report import print_preview
+    from ..inspection.preview_report import print_preview, write_preview
 
     clips = preview(config, args.clips)
     print_preview(open_console(), clips)
     if args.output is not None:
-        from ..inspection.preview_page import write_preview
-
         print(f"Page: {write_preview(clips, args.output)}")
     return 0
 
