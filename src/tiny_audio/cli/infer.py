@@ -19,7 +19,7 @@ from .options import Parser, add_search, check_search
 from .output import Output, is_folder, open_output
 
 if TYPE_CHECKING:
-    from ..inference.transcribe import Transcription
+    from ..inference.transcription import Transcription
 
 OPTIONS = (
     *("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output"),
