@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..lengths import SAMPLE_RATE
 from ..pages import render
 from ..plot.figure import style
-from .preview import AUDIO, TAUGHT, PreviewClip, Token, describe_lengths
+from .preview import AUDIO, TAUGHT, PreviewClip, Token
 
 STYLES = {AUDIO: "cyan", TAUGHT: "bold green"}
 INDENT = 10
@@ -66,6 +66,14 @@ def field(console: Console, name: str, value: Text) -> None:
     for i, line in enumerate(lines):
         line.rstrip()
         console.print(Text.assemble(("" if i else f"  {name}".ljust(INDENT), "dim"), " " * INDENT * bool(i), line))
+
+
+def describe_lengths(clip: PreviewClip) -> str:
+    """Return the lengths of a clip from samples to audio tokens, in one line."""
+    return (
+        f"{clip.seconds:.2f} s = {clip.num_samples:,} samples > {clip.num_mel_frames:,} mel frames > "
+        f"{clip.num_encoder_frames:,} encoder frames > {clip.num_audio_tokens:,} audio tokens"
+    )
 
 
 def runs(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
