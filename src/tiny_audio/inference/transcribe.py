@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +26,6 @@ from .inputs import Recording, check_recording, to_waveform
 from .opened import open_model
 from .spans import find_spans, halve
 from .transcription import TextSegment, Transcription, join
-
-logger = logging.getLogger(__name__)
 
 MIN_PIECE_SECONDS = 1.5  # even if the training clips were shorter: shorter pieces would cut words
 MIN_HALF_SECONDS = 1.0  # of the halves of a piece whose transcript looped or was cut off

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +24,6 @@ from .findings import find
 from .overlap import look_at_overlap
 from .recordings import look_at_headers, look_at_recordings, sample_rows
 from .texts import look_at_raw_texts, look_at_texts, shorten
-
-logger = logging.getLogger(__name__)
 
 POINTS = 2000  # clips of a corpus in a picture
 TOKENIZED = 2000  # transcripts of a corpus that are tokenized
