@@ -142,21 +142,16 @@ def build_page(clips: Sequence[PreviewClip]) -> str:
         clips=clips,
         lengths=describe_lengths,
         wav_name=wav_name,
-        mel=encoded_mel,
+        mel=draw_mel,
         runs=runs,
         visible=visible,
     )
 
 
-def encoded_mel(clip: PreviewClip) -> str:
-    """Return the picture of a clip's spectrogram, a PNG in base64."""
+def draw_mel(clip: PreviewClip) -> str:
+    """Draw the spectrogram of a clip that was read; return a PNG in base64."""
     assert clip.mel is not None
-    return base64.b64encode(draw_mel(clip.mel)).decode()
-
-
-def draw_mel(mel: np.ndarray) -> bytes:
-    """Draw a log-mel spectrogram (M, L) as a PNG."""
-    seconds = mel.shape[1] / 100
+    mel, seconds = clip.mel, clip.mel.shape[1] / 100
     with matplotlib.rc_context(style()):
         figure = Figure(figsize=(float(np.clip(1.2 + 1.2 * seconds, 4, 13)), 2.2), layout="constrained")
         ax = figure.subplots()
@@ -166,4 +161,4 @@ def draw_mel(mel: np.ndarray) -> bytes:
         ax.grid(visible=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
+    return base64.b64encode(buffer.getvalue()).decode()
