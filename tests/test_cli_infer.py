@@ -10,7 +10,8 @@ import soundfile
 from clips import read_lines
 from tiny_audio.cli import main
 from tiny_audio.inference import files as transcribing
-from tiny_audio.inference.transcribe import Decoding, TextSegment, Transcription
+from tiny_audio.inference.transcribe import Decoding
+from tiny_audio.inference.transcription import TextSegment, Transcription
 from tiny_audio.model.alignment import AlignedWord
 
 TALK_WORDS = 43  # the first at so many seconds that time ends their subtitles, the others at so few that lines do

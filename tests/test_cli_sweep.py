@@ -18,8 +18,7 @@ import yaml
 from clips import read_lines
 from tiny_audio.cli import main
 from tiny_audio.errors import UserError
-from tiny_audio.sweep.file import EarlyStop, read_sweep
-from tiny_audio.sweep.parameters import Parameter
+from tiny_audio.sweep.file import EarlyStop, Parameter, read_sweep
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 METRIC = {"name": "eval/wer", "goal": "minimize"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .inference.transcribe import TextSegment, Transcription
+    from .inference.transcription import TextSegment, Transcription
     from .model.alignment import AlignedWord
 
 SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}

@@ -11,14 +11,14 @@ import psutil
 import pytest
 import torch
 
-from tiny_audio.benchmark.models import PUBLISHED as WIDTHS
+from tiny_audio.benchmark.models import PUBLISHED as SIZES
 from tiny_audio.cli import main
 from tiny_audio.cli.compose import compose, register, to_overrides
 from tiny_audio.cli.doctor import experiments
 from tiny_audio.config import Config
 from tiny_audio.inspection import machine as looked
-from tiny_audio.inspection.fits import PUBLISHED, judge
-from tiny_audio.inspection.machine import Machine, look_at_machine
+from tiny_audio.inspection.machine import PUBLISHED, Machine, judge, look_at_machine
+from widths import widths_of
 
 TOKEN = "hf_this_must_never_be_shown"
 GB = 10**9
@@ -105,13 +105,11 @@ def test_every_shipped_experiment_uses_known_models():
 
 
 def test_the_published_sizes_are_those_of_the_configurations():
-    decoder = PUBLISHED["Qwen/Qwen3-0.6B"]
-    assert (decoder.width, decoder.layers) == (WIDTHS.decoder_dim, WIDTHS.decoder_layers)
-    assert decoder.weights == pytest.approx(
-        WIDTHS.widths.decoder_linear + WIDTHS.vocabulary * WIDTHS.decoder_dim, rel=1e-3
-    )
+    widths, decoder = widths_of(SIZES), PUBLISHED["Qwen/Qwen3-0.6B"]
+    assert (decoder.width, decoder.layers) == (SIZES.decoder_dim, SIZES.decoder_layers)
+    assert decoder.weights == pytest.approx(widths.decoder_linear + widths.vocabulary * widths.decoder_dim, rel=1e-3)
     encoder = PUBLISHED["zai-org/GLM-ASR-Nano-2512"]
-    assert encoder.weights == pytest.approx(WIDTHS.widths.encoder_linear, rel=0.02)
+    assert encoder.weights == pytest.approx(widths.encoder_linear, rel=0.02)
 
 
 def test_models_in_the_cache_are_listed(tmp_path, monkeypatch):

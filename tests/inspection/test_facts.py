@@ -15,14 +15,21 @@ from tiny_audio.audio import AudioError, header_seconds, read_header
 from tiny_audio.cli.data import configure, parse_check
 from tiny_audio.config import Config, TrainingConfig
 from tiny_audio.data.plan import SamplingPlan
-from tiny_audio.inspection.check import duration_edges, open_role
+from tiny_audio.inspection.check import duration_edges, look_at_mixture, open_role
 from tiny_audio.inspection.facts import CorpusFacts, Histogram, Report
 from tiny_audio.inspection.findings import relation
-from tiny_audio.inspection.mixture import look_at_mixture
 from tiny_audio.inspection.overlap import look_at_overlap, loudness, same_files
 from tiny_audio.inspection.recordings import bandwidth, measure, sample_rows
-from tiny_audio.inspection.report import bars, times
-from tiny_audio.inspection.texts import RawTexts, fit_seconds, look_at_texts, odd_characters, ranks, repeats
+from tiny_audio.inspection.report import bars
+from tiny_audio.inspection.texts import (
+    fit_seconds,
+    look_at_raw_texts,
+    look_at_texts,
+    odd_characters,
+    ranks,
+    repeats,
+)
+from tiny_audio.training.console import format_number
 
 
 @pytest.fixture
@@ -115,7 +122,7 @@ def test_ranks_share_ties():
     ("number", "written"), [(10_000.4, "10,000"), (2.5, "2.5"), (0.01234, "0.0123"), (99.6, "99.6")]
 )
 def test_how_often_is_written_as_people_do(number, written):
-    assert times(number) == written
+    assert format_number(number) == written
 
 
 def test_texts_that_are_too_much_alike_say_nothing_of_lengths():
@@ -155,11 +162,9 @@ def test_repeats_are_those_beyond_the_usual():
 
 def test_marks_of_transcribers_are_told_from_speech():
     facts, _ = look_at_texts(np.ones(2), ["a", "b"], ["x", "y"])
-    raw = RawTexts(facts)
     spoken = "[SPEAKER_01]: So [Laughter] we (uh) <NOISE> a < b <|0.00|> <|2.40|> <asr_text>."
-    raw.add("x", spoken, spoken, "so")
-    raw.add("y", "SAID ON (3) MAY \x07", "SAID ON (3) MAY", "said")
-    raw.finish()
+    clips = [("x", spoken, spoken, "so"), ("y", "SAID ON (3) MAY \x07", "SAID ON (3) MAY", "said")]
+    look_at_raw_texts(facts, clips)
     assert set(facts.tags) == {"(uh)"}
     assert set(facts.taken_out) == {"[speaker_#]:", "[laughter]", "<noise>", "<|#|>", "<asr_text>"}
     assert facts.taken_out["<|#|>"].count == 1, "clips, not tags"

@@ -17,8 +17,7 @@ from tiny_audio.audio import AudioError
 from tiny_audio.evaluation.score import Result, Transcript, note_symptoms
 from tiny_audio.evaluation.scoring import OURS, WHISPER
 from tiny_audio.judge import page
-from tiny_audio.judge.alignment import align_words
-from tiny_audio.judge.page import build_page, to_mp3, worst_first
+from tiny_audio.judge.page import align_words, build_page, to_mp3, worst_first
 from tiny_audio.judge.predictions import to_result
 
 SAID = ["one two three", "four five", "six </script><b>seven</b>", "eight"]

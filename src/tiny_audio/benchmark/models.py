@@ -14,7 +14,6 @@ from ..data.synthetic import synthetic_batch
 from ..lengths import MAX_CLIP_SECONDS
 from ..model.decoder import Decoder, load_prompt
 from ..model.encoder import GlmAsrSpeechEncoder
-from ..model.flops import Widths
 from ..model.packing import PACKED_ATTENTION
 from ..model.projectors import build_projector
 from ..model.speech_llm import SpeechLLM
@@ -39,24 +38,6 @@ class Sizes:
     decoder_head_dim: int = 128
     decoder_hidden: int = 3072
     vocabulary: int = 151_936
-
-    @property
-    def widths(self) -> Widths:
-        """The widths for counting the operations of a step."""
-        query, key = (heads * self.decoder_head_dim for heads in (self.decoder_heads, self.decoder_kv_heads))
-        encoder_layer = 4 * self.encoder_dim**2 + 2 * self.encoder_dim * self.encoder_hidden
-        decoder_layer = self.decoder_dim * (2 * query + 2 * key + 3 * self.decoder_hidden)
-        return Widths(
-            mel_bins=self.mel_bins,
-            encoder_dim=self.encoder_dim,
-            encoder_linear=self.encoder_layers * encoder_layer,
-            encoder_attention=self.encoder_layers * self.encoder_dim,
-            decoder_dim=self.decoder_dim,
-            vocabulary=self.vocabulary,
-            decoder_linear=self.decoder_layers * decoder_layer,
-            decoder_trained=0,
-            decoder_attention=self.decoder_layers * query,
-        )
 
 
 PUBLISHED = Sizes()

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..training.console import format_count
+from ..training.console import format_count, format_number
 from .data import bottleneck
 from .models import Sizes, clip_lengths
 from .settings import Settings
@@ -85,29 +85,24 @@ class Report:
         for name, part in parts.items():
             work = part["flops"]
             used = f"{work / part['seconds'] / rate:.0%}" if work and part["seconds"] else ""
-            shown = _number(work / 1e12) if work else ""
-            table.add_row(name, _number(part["seconds"]), f"{part['seconds'] / whole:.1%}", shown, used)
+            shown = format_number(work / 1e12) if work else ""
+            table.add_row(name, format_number(part["seconds"]), f"{part['seconds'] / whole:.1%}", shown, used)
         self._print("Where our step's time goes", table)
         self.line("projector, head and loss: forward and backward.")
 
     def data(self, data: dict[str, Any], throughput: float | None) -> None:
         """Print the speed of the data pipeline next to that of the step."""
         rates = data["audio_hours_per_hour"]
-        taken = [] if throughput is None else [_number(throughput)]
+        taken = [] if throughput is None else [format_number(throughput)]
         title = f"Data alone: {data['clips']:,} clips, {data['hours']:.2f} h"
         table = _table("workers", "audio hours an hour", *["our step takes"] * len(taken))
         for count, rate in rates.items():
-            table.add_row(str(count), _number(rate), *taken)
+            table.add_row(str(count), format_number(rate), *taken)
         self._print(title, table)
         if throughput is not None:
             self.line(bottleneck(rates, throughput))
         if data["usable_workers"] < max(rates):
             self.line(f"A run uses no more than {data['usable_workers']} workers here, one for each core.")
-
-
-def _number(value: float) -> str:
-    """Write three digits, or all digits before the point."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _layers(name: str, found: int, published: int) -> str:
@@ -129,12 +124,12 @@ def _rows(settings: Settings, variants: dict[str, Any]) -> list[tuple[str, Calla
         def shown(found: dict[str, Any]) -> str:
             if key not in found:
                 return "-"
-            return _number(found[key] * scale) if form is None else format(found[key] * scale, form)
+            return format_number(found[key] * scale) if form is None else format(found[key] * scale, form)
 
         return shown
 
     def seconds(found: dict[str, Any]) -> str:
-        return found.get("error") or _number(found["seconds"])
+        return found.get("error") or format_number(found["seconds"])
 
     def difference(found: dict[str, Any]) -> str:
         return f"{found['loss'] - ours:+.1e}" if ours is not None and "loss" in found else "-"

@@ -18,7 +18,7 @@ from ..data.loader import Batch
 from ..model.attention import choose_attention
 from ..model.decoder import load_prompt
 from ..model.device import FROZEN_DTYPES
-from ..model.flops import step_flops
+from ..model.flops import Widths, step_flops
 from ..model.speech_llm import SpeechLLM
 from ..training.build import start_accelerator, usable_workers
 from ..training.memory import PeakMemory, release_memory
@@ -100,7 +100,7 @@ def measure_steps(settings: Settings, sizes: Sizes, accelerator: Accelerator, re
     measured = []
     for kind in settings.projectors:
         model = build_model(kind, encoder, decoder, some)
-        measured.append(measure_projector(kind, model, batch, settings, sizes, accelerator))
+        measured.append(measure_projector(kind, model, batch, settings, accelerator))
         report.projector(measured[-1], settings)
     return {"machine": machine, "sizes": asdict(sizes), "audio_seconds": batch.audio_seconds, "projectors": measured}
 
@@ -129,12 +129,7 @@ def cpu_name() -> str:
 
 
 def measure_projector(
-    kind: str,
-    model: SpeechLLM,
-    batch: Batch,
-    settings: Settings,
-    sizes: Sizes,
-    accelerator: Accelerator,
+    kind: str, model: SpeechLLM, batch: Batch, settings: Settings, accelerator: Accelerator
 ) -> dict[str, Any]:
     """Measure all variants with one projector, each from the same weights, and the parts of our own step.
 
@@ -147,7 +142,7 @@ def measure_projector(
         logger.info("Measuring the step, %s (%s)...", chosen.title, kind)
         model.projector.load_state_dict(start)
         try:
-            variants[chosen.title] = measure_variant(chosen, model, batch, settings, sizes, accelerator)
+            variants[chosen.title] = measure_variant(chosen, model, batch, settings, accelerator)
         except torch.OutOfMemoryError:
             variants[chosen.title] = {"error": "out of memory"}
         accelerator.free_memory()
@@ -170,12 +165,7 @@ def measure_projector(
 
 
 def measure_variant(
-    chosen: type[Variant],
-    model: SpeechLLM,
-    batch: Batch,
-    settings: Settings,
-    sizes: Sizes,
-    accelerator: Accelerator,
+    chosen: type[Variant], model: SpeechLLM, batch: Batch, settings: Settings, accelerator: Accelerator
 ) -> dict[str, Any]:
     """Measure the loss, the seconds of whole steps, the memory, and the parts of our own step."""
     assert settings.steps is not None
@@ -192,7 +182,7 @@ def measure_variant(
                 variant.step()
                 timeline.mark("step")
             seconds = [seconds for _, seconds in timeline.intervals()]
-    flops = step_flops(sizes.widths, variant.load, model.projector)
+    flops = step_flops(Widths.of(model), variant.load, model.projector)
     found = {
         "loss": loss,
         "seconds": statistics.median_low(seconds),  # the faster one of two steps: the first may be cold

@@ -7,8 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..errors import MAX_MESSAGE, UserError, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}  # the others stay: INFO, ERROR, DEBUG
 USAGE_ERROR = 2  # the same as argparse's
@@ -40,6 +44,13 @@ def configure_logging() -> None:
 def debugging() -> bool:
     """Whether to show tracebacks for user errors too."""
     return os.environ.get("TA_DEBUG", os.environ.get("HYDRA_FULL_ERROR")) == "1"
+
+
+def open_console(width: int) -> Console:
+    """Return standard output, `width` columns wide if it is not a terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
 
 
 def run_command(name: str, command: Callable[[list[str]], int], argv: list[str]) -> int:

@@ -6,17 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..config import Config, DatasetConfig
 from ..config_errors import did_you_mean
 from ..errors import UserError
 from .compose import compose, own_folders, register, to_overrides
+from .console import open_console
 from .options import Parser
 from .output import check_output, data_files, write_output
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 OUTPUTS = (".html", ".png", ".svg", ".json")
 HELP = """\
@@ -114,16 +111,15 @@ def run_check(argv: list[str]) -> int:
     for path in args.output:
         check_output(path, data_files(config.data))
     from ..inspection.check import check
-
-    report = check(config, args.headers, args.decode)
     from ..inspection.report import print_report, to_json
 
-    print_report(open_console(), report)
+    report = check(config, args.headers, args.decode)
+    print_report(open_console(80), report)
     for path in args.output:
         if path.suffix == ".json":
             write_output(path, to_json(report).encode())
         else:
-            from ..inspection.page import render_report
+            from ..inspection.figure import render_report  # matplotlib
 
             write_output(path, render_report(report, path.suffix))
     return int(report.severe)
@@ -151,13 +147,11 @@ def run_preview(argv: list[str]) -> int:
     if args.output is not None:
         make_folder(args.output)
     from ..inspection.preview import preview
-    from ..inspection.preview_report import print_preview
+    from ..inspection.preview_report import print_preview, write_preview
 
     clips = preview(config, args.clips)
-    print_preview(open_console(), clips)
+    print_preview(open_console(80), clips)
     if args.output is not None:
-        from ..inspection.preview_page import write_preview
-
         print(f"Page: {write_preview(clips, args.output)}")
     return 0
 
@@ -201,13 +195,6 @@ def _positive(value: str) -> int:
     if value.isdecimal() and int(value) > 0:
         return int(value)
     raise argparse.ArgumentTypeError(f"must be a number of at least 1, got {value}")
-
-
-def open_console() -> Console:
-    """Return standard output, 80 columns wide if it is not a terminal."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 80, highlight=False)
 
 
 def make_folder(folder: Path) -> None:

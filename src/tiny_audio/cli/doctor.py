@@ -13,8 +13,7 @@ from .compose import GROUPS, choices, compose, register, shipped_folder, to_over
 from .options import Parser
 
 if TYPE_CHECKING:
-    from ..inspection.fits import Fit
-    from ..inspection.machine import Machine
+    from ..inspection.machine import Fit, Machine
 
 EPILOG = """\
 examples:
@@ -38,8 +37,7 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     args = parser.read(argv)
-    from ..inspection.fits import judge
-    from ..inspection.machine import look_at_machine
+    from ..inspection.machine import judge, look_at_machine
 
     register()
     configs = {name: compose(to_overrides([f"experiment={name}"]))[0] for name in experiments()}

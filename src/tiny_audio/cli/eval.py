@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config, build_config, check_device
 from ..errors import UserError
 from .compose import compose, own_folders, register, to_overrides
+from .console import open_console
 from .infer import check_checkpoint
 from .options import Parser, add_search, check_search, search_of
 from .output import check_output, data_files, refuse_inputs, write_output
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ..evaluation.score import Result
     from ..evaluation.scoring import Rule
     from ..inference.sets import Sets
 
+WIDTH = 200  # columns of a file, so that no row is broken
 FORMATS = (".json", ".jsonl", ".csv", ".md")
 # The settings that a data preset chooses; lengths and text form stay as in the checkpoint's training.
 CORPORA = ("name", "train_path", "eval_path", "datasets", "eval_datasets")
@@ -128,7 +128,7 @@ def run_checkpoints(
     metric = by["metric_for_best"]
     rule = OURS.name if rules is None else rules[0].name  # a run uses ours, so both mark the same one as best
     ranked = rank(results, metric, by["greater_is_better"], rule)
-    console = make_console()
+    console = open_console(WIDTH)
     print_tables(console, results, ranked)
     if len(ranked) > 1 and metric != "loss":
         console.print(f"Best by {metric.upper()} ({rule}).", highlight=False, soft_wrap=True)
@@ -155,19 +155,12 @@ def run_compare(
     from ..evaluation.score import rank
 
     results, sets = compare(args.compare, settings, rules, args.encoder, args.decoder, search_of(args))
-    line, console = decide(results), make_console()
+    line, console = decide(results), open_console(WIDTH)
     print_tables(console, results, rank(results, "wer", False))
     print_differing(console, results, differing(results))
     print_statements(console, results, results, "wer")
     write_files(outputs, results, rank(results, "wer", False), results, line, sets)
     return 0
-
-
-def make_console() -> Console:
-    """Return standard output; if it is not a terminal, it is so wide that no row is broken."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def files_of(key: str, path: Path) -> list[Path]:

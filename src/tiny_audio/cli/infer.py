@@ -19,13 +19,8 @@ from .options import Parser, add_search, check_search
 from .output import Output, is_folder, open_output
 
 if TYPE_CHECKING:
-    from ..inference.transcribe import Transcription
+    from ..inference.transcription import Transcription
 
-OPTIONS = (
-    *("checkpoint", "audio", "device", "batch_size", "encoder", "decoder", "format", "output"),
-    *("context", "channel", "piece_seconds", "max_new_tokens", "loop_guard", "silence_seconds", "word_timestamps"),
-    *("beams", "ctc_weight", "prior_weight", "max_nats", "vad"),
-)
 MAX_TOLD = 5  # files that are named one by one
 EPILOG = """\
 examples:
@@ -124,7 +119,8 @@ def run(argv: list[str]) -> int:
     check_numbers(args)
     check_device("device", args.device)
     check_checkpoint(args.checkpoint)
-    paths = choose_channels(expand(named), args.channel)
+    options = [name for name in vars(args) if name != "files"]
+    paths = choose_channels(expand(named, options), args.channel)
     alone = paths == named and len(paths) == 1
     if args.format in SUBTITLES and not (alone or is_folder(args.output)):
         raise UserError(f"format={args.format} is a file for each recording: name a folder, output=subtitles/.")
@@ -198,8 +194,12 @@ def split_paths(value: str) -> list[str]:
     return [value] if Path(value).exists() else [path for path in value.split(",") if path]
 
 
-def expand(named: Sequence[str]) -> list[str]:
+def expand(named: Sequence[str], options: Sequence[str]) -> list[str]:
     """Replace every folder by the recordings below it, in the order of their paths.
+
+    Args:
+        named: files and folders, as they were typed.
+        options: those of the command; `option=value` with another one is no file.
 
     Raises:
         UserError: a file does not exist, or a folder has no recordings.
@@ -208,7 +208,7 @@ def expand(named: Sequence[str]) -> list[str]:
         option, is_option, _ = path.partition("=")
         if is_option and option.isidentifier() and not Path(path).exists():
             raise UserError(
-                f"there is no option {option}.{did_you_mean(option, OPTIONS)} `ta infer --help` lists them."
+                f"there is no option {option}.{did_you_mean(option, options)} `ta infer --help` lists them."
             )
     from ..decoding import split_channel
 

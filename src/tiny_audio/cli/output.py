@@ -19,7 +19,7 @@ from ..files import write_whole, written_whole
 from ..formats import SUBTITLES, SUFFIXES, to_row, to_text
 
 if TYPE_CHECKING:
-    from ..inference.transcribe import Transcription
+    from ..inference.transcription import Transcription
 
 HEAD_BYTES = 4096  # to distinguish text from recordings, weights and pictures, which contain zero bytes
 

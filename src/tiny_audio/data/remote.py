@@ -7,7 +7,6 @@ limited size.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -30,8 +29,6 @@ from .rowgroups import RowGroup, keep, open_files
 from .strings import Strings
 from .subsets import seeded_order
 from .tables import SPEAKER_COLUMNS, Columns, Table, find_columns, find_speakers
-
-logger = logging.getLogger(__name__)
 
 SPREAD = 8  # files that a sample opens at a time, and row groups that it takes even where fewer would be enough
 CLIPS_A_GROUP = 8  # of a small sample: neighbors in a file often have the same speaker

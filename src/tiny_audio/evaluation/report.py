@@ -21,7 +21,6 @@ from .breakdown import by_duration, by_speaker
 from .score import Difference, Result, Score, Tally, Transcript, difference, macro_average
 from .scoring import RULES
 
-FORMATS = (".json", ".jsonl", ".csv", ".md")
 ALL = "all sets"
 
 
@@ -47,13 +46,13 @@ def _cells(score: Score) -> list[str]:
     ]
 
 
-def table_of(results: Sequence[Result], scores: Sequence[Score]) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """Return the columns, each with its scoring rule, and the rows of recognizers on one set."""
-    rows = [[result.name, *_cells(score)] for result, score in zip(results, scores, strict=True)]
-    return [("", ""), *_columns(scores[0])], rows
+def table_of(results: Sequence[Result], scores: Sequence[Score]) -> tuple[list[str], list[list[str]]]:
+    """Return the headings of figures, each with its scoring rule, and for each recognizer its name and its figures."""
+    headings = [f"{column} ({rule})" if rule else column for column, rule in _columns(scores[0])]
+    return headings, [[result.name, *_cells(score)] for result, score in zip(results, scores, strict=True)]
 
 
-def _blocks(results: Sequence[Result]) -> dict[str, list[Score]]:
+def blocks_of(results: Sequence[Result]) -> dict[str, list[Score]]:
     """Return the figures of each result by set; last those of all sets together, if there are several."""
     names = list(results[0].sets)
     blocks = {name: [result.sets[name] for result in results] for name in names}
@@ -73,7 +72,7 @@ def print_tables(console: Console, results: Sequence[Result], ranked: Sequence[R
         ranked: best first.
     """
     best = ranked[0] if len(results) > 1 and ranked else None
-    for name, scores in _blocks(results).items():
+    for name, scores in blocks_of(results).items():
         console.print(Text(_title(name, scores[0]), "bold"))
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))  # fits in 80 columns
         table.add_column("checkpoint", overflow="fold")
@@ -232,7 +231,7 @@ def rules_of(score: Score) -> list[str]:
 def to_rows(results: Sequence[Result], ranked: Sequence[Result]) -> list[dict[str, Any]]:
     """Return a plain row for each set and checkpoint; rates are fractions, not percentages."""
     rows = []
-    for name, scores in _blocks(results).items():
+    for name, scores in blocks_of(results).items():
         for result, score in zip(results, scores, strict=True):
             words, (low, high) = score.words, score.interval
             rows.append(
@@ -264,7 +263,7 @@ def to_rows(results: Sequence[Result], ranked: Sequence[Result]) -> list[dict[st
 
 
 def to_text(form: str, results: Sequence[Result], ranked: Sequence[Result]) -> str:
-    """Return the rows as one of `FORMATS`."""
+    """Return the rows as .json, .jsonl, .csv or .md."""
     if form == ".md":
         return _markdown(results, ranked)
     rows = to_rows(results, ranked)
@@ -283,13 +282,13 @@ def to_text(form: str, results: Sequence[Result], ranked: Sequence[Result]) -> s
 
 def _markdown(results: Sequence[Result], ranked: Sequence[Result]) -> str:
     lines = []
-    for name, scores in _blocks(results).items():
-        columns = [f"{column} ({rule})" if rule else column for column, rule in _columns(scores[0])]
-        lines += [f"**{_title(name, scores[0])}**", "", "| checkpoint | " + " | ".join(columns) + " |"]
-        lines.append("|---|" + "---:|" * len(columns))
-        for result, score in zip(results, scores, strict=True):
-            label = f"**{result.name}**" if ranked and result is ranked[0] else result.name
-            lines.append(f"| {label} | " + " | ".join(_cells(score)) + " |")
+    for name, scores in blocks_of(results).items():
+        headings, rows = table_of(results, scores)
+        lines += [f"**{_title(name, scores[0])}**", "", "| checkpoint | " + " | ".join(headings) + " |"]
+        lines.append("|---|" + "---:|" * len(headings))
+        for result, (label, *cells) in zip(results, rows, strict=True):
+            shown = f"**{label}**" if ranked and result is ranked[0] else label
+            lines.append(f"| {shown} | " + " | ".join(cells) + " |")
         lines += ["", *(f"- {note}" for note in notes(name, results, scores)), ""]
     rest = [*averages(results), *rules_of(results[0].total)]
     return "\n".join([*lines, "Bold: the best.", "", *(f"- {line}" for line in rest), ""])

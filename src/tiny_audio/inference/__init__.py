@@ -6,6 +6,7 @@ print(recognizer.transcribe("test.wav").text)
 """
 
 from .files import transcribe_files
-from .transcribe import Decoding, Recognizer, TextSegment, Transcription
+from .transcribe import Decoding, Recognizer
+from .transcription import TextSegment, Transcription
 
 __all__ = ["Decoding", "Recognizer", "TextSegment", "Transcription", "transcribe_files"]

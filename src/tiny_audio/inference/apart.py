@@ -25,7 +25,8 @@ from ..evaluation.symptoms import LOOP
 from ..lengths import SAMPLE_RATE
 from ..text import CLEANERS, clean_transcript
 from .inputs import check_recording
-from .transcribe import Recognizer, join
+from .transcribe import Recognizer
+from .transcription import join
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from ..config import CHECKPOINTS_OWN, Config, SearchChanges, build_config
 from ..data.contexts import ContextReader
@@ -26,14 +27,13 @@ from ..evaluation.scoring import Rule
 from ..model.attention import choose_attention
 from ..model.checkpointed import choose_search, load_weights, rebuild
 from ..model.device import FROZEN_DTYPES
-from ..model.speech_llm import SpeechLLM
+from ..model.speech_llm import SpeechLLM, Written
 from ..model.weights import trained_fingerprint
 from ..progress import Progress
 from ..training.build import start_accelerator, usable_workers
 from ..training.checkpoint import kind, load_checkpoint
 from .apart import judge, judge_longer
 from .sets import Sets, open_sets
-from .timing import TimedAssessment
 from .transcribe import Recognizer
 
 logger = logging.getLogger(__name__)
@@ -233,3 +233,33 @@ class EncodedSet:
         features = frames.cpu()
         self.encoding_seconds += perf_counter() - start
         return replace(batch, features=features, waveforms=torch.zeros(0, 0))
+
+
+class TimedAssessment:
+    """Computes what `SpeechLLM.assess` returns, and times encoding and decoding, but not the loss or the reading.
+
+    Args:
+        model: to evaluate.
+        max_new_tokens: of a transcript.
+
+    Attributes:
+        audio_seconds, decoding_seconds: of all batches so far.
+    """
+
+    def __init__(self, model: SpeechLLM, max_new_tokens: int) -> None:
+        self.model, self.max_new_tokens = model, max_new_tokens
+        self.audio_seconds, self.decoding_seconds = 0.0, 0.0
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> tuple[Tensor, list[Written]]:
+        """Return the summed cross-entropy of a batch, and the transcript of each clip."""
+        if not len(batch):
+            return torch.zeros(()), []
+        start = perf_counter()
+        frames, lengths = self.model.encode(batch)
+        # `write` returns text, so the device has finished all work when it returns.
+        written = self.model.write(frames, lengths, self.max_new_tokens, contexts=batch.context_ids)
+        self.decoding_seconds += perf_counter() - start
+        self.audio_seconds += batch.audio_seconds
+        loss = self.model.loss(frames, lengths, batch.target_ids, contexts=batch.context_ids)
+        return loss.cross_entropy, written

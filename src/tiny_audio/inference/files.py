@@ -16,7 +16,8 @@ from ..lengths import SAMPLE_RATE
 from ..progress import Progress
 from ..spooled import Samples
 from .inputs import check_recording
-from .transcribe import Decoding, Recognizer, Transcription
+from .transcribe import Decoding, Recognizer
+from .transcription import Transcription
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,13 +25,11 @@ from .contexts import TypedContexts, one_each
 from .inputs import Recording, check_recording, to_waveform
 from .opened import open_model
 from .spans import find_spans, halve
-
-logger = logging.getLogger(__name__)
+from .transcription import TextSegment, Transcription, join
 
 MIN_PIECE_SECONDS = 1.5  # even if the training clips were shorter: shorter pieces would cut words
 MIN_HALF_SECONDS = 1.0  # of the halves of a piece whose transcript looped or was cut off
 MAX_RETRIES = 3  # times that it is halved, to eighths of a piece
-LOOP, LIMIT, RETRIED, UNPLACED = "loop", "limit", "retried", "unplaced"
 
 
 @dataclass(frozen=True)
@@ -68,58 +65,6 @@ class Decoding:
     def search(self) -> SearchChanges:
         """How the search differs from the checkpoint's."""
         return SearchChanges(self.beams, self.ctc_weight, self.prior_weight, self.max_nats)
-
-
-@dataclass(frozen=True)
-class TextSegment:
-    """The transcript of a piece of a recording.
-
-    Attributes:
-        start, end: seconds from the beginning of the recording.
-        text: may be empty.
-        flags: `loop`: the transcript looped in every try, and was ended; `limit`: the limit of tokens cut it off;
-            `retried`: it is part of a piece that looped or was cut off, and was tried again in halves; `unplaced`: the
-            audio is too short for so many words, so they have no times.
-        words: those of the text, and where they were said; None if they were not asked for, or are unplaced.
-    """
-
-    start: float
-    end: float
-    text: str
-    flags: tuple[str, ...] = ()
-    words: tuple[AlignedWord, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Transcription:
-    """The transcript of one recording.
-
-    Attributes:
-        path: the file.
-        segments: the pieces that hold sound, in order; none for silence, or if there is an `error`.
-        seconds: of audio.
-        error: one line, or None.
-    """
-
-    path: str
-    segments: tuple[TextSegment, ...]
-    seconds: float
-    error: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The whole transcript in one line; empty for silence."""
-        return join(self.segments)
-
-    @property
-    def words(self) -> list[AlignedWord]:
-        """The words that were found in the audio, in order, with their times in the recording."""
-        return [word for segment in self.segments for word in segment.words or ()]
-
-
-def join(segments: Sequence[TextSegment]) -> str:
-    """Return the text of segments as one line."""
-    return " ".join(word for segment in segments for word in segment.text.split())
 
 
 def piece_seconds_of(saved: dict[str, Any]) -> tuple[float, float]:
@@ -365,11 +310,11 @@ class Recognizer:
                 if ran_away and decoding.loop_guard and long and attempt < MAX_RETRIES:
                     again += [(i, half) for half in halve(pieces[i][0], start, stop)]
                     continue
-                true = {LOOP: found.looped, LIMIT: found.cut_off, RETRIED: attempt > 0}
-                true[UNPLACED] = decoding.word_timestamps and words is None
+                unplaced = decoding.word_timestamps and words is None
+                true = {"loop": found.looped, "limit": found.cut_off, "retried": attempt > 0, "unplaced": unplaced}
                 flags = tuple(flag for flag, is_true in true.items() if is_true)
                 segment = TextSegment(start / SAMPLE_RATE, stop / SAMPLE_RATE, found.text, flags)
-                done[i].append(_with_words(segment, words))
+                done[i].append(segment if words is None else segment.with_words(words))
             todo = again
         return [sorted(segments, key=lambda segment: segment.start) for segments in done]
 
@@ -400,12 +345,3 @@ class Recognizer:
             written |= zip(chosen, zip(found, words, strict=True), strict=True)
             advance(sum(map(len, samples)) / SAMPLE_RATE)
         return [written[n] for n in range(len(pieces))]
-
-
-def _with_words(segment: TextSegment, words: Sequence[AlignedWord] | None) -> TextSegment:
-    """Add words, timed from a segment's start, to the segment; cut their ends, as its last audio token is padded."""
-    if words is None:
-        return segment
-    start, end = segment.start, segment.end
-    moved = (word._replace(start=start + word.start, end=min(start + word.end, end)) for word in words)
-    return replace(segment, words=tuple(moved))

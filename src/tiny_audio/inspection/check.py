@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,21 +14,20 @@ from ..data.entries import open_table, unique_names
 from ..data.sources import Source, open_sources
 from ..data.tables import Table
 from ..errors import UserError
+from ..lengths import MAX_CLIP_SECONDS
 from ..model.decoder import load_prompt
 from ..prompt import Prompt
 from ..text import CLEANERS, clean_transcript
-from ..training.build import usable_workers
-from .facts import CorpusFacts, Histogram, Named, Report, Spread, TokenFacts
+from ..training.build import build_plan, usable_workers
+from .facts import CorpusFacts, Histogram, MixtureFacts, Named, Report, Share, Spread, TokenFacts
 from .findings import find
-from .mixture import look_at_mixture
 from .overlap import look_at_overlap
 from .recordings import look_at_headers, look_at_recordings, sample_rows
-from .texts import RawTexts, look_at_texts, shorten
-
-logger = logging.getLogger(__name__)
+from .texts import look_at_raw_texts, look_at_texts, shorten
 
 POINTS = 2000  # clips of a corpus in a picture
 TOKENIZED = 2000  # transcripts of a corpus that are tokenized
+MAX_BATCHES = 2000  # whose padding is measured: 32,000 draws at batch 16
 GIVEN_AWAY_WORDS = 4  # of a transcript: a shorter one may rightly be in its context, such as a name
 
 
@@ -112,7 +111,7 @@ def look_at(one: Opened, config: Config, edges: np.ndarray) -> CorpusFacts:
     """Inspect what a corpus lists: transcripts, durations (counted between `edges`), speakers."""
     source = one.source
     text, outliers = look_at_texts(source.durations.astype(np.float64), source.texts, source.names)
-    read_raw(one, RawTexts(text), config)
+    look_at_raw_texts(text, raw_texts(one, config))
     left_out: dict[str, Named] = {}
     for skip in source.skipped:
         left_out.setdefault(skip.reason, Named()).add(skip.name, skip.detail)
@@ -165,17 +164,15 @@ def open_raw(one: Opened, config: Config) -> Table:
     return open_table(one.entry, config.data, cache_dir, one.source.asked, data_dir, config.training.seed)
 
 
-def read_raw(one: Opened, texts: RawTexts, config: Config) -> None:
-    """Read the transcripts of a source's clips again, as the corpus has them."""
+def raw_texts(one: Opened, config: Config) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name and transcript of a source's clips: as the corpus has it, after its own cleaning, and as cleaned."""
     table = open_raw(one, config)
     prepare = CLEANERS.get(one.entry.name)
     row_of = dict(zip(one.source.table_rows.tolist(), range(len(one.source)), strict=True))
     for table_row, raw in enumerate(table.texts):
         row = row_of.get(table_row)
         if row is not None and raw is not None:
-            prepared = prepare(raw) if prepare else raw
-            texts.add(one.source.names[row], raw, prepared, one.source.texts[row])
-    texts.finish()
+            yield one.source.names[row], raw, prepare(raw) if prepare else raw, one.source.texts[row]
 
 
 def find_prompt(config: Config) -> tuple[Prompt | None, str | None]:
@@ -200,3 +197,43 @@ def look_at_tokens(source: Source, prompt: Prompt, rows: np.ndarray, limit: int 
         if (back := prompt.decode(ids)) != text:
             not_given_back.add(name, f"{shorten(text, 40)} comes back as {shorten(back, 40)}")
     return TokenFacts(len(rows), Spread.of(counts), too_long, not_given_back)
+
+
+def look_at_mixture(sources: Sequence[Source], config: Config) -> MixtureFacts:
+    """Draw as training on one device would, and count."""
+    plan, training = build_plan(config, sources), config.training
+    per_step = training.batch_size * training.gradient_accumulation_steps
+    draws = training.max_steps * per_step
+    seconds = np.array([source.durations.sum(dtype=np.float64) for source in sources])
+    drawn_seconds = plan.shares * seconds / plan.sizes
+    shares = [
+        Share(
+            name=source.name,
+            draws=float(plan.shares[k]),
+            clips=float(plan.sizes[k] / plan.sizes.sum()),
+            hours=float(seconds[k] / seconds.sum()),
+            drawn_hours=float(drawn_seconds[k] / drawn_seconds.sum()),
+            passes=float(draws * plan.shares[k] / plan.sizes[k]),
+        )
+        for k, source in enumerate(sources)
+    ]
+    batches = min(MAX_BATCHES, training.max_steps * training.gradient_accumulation_steps)
+    lengths = np.array(
+        [[plan.durations[d.source][d.row] for d in plan.batch(number)] for number in range(batches)], dtype=np.float64
+    )
+    shuffled = np.random.default_rng(training.seed).permutation(lengths.ravel()).reshape(lengths.shape)
+    return MixtureFacts(
+        steps=training.max_steps,
+        clips_per_step=per_step,
+        drawn_hours=float(draws * drawn_seconds.sum() / 3600),
+        epochs=plan.epoch(draws),
+        shares=shares,
+        padding=padding(lengths),
+        padding_random=padding(shuffled),
+        padding_30s=1 - float(lengths.mean()) / MAX_CLIP_SECONDS,
+    )
+
+
+def padding(lengths: np.ndarray) -> float:
+    """Return the share of padding in batches of these lengths (batches, clips), each padded to its longest."""
+    return 1 - float(lengths.sum() / (lengths.max(1) * lengths.shape[1]).sum())

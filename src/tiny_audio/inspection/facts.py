@@ -39,6 +39,13 @@ class Histogram:
         values = np.clip(np.asarray(values, dtype=np.float64), edges[0], edges[-1])
         return cls([round(float(edge), 6) for edge in edges], np.histogram(values, edges)[0].tolist())
 
+    def joined(self, most: int) -> Histogram:
+        """Return at most `most` counts: neighboring ones are joined, the same number everywhere but at the end."""
+        group = -(-len(self.counts) // most)
+        counts = [sum(self.counts[i : i + group]) for i in range(0, len(self.counts), group)]
+        step = self.edges[1] - self.edges[0]
+        return Histogram([self.edges[0] + i * group * step for i in range(len(counts) + 1)], counts)
+
 
 @dataclass
 class Named:

@@ -13,9 +13,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ..plot.figure import WIDTH, label, run_colors, style
+from ..plot.figure import WIDTH, label, render_figure, run_colors, style
+from ..training.console import format_number
 from .facts import CorpusFacts, Histogram, Report
-from .report import times
+from .report import to_page
 from .texts import OUTLIER_FACTOR
 
 OUTLIER_COLOR = "#CC0000"
@@ -26,6 +27,12 @@ ABOVE: dict[str, Any] = {  # a legend between title and panel, where it hides no
     **{"handlelength": 1, "columnspacing": 1},
 }
 STYLES: dict[str, Any] = {"train": "-", "eval": "--"}
+
+
+def render_report(report: Report, suffix: str) -> bytes:
+    """Return a report as a .png, .svg or .html file, which is a page around the picture."""
+    picture = render_figure(draw_report(report), "png" if suffix == ".png" else "svg")
+    return to_page(report, picture.decode()).encode() if suffix == ".html" else picture
 
 
 def draw_report(report: Report) -> Figure:
@@ -62,7 +69,7 @@ def draw_histograms(
 ) -> None:
     """Draw a histogram of each corpus, as shares of its clips, so that small and large corpora can be compared."""
     ax.set_title(title, loc="left")
-    drawn = [coarsen(one) for one in histograms if one is not None]
+    drawn = [one.joined(MAX_STAIRS) for one in histograms if one is not None]
     if not drawn:
         nothing(ax, "no clip was decoded")
         return
@@ -79,14 +86,6 @@ def draw_histograms(
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.yaxis.set_major_formatter(PERCENT)
     ax.set_ylabel("of the clips")
-
-
-def coarsen(histogram: Histogram) -> Histogram:
-    """Join neighboring counts until they are few enough for a picture."""
-    group = -(-len(histogram.counts) // MAX_STAIRS)
-    counts = [sum(histogram.counts[i : i + group]) for i in range(0, len(histogram.counts), group)]
-    step = histogram.edges[1] - histogram.edges[0]
-    return Histogram([histogram.edges[0] + i * group * step for i in range(len(counts) + 1)], counts)
 
 
 def draw_lengths(ax: Axes, corpora: Sequence[CorpusFacts], colors: Sequence[str]) -> None:
@@ -134,7 +133,7 @@ def draw_mixture(ax: Axes, report: Report) -> None:
         values = [getattr(share, attribute) for share in shares]
         drawn = ax.barh(places + 0.27 * (1 - i), values, height=0.25, color=gray, label=title)
         ax.bar_label(drawn, [f"{value:.1%}" for value in values], padding=3, fontsize=8)
-    names = [f"{label(share.name)}\n{times(share.passes)} passes" for share in shares]
+    names = [f"{label(share.name)}\n{format_number(share.passes)} passes" for share in shares]
     ax.set_yticks(places, names)
     ax.set_xlim(0, 1.15 * max(max(share.draws, share.clips, share.hours) for share in shares))
     ax.xaxis.set_major_formatter(PERCENT)

@@ -208,11 +208,3 @@ def add_raw(clips: list[PreviewClip], opened: list[Opened], config: Config) -> N
         for table_row, raw in enumerate(table.texts if table is not None else ()):
             for clip in wanted.get(table_row, ()):
                 clip.raw = raw or ""
-
-
-def describe_lengths(clip: PreviewClip) -> str:
-    """Return the lengths of a clip from samples to audio tokens, in one line."""
-    return (
-        f"{clip.seconds:.2f} s = {clip.num_samples:,} samples > {clip.num_mel_frames:,} mel frames > "
-        f"{clip.num_encoder_frames:,} encoder frames > {clip.num_audio_tokens:,} audio tokens"
-    )

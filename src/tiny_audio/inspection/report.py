@@ -1,4 +1,4 @@
-"""A report for the terminal, in 80 columns, and as numbers."""
+"""A report for the terminal, in 80 columns, as a page, and as numbers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..pages import render
+from ..training.console import format_number
 from .facts import CorpusFacts, Finding, Histogram, Report
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -21,9 +24,9 @@ MAX_KINDS = 4  # kinds of recordings that are named
 
 def print_report(console: Console, report: Report) -> None:
     """Print all tables, then the findings."""
-    for table in (corpora_table, text_table, length_table, recording_table, decoded_table):
-        show(console, table(report.corpora))
-    show(console, mixture_table(report))
+    for table in tables(report):
+        console.print(table)
+        console.print()
     for line in remarks(report):
         print_line(console, line)
     console.print()
@@ -40,18 +43,6 @@ def remarks(report: Report) -> list[str]:
     if report.tokenizer is not None:
         lines.append(f"No tokens were counted: {report.tokenizer}")
     return lines
-
-
-def times(number: float) -> str:
-    """Write a number of times with up to three digits, or all before the point: 0.0123, 2.5, 12,345."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def show(console: Console, table: Table | None) -> None:
-    """Print a table, if there is one, and an empty line."""
-    if table is not None:
-        console.print(table)
-        console.print()
 
 
 def print_line(console: Console, line: str, style: str = "") -> None:
@@ -100,6 +91,13 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
+def tables(report: Report) -> list[Table]:
+    """Return the tables, without those that there are no facts for."""
+    of_corpora = (corpora_table, text_table, length_table, recording_table, decoded_table)
+    built = [*(build(report.corpora) for build in of_corpora), mixture_table(report)]
+    return [table for table in built if table is not None]
+
+
 def corpora_table(corpora: Sequence[CorpusFacts]) -> Table:
     """Corpora, and the clips that were left out at indexing."""
     with_contexts = any(facts.contexts for facts in corpora)
@@ -135,21 +133,16 @@ def length_table(corpora: Sequence[CorpusFacts]) -> Table:
         spread = facts.durations
         numbers = (f"{value:.2f}" for value in (spread.min, spread.median, spread.mean, spread.max))
         table.add_row(facts.title, *numbers, Text(bars(facts.duration_histogram), "cyan"))
-    edges = corpora[0].duration_histogram.edges  # all corpora have the same
-    table.caption = f"bars from 0 to {edges[-1]:g} s, {edges[grouped(len(edges) - 1)]:g} s each"
+    histogram = corpora[0].duration_histogram  # all corpora have the same edges
+    each = histogram.joined(BAR_WIDTH).edges[1]
+    table.caption = f"bars from 0 to {histogram.edges[-1]:g} s, {each:g} s each"
     table.caption_justify = "left"
     return table
 
 
-def grouped(count: int) -> int:
-    """Return how many counts of a histogram one bar joins."""
-    return math.ceil(count / BAR_WIDTH)
-
-
 def bars(histogram: Histogram) -> str:
     """Draw a histogram as one line; every count above 0 is visible."""
-    group = grouped(len(histogram.counts))
-    counts = [sum(histogram.counts[i : i + group]) for i in range(0, len(histogram.counts), group)]
+    counts = histogram.joined(BAR_WIDTH).counts
     most = max(counts)
     return "".join(BARS[math.ceil(8 * count / most)] if count else BARS[0] for count in counts)
 
@@ -191,11 +184,12 @@ def mixture_table(report: Report) -> Table:
     mixture = report.mixture
     title = (
         f"Mixture: {mixture.steps:,} steps of {mixture.clips_per_step:,} clips are {mixture.drawn_hours:,.1f} h, "
-        f"{times(mixture.epochs)} epochs"
+        f"{format_number(mixture.epochs)} epochs"
     )
     table = _table(title, "corpus", "of the draws", "of the clips", "of the hours", "passes in the run")
     for share in mixture.shares:
-        table.add_row(share.name, f"{share.draws:.1%}", f"{share.clips:.1%}", f"{share.hours:.1%}", times(share.passes))
+        shares = (f"{part:.1%}" for part in (share.draws, share.clips, share.hours))
+        table.add_row(share.name, *shares, format_number(share.passes))
     return table
 
 
@@ -203,3 +197,29 @@ def to_json(report: Report) -> str:
     """Return all numbers as JSON."""
     plain = asdict(report) | {"severe": report.severe}
     return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+
+
+def to_page(report: Report, svg: str) -> str:
+    """Return one page, which opens without a network, around the picture of a report."""
+    severe = sum(finding.severe for finding in report.findings)
+    return render(
+        "inspection/report.html",
+        title="Data: " + ", ".join(dict.fromkeys(facts.name for facts in report.corpora)),
+        heading=f"Findings ({severe} severe)" if severe else "Findings",
+        svg=svg,
+        findings=report.findings,
+        sentence=sentence,
+        tables=[plain(table) for table in tables(report)],
+        remarks=remarks(report),
+    )
+
+
+def plain(table: Table) -> dict[str, Any]:
+    """Return a table of the terminal as texts."""
+    return {
+        "title": str(table.title),
+        "head": [str(column.header) for column in table.columns],
+        "rows": list(zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)),
+        "numbers": [column.justify == "right" for column in table.columns],
+        "caption": str(table.caption) if table.caption else "",
+    }

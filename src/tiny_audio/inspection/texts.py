@@ -151,8 +151,14 @@ def odd_characters(texts: Sequence[str], names: Sequence[str]) -> list[OddCharac
             return True
         return _script(character) == own and (own != "LATIN" or character.isascii())
 
-    odd = [character for character in counts if not belongs(character)]
-    return _name_characters(odd, texts, names, taught=True)
+    found = {c: OddCharacter(c, _title(c), taught=True) for c in counts if not belongs(c)}
+    if not found:
+        return []
+    any_of = re.compile("[" + "".join(map(re.escape, found)) + "]")
+    for text, name in zip(texts, names, strict=True):
+        for character in set(any_of.findall(text)):
+            found[character].clips.add(name, shorten(text))
+    return sorted(found.values(), key=lambda character: (character.clips.count, character.character))
 
 
 def _script(character: str) -> str:
@@ -161,48 +167,34 @@ def _script(character: str) -> str:
     return "CJK" if word in ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA") else word
 
 
-def _name_characters(odd: list[str], texts: Iterable[str], names: Iterable[str], taught: bool) -> list[OddCharacter]:
-    found = {c: OddCharacter(c, unicodedata.name(c, f"U+{ord(c):04X}").lower(), taught) for c in odd}
-    any_of = re.compile("[" + "".join(map(re.escape, odd)) + "]") if odd else None
-    for text, name in zip(texts, names, strict=True) if any_of else ():
-        for character in set(any_of.findall(text)) if any_of else ():
-            found[character].clips.add(name, shorten(text))
-    return sorted(found.values(), key=lambda character: (character.clips.count, character.character))
+def _title(character: str) -> str:
+    return unicodedata.name(character, f"U+{ord(character):04X}").lower()
 
 
-class RawTexts:
-    """Collects facts from raw transcripts, one after another: what cleaning drops, and which marks it keeps.
+def look_at_raw_texts(facts: TextFacts, clips: Iterable[tuple[str, str, str, str]]) -> None:
+    """Add to the facts of a corpus what its raw transcripts show: what cleaning drops, and which marks it keeps.
 
     Args:
-        facts: of the corpus; `finish` completes them.
+        facts: of the cleaned transcripts.
+        clips: name and transcript of each clip: as written, after the corpus's own cleaning, and as the model learns
+            it.
     """
-
-    def __init__(self, facts: TextFacts) -> None:
-        self.facts = facts
-        self.seen = self.cased = self.punctuated = 0
-        self._dropped: dict[str, Named] = {}
-        self._odd = re.compile("")
-
-    def add(self, name: str, raw: str, prepared: str, taught: str) -> None:
-        """Add a transcript: as written, after the corpus's own cleaning, and as the model learns it."""
-        self.seen += 1
-        self.cased += raw != raw.lower() and raw != raw.upper()
-        self.punctuated += any(mark in raw for mark in ".,?!;:\u3002\u061f\u0964")
+    seen = cased = punctuated = 0
+    dropped: dict[str, Named] = {}
+    for name, raw, prepared, taught in clips:
+        seen += 1
+        cased += raw != raw.lower() and raw != raw.upper()
+        punctuated += any(mark in raw for mark in ".,?!;:\u3002\u061f\u0964")
         if not raw.isascii() or not raw.isprintable():
             for character in set(raw) - set(taught) - set(_WHITE):
                 if unicodedata.category(character) in _ODD_CLASSES:
-                    self._dropped.setdefault(character, Named()).add(name, shorten(raw))
+                    dropped.setdefault(character, Named()).add(name, shorten(raw))
         left, tags = take_out_tags(prepared)
         for tag in {_NUMBERS.sub("#", tag.lower()) for tag in tags}:
-            self.facts.taken_out.setdefault(tag, Named()).add(name, shorten(prepared))
+            facts.taken_out.setdefault(tag, Named()).add(name, shorten(prepared))
         for mark in {mark.lower() for mark in _MARK.findall(left)}:
             if any(word.isalpha() for word in re.split(r"[\W\d_]+", mark)):
-                self.facts.tags.setdefault(mark, Named()).add(name, shorten(prepared))
-
-    def finish(self) -> None:
-        """Complete the facts."""
-        self.facts.cased = self.cased / max(self.seen, 1)
-        self.facts.punctuated = self.punctuated / max(self.seen, 1)
-        for character, clips in sorted(self._dropped.items(), key=lambda item: item[1].count):
-            title = unicodedata.name(character, f"U+{ord(character):04X}").lower()
-            self.facts.odd_characters.append(OddCharacter(character, title, False, clips))
+                facts.tags.setdefault(mark, Named()).add(name, shorten(prepared))
+    facts.cased, facts.punctuated = cased / max(seen, 1), punctuated / max(seen, 1)
+    for character, named in sorted(dropped.items(), key=lambda item: item[1].count):
+        facts.odd_characters.append(OddCharacter(character, _title(character), False, named))

@@ -94,7 +94,7 @@ def compare(
     if PREDICTIONS in kinds:
         rules = rules or default_rules(row.reference for row in written[0])
         found |= dict(enumerate(_in_common(found, written, names, titles, rules)))
-    return [_renamed(found[i], titles[i]) for i in (0, 1)], sets
+    return [replace(found[i], name=titles[i]) for i in (0, 1)], sets
 
 
 def _in_common(
@@ -114,10 +114,6 @@ def _in_common(
         own = to_result(both[i], Path(names[i]), titles[i], rules)
         results.append(whole if whole is not None and not missing else own)
     return results
-
-
-def _renamed(result: Result, title: str) -> Result:
-    return replace(result, name=title)
 
 
 def titles_of(names: Sequence[str]) -> list[str]:

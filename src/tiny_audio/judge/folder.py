@@ -21,8 +21,6 @@ from ..files import write_whole
 from ..inference.sets import Sets
 from .page import build_page
 
-NAMES = ("eval.json", "predictions.jsonl", "report.html")
-
 
 def write_report(
     folder: Path,
@@ -32,7 +30,7 @@ def write_report(
     verdict: str,
     sets: Sets | None,
 ) -> None:
-    """Write `NAMES` into a folder.
+    """Write `eval.json`, `predictions.jsonl` and `report.html` into a folder.
 
     Args:
         folder: created if it does not exist.

@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from kaldialign import align
 
 from ..audio import AudioError
 from ..evaluation.breakdown import Part, by_duration, by_speaker
-from ..evaluation.report import ALL, averages, notes, rules_of, table_of
+from ..evaluation.report import averages, blocks_of, notes, rules_of, table_of
 from ..evaluation.score import Result
+from ..evaluation.scoring import Rule
 from ..lengths import SAMPLE_RATE
 from ..pages import render
-from .alignment import align_words
 
 CLIPS = 10_000  # listed on a page: about 8 MB
 AUDIO_SECONDS = 1800.0  # on a page: about 8 MB
 SPEAKERS = 20  # listed on a page
+NOTHING = "\0"  # in the place of a word that was inserted or deleted
 Read = Callable[[int], np.ndarray]
 
 
@@ -90,6 +92,29 @@ def to_clip(number: int, shown: Sequence[Result]) -> dict[str, Any]:
     }
 
 
+def align_words(reference: str, hypothesis: str, rule: Rule) -> list[list[str]]:
+    """Align a transcript with its reference, after normalization by a rule.
+
+    Returns:
+        Steps in order: `["=", words]` for right words, with spaces between; `["s", said, written]` for a
+        substitution, `["d", said]` for a deletion, `["i", written]` for an insertion.
+    """
+    reference_words, hypothesis_words = rule.split(reference)[0], rule.split(hypothesis)[0]
+    steps: list[list[str]] = []
+    for left, right in align(reference_words, hypothesis_words, NOTHING, sclite_mode=rule.sclite):
+        if left == right and steps and steps[-1][0] == "=":
+            steps[-1][1] += f" {left}"
+        elif left == right:
+            steps.append(["=", left])
+        elif left == NOTHING:
+            steps.append(["i", right])
+        elif right == NOTHING:
+            steps.append(["d", left])
+        else:
+            steps.append(["s", left, right])
+    return steps
+
+
 def worst_first(clips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return clips with the most errors first; with two recognizers, those on which they differ most."""
 
@@ -128,14 +153,17 @@ def to_mp3(waveform: np.ndarray) -> bytes:
 def figures(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Return the tables of error rates, each with its notes."""
     tables = []
-    names = list(results[0].sets)
-    for name in [*names, ALL] if len(names) > 1 else names:
-        scores = [result.sets.get(name, result.total) for result in results]
-        columns, rows = table_of(results, scores)
-        head = [f"{column} ({rule})" if rule else column for column, rule in columns]
-        numbers = [False] + [True] * (len(head) - 1)
-        lines = notes(name, results, scores)
-        tables.append({"title": name, "head": head, "rows": rows, "numbers": numbers, "notes": lines})
+    for name, scores in blocks_of(results).items():
+        headings, rows = table_of(results, scores)
+        tables.append(
+            {
+                "title": name,
+                "head": ["", *headings],
+                "rows": rows,
+                "numbers": [False, *[True] * len(headings)],
+                "notes": notes(name, results, scores),
+            }
+        )
     return tables
 
 

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..lengths import FRAME_SECONDS
 from ..pieces import WordPieces
 from .alignment import AlignedWord, align_words
-from .ctc import CTCHead, CTCLoss
+from .ctc import CTCHead
 from .decoder import Decoder
 from .device import upload
 from .encoder import SpeechEncoder
@@ -216,12 +216,16 @@ class SpeechLLM(nn.Module):
         if not self.reads_audio:
             return self._text_loss(targets, contexts)
         embeddings, sequences, projected = self.embed(frames, lengths, targets, contexts)
+        counts = [self.projector.num_tokens(n) for n in lengths]
         if self.training and self.audio_token_dropout:
-            hidden = draw_hidden([self.projector.num_tokens(n) for n in lengths], self.audio_token_dropout)
+            hidden = draw_hidden(counts, self.audio_token_dropout)
             positions = sequences.audio_positions[upload(hidden, frames.device)]
             embeddings = embeddings.index_fill(0, positions, 0.0)
         total = self.decoder.loss(embeddings, sequences.lengths, sequences.predict_positions, sequences.targets)
-        ctc = total.new_zeros(()) if pieces is None else self._ctc_of(projected.tokens, lengths, pieces).loss
+        ctc = total.new_zeros(())
+        if pieces is not None:
+            assert self.ctc is not None
+            ctc = self.ctc(projected.tokens, counts, pieces, self.decoder.embed).loss
         return Loss(total, len(sequences.targets), ctc, ctc_weight, projected.auxiliary, projected.expert_usage)
 
     def _text_loss(self, targets: Sequence[Tensor], contexts: Sequence[Tensor]) -> Loss:
@@ -239,43 +243,6 @@ class SpeechLLM(nn.Module):
         none = [0] * len(targets)
         sequences = Sequences.lay_out(self.decoder.prompt, none, targets, self.device, contexts, examples)
         return self.decoder.embed(sequences.token_ids), sequences
-
-    def ctc_loss(self, batch: Batch, consistency: float = 0.0) -> tuple[CTCLoss, Tensor]:
-        """Compute the CTC loss of a batch, and what is minimized besides; the decoder is not run.
-
-        Args:
-            batch: B clips.
-            consistency: weight of `CTCHead.disagreement` between two versions of each clip, which differ by what
-                `mask_frames` and dropout hide. The CTC loss is then the mean of the two. 0: one version.
-
-        Returns:
-            The loss; and the weighted disagreement, **summed** over audio tokens, with the projector's auxiliary loss,
-            times the word pieces.
-        """
-        frames, lengths = self.encode(batch)
-        pieces = self.pieces(batch.transcripts)
-        if not consistency:
-            projected, _ = self.audio_tokens(frames, lengths)
-            loss = self._ctc_of(projected.tokens, lengths, pieces)
-            return loss, loss.num_pieces * projected.auxiliary
-        assert self.ctc is not None
-        projected, _ = self.audio_tokens(frames.repeat(2, 1), 2 * lengths)
-        loss = self._ctc_of(projected.tokens, 2 * lengths, 2 * pieces)
-        loss = CTCLoss(loss.loss / 2, loss.num_pieces // 2, loss.too_short // 2)
-        disagreement = self.ctc.disagreement(projected.tokens, self.decoder.embed)
-        return loss, consistency * disagreement + loss.num_pieces * projected.auxiliary
-
-    @torch.no_grad()
-    def assess_ctc(self, batch: Batch) -> tuple[Tensor, list[Written]]:
-        """Return the summed CTC loss of a batch, and the transcripts that CTC reads greedily from its audio tokens."""
-        assert self.ctc is not None
-        if not len(batch):
-            return torch.zeros(()), []
-        frames, lengths = self.encode(batch)
-        projected, counts = self.audio_tokens(frames, lengths)
-        written = self.ctc.greedy(projected.tokens, counts, self.decoder.embed)
-        loss = self._ctc_of(projected.tokens, lengths, self.pieces(batch.transcripts)).loss
-        return loss, [Written(self.decoder.prompt.decode(ids), looped=False, cut_off=False) for ids in written]
 
     def check_alignable(self) -> None:
         """Refuse to align words without a CTC head.
@@ -320,12 +287,6 @@ class SpeechLLM(nn.Module):
         seconds = [length * FRAME_SECONDS for length in lengths]
         where = (projected.tokens, counts, seconds, transcripts)
         return align_words(self.ctc, self._split, self.decoder.embed, *where)
-
-    def _ctc_of(self, tokens: Tensor, lengths: list[int], pieces: Sequence[Tensor]) -> CTCLoss:
-        assert self.ctc is not None
-        counts = [self.projector.num_tokens(n) for n in lengths]
-        result: CTCLoss = self.ctc(tokens, counts, pieces, self.decoder.embed)
-        return result
 
     def transcribe(self, frames: Tensor, lengths: list[int], max_new_tokens: int) -> list[str]:
         """Return the text of `write`, without a guard."""

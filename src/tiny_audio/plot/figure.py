@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +22,8 @@ from ..custom_metrics import OWN_GROUPS
 from ..training import metrics
 from ..training.console import format_rate
 from .runs import Curve, Run
+
+logger = logging.getLogger(__name__)
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
 COLUMNS = 3
@@ -167,6 +172,24 @@ def style() -> dict[Any, Any]:
         "svg.fonttype": "none",  # text stays text: small, and searchable
         "svg.hashsalt": "tiny-audio",  # the same runs give the same file
     }
+
+
+def render_figure(figure: Figure, form: str) -> bytes:
+    """Return a figure as `png` or `svg`."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(style()), warnings.catch_warnings():
+        if form == "png":
+            warnings.filterwarnings("error", "Glyph .* missing")
+            try:
+                figure.savefig(buffer, format="png", dpi=150)
+            except UserWarning:
+                logger.warning("No installed font has all letters of the names; an .html output shows them.")
+                warnings.filterwarnings("ignore", "Glyph .* missing")
+                figure.savefig(buffer, format="png", dpi=150)
+        else:  # the viewer's own fonts are used
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
 
 
 def label(text: str) -> str:

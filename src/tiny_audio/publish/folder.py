@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,8 +22,6 @@ from ..model.weights import RECORD_FILE, fingerprint, trained_fingerprint
 from ..training.checkpoint import FORMAT
 from .licenses import languages_of, license_of_corpus, license_of_model
 from .native import native_processor, save_native, why_not_native
-
-logger = logging.getLogger(__name__)
 
 # The settings of the data that the use of the folder depends on.
 DATA_SETTINGS = ("max_audio_length", "text_case", "keep_punctuation", "max_context_length")

@@ -87,7 +87,7 @@ def license_of(provenance: Mapping[str, Any], asked: str | None) -> str:
         return RESTRICTED
     if shared := sorted({license for license in parts.values() if license and "-sa-" in license}):
         return shared[0] if len(shared) == 1 else RESTRICTED
-    models = {str(license_of_part(provenance, part)) for part in ("encoder", "decoder")}
+    models = {str(_license(provenance[part])) for part in ("encoder", "decoder")}
     return "mit" if models == {"mit"} else "apache-2.0" if models <= {"mit", "apache-2.0"} else RESTRICTED
 
 
@@ -96,14 +96,9 @@ def _license(about: Mapping[str, Any]) -> str | None:
     return found
 
 
-def license_of_part(provenance: Mapping[str, Any], part: str) -> str | None:
-    """Return the license of the encoder or the decoder; None if it is not known."""
-    return _license(provenance[part])
-
-
 def licenses_of_parts(provenance: Mapping[str, Any]) -> dict[str, str | None]:
     """Return the license of each part, by its kind and name (`encoder pocket`); None if it is not known."""
-    parts = {f"{part} {provenance[part]['name']}": license_of_part(provenance, part) for part in ("encoder", "decoder")}
+    parts = {f"{part} {provenance[part]['name']}": _license(provenance[part]) for part in ("encoder", "decoder")}
     parts |= {f"corpus {name}": _license(about) for name, about in provenance["corpora"].items()}
     if provenance.get("earlier_stage"):
         parts["the corpora of an earlier stage"] = None

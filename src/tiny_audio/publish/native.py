@@ -83,17 +83,14 @@ def find_placeholder(prompt: Prompt, rows: int) -> str | None:
         rows: number of rows of the embedding table, which is not changed.
     """
     tokenizer = prompt.tokenizer
-    taken = {*prompt.prefix_ids, *prompt.suffix_ids, *prompt.end_ids, prompt.pad_id, *_own(tokenizer)}
+    own = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+    taken = {*prompt.prefix_ids, *prompt.suffix_ids, *prompt.end_ids, prompt.pad_id, *own}
     added = sorted(tokenizer.added_tokens_decoder.items())
     special = {str(token): number for number, token in added if token.special and number not in taken}
     for name in (*PLACEHOLDERS, *special):
         if name in special and special[name] < rows:
             return name
     return "<|audio|>" if len(tokenizer) < rows and "<|audio|>" not in tokenizer.get_vocab() else None
-
-
-def _own(tokenizer: Any) -> set[int | None]:
-    return {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
 
 
 def native_model(model: SpeechLLM, audio_token_id: int, dtype: torch.dtype) -> GlmAsrForConditionalGeneration:

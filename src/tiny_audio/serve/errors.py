@@ -58,6 +58,12 @@ def closing() -> ApiError:
     return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is shutting down.", "shutting_down")
 
 
+def out_of_memory() -> ApiError:
+    """Return the error if one piece is too large for the memory."""
+    message = "The device's memory is too small at the moment; try again."
+    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, "out_of_memory")
+
+
 def internal() -> ApiError:
     """Return the error for a bug of the server; the server's log has the details."""
     return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed; its log says how.", "internal_error")

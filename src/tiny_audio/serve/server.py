@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -16,8 +15,6 @@ from ..inference import Recognizer
 from .app import build_app
 from .service import Service
 from .settings import ServeSettings
-
-logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 30

@@ -21,7 +21,7 @@ from ..inference.inputs import MIN_SECONDS, check_recording
 from ..lengths import SAMPLE_RATE
 from ..training.memory import is_out_of_memory
 from .door import Gone
-from .errors import ApiError, busy, closing, internal
+from .errors import ApiError, busy, closing, internal, out_of_memory
 from .metrics import Metrics
 from .request import read_form
 from .settings import ServeSettings
@@ -239,9 +239,3 @@ async def _expiring(deadline: asyncio.Timeout, receive: Receive) -> AsyncIterato
         yield gone
     finally:
         watcher.cancel()
-
-
-def out_of_memory() -> ApiError:
-    """Return the error if one piece is too large for the memory."""
-    message = "The device's memory is too small at the moment; try again."
-    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, "out_of_memory")

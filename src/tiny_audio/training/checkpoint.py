@@ -22,7 +22,7 @@ import yaml
 
 from ..config import build_config
 from ..errors import UserError
-from ..files import sweep_temporaries, write_whole
+from ..files import write_whole
 from ..model.encoder import CONVENTIONS
 from .contents import fault
 
@@ -234,10 +234,6 @@ class CheckpointFolder:
             self.file(step).replace(aside / self.file(step).name)
         if later:
             logger.warning("%d later checkpoints were moved to %s.", len(later), aside)
-
-    def sweep_temporaries(self) -> None:
-        """Delete the partly written files of a killed process."""
-        sweep_temporaries(self.path)
 
     def finish(self, step: int) -> Path:
         """Write the checkpoint of the last step as `final.pt`, without what is only used to resume a run.

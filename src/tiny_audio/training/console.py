@@ -36,10 +36,15 @@ def format_count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def format_number(value: float) -> str:
+    """Format a number with three digits, or all before the point: 0.0123, 2.5, 12,345."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def format_bytes(count: float) -> str:
     """Format a size briefly: 1.5 MB, 151 MB, 14.2 GB."""
     number, unit = (count / 1e9, "GB") if count >= 1e9 else (count / 1e6, "MB")
-    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
+    return f"{format_number(number)} {unit}"
 
 
 def format_metric(name: str, value: float) -> str:

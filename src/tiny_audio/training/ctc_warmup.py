@@ -19,12 +19,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..config import Config, TrainingConfig
-from ..data.loader import ClipDataset
+from ..data.loader import Batch, ClipDataset
 from ..data.plan import Draw, SamplingPlan
 from ..data.skips import SkipLog
 from ..evaluation.evaluate import Evaluation, Interrupted
 from ..model.checkpointed import trained_weights
-from ..model.speech_llm import SpeechLLM
+from ..model.ctc import CTCLoss
+from ..model.speech_llm import SpeechLLM, Written
 from . import metrics
 from .build import must_skip, open_batches
 from .checkpoint import CheckpointFolder, save_checkpoint
@@ -90,6 +91,14 @@ def warmup_batches(config: Config, done: int, processes: Processes) -> range:
     """Return the global batches of the plan that the warm-up reads after `done` of its steps."""
     each = config.training.gradient_accumulation_steps * processes.count
     return range(done * each, config.training.num_ctc_steps * each)
+
+
+def warmup_due(config: Config, saved: dict[str, Any] | None) -> bool:
+    """Whether steps of the CTC warm-up are left; a projector from a checkpoint needs none, since it is trained."""
+    if saved is not None:
+        return saved.get("ctc_warmup") is not None
+    given = config.model.checkpoint or config.model.projector_checkpoint
+    return given is None and config.training.num_ctc_steps > 0
 
 
 def warmup_position(config: Config, state: RunState) -> int:
@@ -207,7 +216,7 @@ class CTCWarmup:
         for batch in given.batches:
             if not len(batch):
                 continue
-            loss, besides = self.model.ctc_loss(batch, consistency_weight(self.state.ctc_step, self.training))
+            loss, besides = self.loss(batch)
             ((loss.loss + besides) / max(given.num_tokens, 1)).backward()
             counts = torch.tensor([loss.num_pieces, len(batch), loss.too_short, 0.0])
             self.sums += torch.cat((loss.loss.detach()[None], counts.to(self.sums.device, non_blocking=True)))
@@ -225,6 +234,41 @@ class CTCWarmup:
         self.state.ctc_step += 1
         self.skips.note(given.skipped)
         return norm
+
+    def loss(self, batch: Batch) -> tuple[CTCLoss, Tensor]:
+        """Compute the CTC loss of B clips, and what is minimized besides; the decoder is not run.
+
+        Once their agreement has a weight, each clip is read in two versions, which differ by what `mask_frames` and
+        dropout hide. The CTC loss is then the mean of the two.
+
+        Returns:
+            The loss; and the weighted `CTCHead.disagreement` of the versions, **summed** over audio tokens, with the
+            projector's auxiliary loss, times the word pieces.
+        """
+        embed, weight = self.model.decoder.embed, consistency_weight(self.state.ctc_step, self.training)
+        frames, lengths = self.model.encode(batch)
+        pieces = self.model.pieces(batch.transcripts)
+        if not weight:
+            projected, counts = self.model.audio_tokens(frames, lengths)
+            loss: CTCLoss = self.ctc(projected.tokens, counts, pieces, embed)
+            return loss, loss.num_pieces * projected.auxiliary
+        projected, counts = self.model.audio_tokens(frames.repeat(2, 1), 2 * lengths)
+        both: CTCLoss = self.ctc(projected.tokens, counts, 2 * pieces, embed)
+        loss = CTCLoss(both.loss / 2, both.num_pieces // 2, both.too_short // 2)
+        disagreement = self.ctc.disagreement(projected.tokens, embed)
+        return loss, weight * disagreement + loss.num_pieces * projected.auxiliary
+
+    @torch.no_grad()
+    def assess(self, batch: Batch) -> tuple[Tensor, list[Written]]:
+        """Return the summed CTC loss of a batch, and the transcripts that CTC reads greedily from its audio tokens."""
+        if not len(batch):
+            return torch.zeros(()), []
+        model = self.model
+        frames, lengths = model.encode(batch)
+        projected, counts = model.audio_tokens(frames, lengths)
+        written = self.ctc.greedy(projected.tokens, counts, model.decoder.embed)
+        loss = self.ctc(projected.tokens, counts, model.pieces(batch.transcripts), model.decoder.embed).loss
+        return loss, [Written(model.decoder.prompt.decode(ids), looped=False, cut_off=False) for ids in written]
 
     def finish_step(self, shown: dict[str, str]) -> None:
         """Evaluate and save if it is due after a step, and print its line: `shown` and the evaluation's figures."""
@@ -263,7 +307,7 @@ class CTCWarmup:
         """Read the evaluation set greedily from the audio tokens; log the error rates, and return those to show."""
         assert self.evaluate is not None
         should_stop = self.stop if self.processes.count == 1 else lambda: False
-        found = self.evaluate(should_stop, self.model.assess_ctc).metrics
+        found = self.evaluate(should_stop, self.assess).metrics
         self._log({f"eval_{key}": value for key, value in found.items()})
         return {f"greedy {key}": format_metric(key, found[key]) for key in ("wer", "cer")}
 

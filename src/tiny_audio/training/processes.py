@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,3 +120,12 @@ class Processes:
             sources=[source for batch in seen for source in batch[2]],
             stop=any(head[1] for head in heads),
         )
+
+
+def leave_group(accelerator: Accelerator, together: bool) -> None:
+    """Destroy the process group: if its threads are left to the interpreter, they may abort a process at its exit."""
+    if dist.is_initialized():
+        if together:
+            accelerator.wait_for_everyone()
+        gc.collect()
+        dist.destroy_process_group()

@@ -1,11 +1,13 @@
-"""Choose what a run resumes from (nothing, its own newest checkpoint, a named one), and restore it exactly."""
+"""Claim the folder of a run, choose what it resumes from (nothing, its newest checkpoint, a named one), restore it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +16,7 @@ from ..config import Config, TrainingConfig
 from ..data.plan import SamplingPlan
 from ..data.sources import Source
 from ..errors import UserError
+from ..files import locked, sweep_temporaries
 from ..model.sharded import shared_out
 from .checkpoint import CheckpointFolder, load_checkpoint
 from .processes import Processes
@@ -27,6 +30,35 @@ PLANNED_BY = {
     "training": ("batch_size", "seed"),
     "data": ("max_samples", "max_audio_length", "min_audio_length", "temperature", "text_case", "keep_punctuation"),
 }
+
+
+@contextmanager
+def claim_folder(output: Path, processes: Processes) -> Iterator[CheckpointFolder]:
+    """Make the output folder and lock it for this run, before anything slow is loaded.
+
+    Raises:
+        UserError: it cannot be made or written, another run is writing to it, or the processes see different folders.
+    """
+    folder = CheckpointFolder(output / "checkpoints")
+    mark = folder.path / f".seen-{uuid4().hex}.tmp"
+    busy = f"another run is writing to {output}; wait for it, or set another paths.output_dir."
+    with ExitStack() as held:
+        try:
+            with processes.first_ahead():
+                folder.path.mkdir(parents=True, exist_ok=True)
+                if processes.is_main:
+                    held.enter_context(locked(output / ".lock", busy, wait=False))
+                    sweep_temporaries(folder.path)
+                    mark.touch()
+            name = processes.from_first(mark.name)
+            seen = (folder.path / name).is_file()
+            processes.require_same(seen, f"folder {output}", "paths.output_dir has to be one folder for all of them.")
+        except OSError as error:
+            raise UserError(f"paths.output_dir: {folder.path} cannot be made or written ({error.strerror}).") from None
+        finally:
+            with suppress(OSError):  # the folder may not exist
+                mark.unlink()
+        yield folder
 
 
 def find_start(config: Config, folder: CheckpointFolder, processes: Processes) -> tuple[str, dict[str, Any] | None]:

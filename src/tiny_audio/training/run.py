@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import torch
 from accelerate import Accelerator
 
 from ..config import Config
@@ -25,7 +22,6 @@ from ..data.skips import SkipLog
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.evaluation_set import evaluation_fingerprint, write_evaluation_clips
-from ..files import locked
 from ..model.checkpointed import load_weights
 from ..model.speech_llm import SpeechLLM
 from ..progress import format_time
@@ -44,19 +40,13 @@ from .build import (
 )
 from .checkpoint import FINAL_FILE, CheckpointFolder, load_checkpoint
 from .console import Console, format_metric, run_log
-from .ctc_warmup import (
-    CTCWarmup,
-    calibrate,
-    calibration_draws,
-    warmup_batches,
-    warmup_position,
-)
+from .ctc_warmup import CTCWarmup, calibrate, calibration_draws, warmup_batches, warmup_due, warmup_position
 from .feature_cache import cache_features, clips_to_read
 from .loop import Trainer
 from .preflight import preflight
-from .processes import Processes
+from .processes import Processes, leave_group
 from .ranking import rank, rank_saved, summarize
-from .resume import batches_left, find_start, pin_revisions, restore, set_aside, starts_afresh
+from .resume import batches_left, claim_folder, find_start, pin_revisions, restore, set_aside, starts_afresh
 from .state import RunState
 from .texts import check_language_model, open_texts, prepare_search
 from .tracking import Trackers, check_installed
@@ -94,15 +84,6 @@ def train(config: Config) -> float | None:
     if failure is not None:
         raise failure
     return best
-
-
-def leave_group(accelerator: Accelerator, together: bool) -> None:
-    """Destroy the process group: if its threads are left to the interpreter, they may abort a process at its exit."""
-    if torch.distributed.is_initialized():
-        if together:
-            accelerator.wait_for_everyone()
-        gc.collect()
-        torch.distributed.destroy_process_group()
 
 
 @dataclass
@@ -310,35 +291,6 @@ def check_named_checkpoints(config: Config) -> None:
             raise UserError(f"model.{key}={path}: there is no such file.")
 
 
-@contextmanager
-def claim_folder(output: Path, processes: Processes) -> Iterator[CheckpointFolder]:
-    """Make the output folder and lock it for this run, before anything slow is loaded.
-
-    Raises:
-        UserError: it cannot be made or written, another run is writing to it, or the processes see different folders.
-    """
-    folder = CheckpointFolder(output / "checkpoints")
-    mark = folder.path / f".seen-{uuid4().hex}.tmp"
-    busy = f"another run is writing to {output}; wait for it, or set another paths.output_dir."
-    with ExitStack() as held:
-        try:
-            with processes.first_ahead():
-                folder.path.mkdir(parents=True, exist_ok=True)
-                if processes.is_main:
-                    held.enter_context(locked(output / ".lock", busy, wait=False))
-                    folder.sweep_temporaries()
-                    mark.touch()
-            name = processes.from_first(mark.name)
-            seen = (folder.path / name).is_file()
-            processes.require_same(seen, f"folder {output}", "paths.output_dir has to be one folder for all of them.")
-        except OSError as error:
-            raise UserError(f"paths.output_dir: {folder.path} cannot be made or written ({error.strerror}).") from None
-        finally:
-            with suppress(OSError):  # the folder may not exist
-                mark.unlink()
-        yield folder
-
-
 def initialize_weights(
     config: Config,
     model: SpeechLLM,
@@ -366,14 +318,6 @@ def initialize_weights(
     if saved is None:
         prepare_search(config, model, plan, dataset)
     model.check_search()
-
-
-def warmup_due(config: Config, saved: dict[str, Any] | None) -> bool:
-    """Whether steps of the CTC warm-up are left; a projector from a checkpoint needs none, since it is trained."""
-    if saved is not None:
-        return saved.get("ctc_warmup") is not None
-    given = config.model.checkpoint or config.model.projector_checkpoint
-    return given is None and config.training.num_ctc_steps > 0
 
 
 def finish(
