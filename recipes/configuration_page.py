@@ -26,8 +26,8 @@ HEAD = """\
 You can override every setting on the command line, such as `training.batch_size=32`. What you type wins over all files:
 
 ```
-ta train experiment=quickstart --cfg job                                # every setting as a run would have it
-ta train experiment=quickstart training.max_steps=100 --cfg job         # with one of them changed
+ta train experiment=quickstart --cfg job   # every setting as a run would have it
+ta train experiment=quickstart training.max_steps=100 --cfg job   # with one changed
 ```
 
 A preset holds several settings and is chosen by its name:
