@@ -26,7 +26,7 @@ class Sample:
     Attributes:
         name: of the source.
         size: number of clips of the source.
-        count: number of clips that were read.
+        count: number of clips that were read; 0 if encoder outputs are cached and the run draws none of this source.
         skipped: those of them that cannot be used.
         audio_seconds: of the others.
         wall_seconds: time to read all of them, in one process.
@@ -42,12 +42,12 @@ class Sample:
     @property
     def skipped_share(self) -> float:
         """Share of the clips that cannot be used."""
-        return len(self.skipped) / self.count
+        return len(self.skipped) / max(self.count, 1)
 
     @property
     def variance(self) -> float:
         """Variance of `skipped_share`, as an estimate of the share in the whole source."""
-        return self.skipped_share * (1 - self.skipped_share) / self.count * (1 - self.count / self.size)
+        return self.skipped_share * (1 - self.skipped_share) / max(self.count, 1) * (1 - self.count / self.size)
 
 
 def read_samples(dataset: ClipDataset, seed: int) -> list[Sample]:
@@ -56,9 +56,10 @@ def read_samples(dataset: ClipDataset, seed: int) -> list[Sample]:
     If one cannot be read, as many are read as `SkipLog` needs to judge a source, so that the share is reliable. Every
     process does it, since a disk may be missing on one machine only.
     """
-    if dataset.sources:
-        row = int(dataset.sources[0].rows_at_hand(seed)[0])
-        dataset.__getitems__([Draw(0, 0, row)])  # the first use of the audio decoder is slow, and must not be timed
+    for number, source in enumerate(dataset.sources):
+        if len(rows := source.rows_at_hand(seed)):  # the first use of the audio decoder is slow, and must not be timed
+            dataset.__getitems__([Draw(0, number, int(rows[0]))])
+            break
     return [_read_sample(dataset, number, seed) for number in range(len(dataset.sources))]
 
 
@@ -100,7 +101,7 @@ def check_readable(
         ("data.eval_datasets", eval_samples, "the words of such clips count as errors"),
     ):
         for sample in found:
-            if len(sample.skipped) == sample.count:
+            if sample.skipped and len(sample.skipped) == sample.count:
                 findings.errors.append(_unreadable(key, sample))
             elif sample.skipped:
                 reasons = Counter(skip.reason for skip in sample.skipped).most_common()
@@ -134,7 +135,7 @@ def audio_per_second(samples: Sequence[Sample], shares: Sequence[float]) -> floa
     """Return how many seconds of audio one process reads in a second, from sources drawn in these shares."""
     each = list(zip(shares, samples, strict=True))
     audio, wall = (
-        sum(share * getattr(sample, name) / sample.count for share, sample in each)
+        sum(share * getattr(sample, name) / max(sample.count, 1) for share, sample in each)
         for name in ("audio_seconds", "wall_seconds")
     )
     return audio / max(wall, 1e-9)
