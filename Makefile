@@ -37,10 +37,9 @@ quickstart: setup
 	  sed -n 's/.*$(HELD_BACK)\.flac.*"text": "\([^"]*\)".*/\1/p' $(TEST)/test.jsonl && \
 	  printf '  wrote:  %s\n' "$$wrote"
 
-# A file at a time: what its tests share is made once. Three processes on two cores, since a fifth of the time they wait for
-# processes of their own. tests/conftest.py says which files come first.
+# A file at a time on two cores: what a file's tests share is made once. tests/conftest.py says which come first.
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

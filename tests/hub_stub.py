@@ -306,6 +306,7 @@ def at_hub(endpoint: str, folder: Path) -> Iterator[Path]:
     """
     import datasets
     import pytest
+    import transformers
     from huggingface_hub import close_session, constants
 
     from tiny_audio.data import hub_requests, remote
@@ -319,6 +320,7 @@ def at_hub(endpoint: str, folder: Path) -> Iterator[Path]:
         patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf/hub"))
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)  # it knows the Hub of an earlier block
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "hf/datasets")
         patch.setattr(hub_requests, "PAUSE", hub_requests.Pause())
         remote._open_arrow.cache_clear()
