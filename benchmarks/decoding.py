@@ -7,6 +7,10 @@ recordings are read before the clock starts. CPU time is what the process itself
 disturbs least: with other work running use `--threads 1` and look at that. RTFx is seconds of audio a second. Each way
 takes its turn in every round, and its fastest one counts.
 
+    python benchmarks/decoding.py final.pt my/dev.jsonl --device cuda
+
+also decodes with a CUDA graph. There only the wall clock says how long a way took.
+
 A checkpoint that has hardly been trained writes much less than was said, or more. With `--as-long-as-said` each clip
 gets as many tokens as its transcript has, whatever they are.
 """
@@ -52,6 +56,7 @@ class Ours:
 
     def __init__(self, recognizer: Recognizer, clips: list[np.ndarray], counts: list[int] | None) -> None:
         self.model, self.clips = recognizer.model, clips
+        self.dtype = recognizer._dtype
         self.max_new_tokens = recognizer.decoding.max_new_tokens
         self.counts = counts
         self.reading = self.model.decoder.reading
@@ -59,13 +64,21 @@ class Ours:
             self.model.decoder._own_ends = []
             self.model.decoder.prompt.end_ids = [-1]
 
-    def __call__(self, batch_size: int, rows_leave: bool = True) -> tuple[list[str], float]:
+    def __call__(self, batch_size: int, rows_leave: bool = True, graph: bool = False) -> tuple[list[str], float]:
         """Return the transcripts, and the CPU seconds of the encoder."""
+        device = self.model.device
+        self.model.decoder.use_cuda_graph(graph)
+        reading = self.model.decoder.reading
+        self.model.decoder._reading = replace(reading, rows_leave=rows_leave and self.reading.rows_leave)
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self._transcribe(batch_size, device)
+
+    def _transcribe(self, batch_size: int, device: torch.device) -> tuple[list[str], float]:
         model, texts, encoder = self.model, [], 0.0
-        model.decoder._reading = replace(self.reading, rows_leave=rows_leave and self.reading.rows_leave)
         for first in range(0, len(self.clips), batch_size):
             start = time.process_time()
-            frames, lengths = model.encoder(*pad_waveforms(self.clips[first : first + batch_size]))
+            batch, num_samples = pad_waveforms(self.clips[first : first + batch_size])
+            frames, lengths = model.encoder(batch.to(device), num_samples)
             encoder += time.process_time() - start
             sizes = [model.projector.num_tokens(length) for length in lengths]
             limits = [transcript_limit(size, self.max_new_tokens) for size in sizes]
@@ -89,6 +102,7 @@ def main() -> None:
     parser.add_argument("--pipeline", help="a model for transformers' ASR pipeline, for comparison")
     parser.add_argument("--as-long-as-said", action="store_true")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -96,18 +110,22 @@ def main() -> None:
     chosen = range(0, len(source), max(1, len(source) // given.clips))[: given.clips]
     rows = sorted(chosen, key=lambda row: float(source.durations[row]))
     clips = [source.read(row) for row in rows]
-    recognizer = Recognizer(given.checkpoint, "cpu")
+    recognizer = Recognizer(given.checkpoint, given.device)
     counts = [len(recognizer.model.decoder.prompt.encode(source.texts[row])) for row in rows]
     ours = Ours(recognizer, clips, counts if given.as_long_as_said else None)
 
-    def ours_by(size: int) -> Callable[[], tuple[list[str], float]]:
-        return lambda: ours(size)
+    def ours_by(size: int, graph: bool = False) -> Callable[[], tuple[list[str], float]]:
+        return lambda: ours(size, graph=graph)
 
     ways = [Way("generate, clip by clip", lambda: ours(1, rows_leave=False))]
     ways.append(Way("generate, batches of 8", lambda: ours(8, rows_leave=False)))
     ways += [Way(f"ours, batches of {size}", ours_by(size)) for size in given.batch_sizes]
+    on_gpu = recognizer.model.device.type == "cuda"
+    if on_gpu:
+        ways += [Way(f"ours, batches of {size}, CUDA graph", ours_by(size, graph=True)) for size in given.batch_sizes]
     if given.pipeline:
-        settings = Config(hardware=HardwareConfig(device="cpu", mixed_precision="no"))
+        precision = "auto" if on_gpu else "no"
+        settings = Config(hardware=HardwareConfig(device=given.device, mixed_precision=precision))
         other = ModelRecognizer(given.pipeline, settings, language="en")
 
         def theirs_by(size: int) -> Callable[[], tuple[list[str], float]]:
@@ -121,14 +139,16 @@ def main() -> None:
             way.measure()
     seconds = sum(map(len, clips)) / SAMPLE_RATE
     print(f"{len(clips)} clips, {seconds:.0f} s, {given.threads} threads; {sum(counts)} tokens were said")
-    print("| | s | CPU s | of it encoder | RTFx | times the first, by CPU time | same text |")
+    clock = "wall" if on_gpu else "CPU"
+    print(f"| | s | CPU s | of it encoder | RTFx | times the first, by {clock} time | same text |")
     print("|---|---|---|---|---|---|---|")
-    base = min(cpu for _, cpu, _ in ways[0].rounds)
+    base = min(one[0 if on_gpu else 1] for one in ways[0].rounds)
     for way in ways:
         wall, cpu, encoder = (min(column) for column in zip(*way.rounds, strict=True))
         same = sum(a == b for a, b in zip(way.texts, ways[0].texts, strict=True))
         print(
-            f"| {way.name} | {wall:.1f} | {cpu:.1f} | {encoder:.1f} | {seconds / wall:.2f} | {base / cpu:.2f} "
+            f"| {way.name} | {wall:.1f} | {cpu:.1f} | {encoder:.1f} | {seconds / wall:.2f} "
+            f"| {base / (wall if on_gpu else cpu):.2f} "
             f"| {same} of {len(clips)} |"
         )
 

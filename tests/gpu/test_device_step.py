@@ -13,8 +13,11 @@ from tiny_audio.config import PROJECTORS, Config, HardwareConfig, ProjectorConfi
 from tiny_audio.data.synthetic import synthetic_batch
 from tiny_audio.model.attention import choose_attention
 from tiny_audio.model.decoder import load_decoder
+from tiny_audio.model.graphed import GraphedRows
 from tiny_audio.model.kernels import available_kernels
 from tiny_audio.model.projectors.moe import MoEProjector
+from tiny_audio.model.reading import pad_left
+from tiny_audio.model.writing import Rows
 from tiny_audio.training.build import start_accelerator
 from tiny_models import build
 
@@ -62,6 +65,31 @@ def test_decoders_of_other_classes_read_a_batch_as_they_read_each_clip(name, tin
         alone = [decoder.logits(clip, [len(clip)], torch.arange(len(clip), device=device)) for clip in clips]
     assert relative(together.float(), torch.cat(alone).float().cpu()) < 0.05
     assert len(decoder.generate(clips, [4, 4, 4])) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_graph_of_a_step_of_decoding_writes_what_the_step_itself_writes(tiny_models, device, dtype):
+    """Greedily, and rows that continue any row of their clip, as in a beam search."""
+    if device.type != "cuda":
+        pytest.skip("graphs are for GPUs")
+    decoder = build(tiny_models, "mlp", dtype).to(device).decoder
+    torch.manual_seed(1)
+    lengths, limits = [40, 25, 31], [9, 60, 30]
+    clips = [(torch.randn(n, 32) * decoder.embedding_rms).to(device, dtype) for n in lengths]
+    expected = decoder.generate(clips, limits)
+    decoder.use_cuda_graph(True)
+    assert decoder.reading.graphed
+    if dtype == torch.float32:
+        assert decoder.generate(clips, limits) == expected
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=dtype != torch.float32):
+        plain = Rows(decoder.module, *pad_left(clips), lengths)
+        graphed = GraphedRows(decoder.module, *pad_left(clips), lengths, 7, 5)
+        for number, origins in enumerate(([0, 0, 1, 1, 2, 2], [1, 1, 3, 2, 4, 4], [1, 0, 2, 5, 4], [0, 1, 4], [2])):
+            tokens = torch.arange(3, 3 + len(origins), device=device) + 7 * number
+            for rows in (plain, graphed):
+                rows.step(tokens, origins)
+            assert relative(graphed.logits.float(), plain.logits.float().cpu()) < 0.03
+    assert torch.randn(3, device=device).isfinite().all(), "the generator is as it was"
 
 
 @pytest.mark.parametrize("name", ["auto", *available_kernels()])

@@ -37,6 +37,7 @@ WAYS = {
     "varlen": ["hardware.attention=varlen", "hardware.mixed_precision=bf16"],
     "flash_attn": ["hardware.attention=flash_attn", "hardware.mixed_precision=bf16"],
     "workers": ["data.num_workers=2", "training.gradient_accumulation_steps=2", "data.augmentation=light"],
+    "cuda_graph": ["hardware.cuda_graph=true"],
     "cached": ["data.cache_features=true"],
     "preflight": ["training.max_steps=100", "training.eval_steps=100", "training.save_steps=100"],
 }
@@ -65,6 +66,8 @@ def state(folder: Path) -> dict:
 def test_trains_and_evaluates(gpu_settings, device, way, tmp_path, capsys):
     if way in ("varlen", "flash_attn") and (way not in available_kernels() or device.type != "cuda"):
         pytest.skip(f"{way} is not installed, or not for this device")
+    if way == "cuda_graph" and device.type == "cpu":
+        pytest.skip("graphs are for GPUs")
     if way == "fp16" and device.type == "cpu":
         pytest.skip("fp16 needs a GPU")
     log = train([*gpu_settings, *WAYS[way]], tmp_path, capsys)

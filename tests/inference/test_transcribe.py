@@ -24,7 +24,9 @@ from tiny_audio.errors import UserError
 from tiny_audio.inference import Recognizer, files, spans, transcribe_files
 from tiny_audio.inference.spans import BEYOND, FRAME, SILENT_SHARE, cut, find_spans, halve
 from tiny_audio.inference.transcribe import Decoding, piece_seconds_of
+from tiny_audio.model import decoder as decoders
 from tiny_audio.model.decoder import Decoder
+from tiny_audio.model.graphed import GraphedRows
 from tiny_audio.model.speech_llm import SpeechLLM, Written
 from tiny_audio.training.checkpoint import load_checkpoint
 
@@ -355,6 +357,24 @@ def test_a_search_writes_the_same_of_a_recording_alone_and_in_a_batch(aligning, 
         2, 0.7, False, 2, 0.4
     )
     assert greedy.transcribe_batch(waveforms) != together
+
+
+def test_a_search_in_a_batch_of_a_fixed_size_writes_the_same(aligning, corpus, monkeypatch):
+    recognizer = Recognizer(aligning, "cpu", decoding=Decoding(beams=3, ctc_weight=2.0, max_new_tokens=8))
+    waveforms = [load_audio(corpus / f"dev{n}.flac") for n in range(3)]
+    expected = recognizer.transcribe_batch(waveforms)
+    sizes = []
+
+    def make(*given):
+        sizes.append(given[-2:])
+        return GraphedRows(*given, record=False)
+
+    decoder = recognizer.model.decoder
+    monkeypatch.setattr(decoders, "GraphedRows", make)
+    monkeypatch.setattr(decoder, "_reading", replace(decoder.reading, graphed=True))
+    monkeypatch.setattr(decoder, "cuda_graph", True)
+    assert recognizer.transcribe_batch(waveforms) == expected
+    assert sizes == [(9, 8)]
 
 
 def test_a_text_that_ctc_hardly_finds_in_the_audio_is_dropped_and_told_once(aligning, corpus, caplog):

@@ -58,13 +58,13 @@ def test_clips_that_have_ended_are_no_longer_computed(decoder):
 
     hook = decoder.module.register_forward_pre_hook(watch, with_kwargs=True)
     clips = draw(decoder)
-    rows = write_rows(decoder.module, *pad_left(clips), LENGTHS, [2, 5, 3], set(), None)
+    rows = write_rows(Rows(decoder.module, *pad_left(clips), LENGTHS), [2, 5, 3], set(), None)
     hook.remove()
     assert [len(ids) for ids in rows] == [2, 5, 3]
     assert seen == [(3, 40), (3, 41), (2, 33), (1, 28), (1, 29)], "clips, and positions that are kept of them"
     hook = decoder.module.register_forward_pre_hook(watch, with_kwargs=True)
     limits = [1, 2, 3, 4, 4, 4]
-    rows = write_rows(decoder.module, *pad_left(clips * 2), LENGTHS * 2, limits, set(), None)
+    rows = write_rows(Rows(decoder.module, *pad_left(clips * 2), LENGTHS * 2), limits, set(), None)
     hook.remove()
     assert [len(ids) for ids in rows] == limits
     assert [clips for clips, _ in seen[5:]] == [6, 6, 4, 3]

@@ -215,9 +215,9 @@ def test_the_evaluation_is_tried_with_the_cache_of_the_longest_transcript(model,
     assert model.decoder.reading, "found out by writing, too"
     write, seen = decoder.write_rows, []
 
-    def watched(module, embeddings, mask, lengths, limits, *more):
-        seen.append((*mask.shape, max(limits)))
-        return write(module, embeddings, mask, lengths, limits, *more)
+    def watched(rows, limits, *more):
+        seen.append((*rows._mask.shape, max(limits)))
+        return write(rows, limits, *more)
 
     monkeypatch.setattr(decoder, "write_rows", watched)
     training = TrainingConfig(eval_batch_size=5, max_new_tokens=30)

@@ -15,7 +15,7 @@ from ..config_errors import did_you_mean
 from ..errors import UserError
 from ..formats import FORMATS, SUBTITLES, warnings
 from ..lengths import MAX_CLIP_SECONDS
-from .options import Parser, add_search, check_search
+from .options import Parser, add_cuda_graph, add_search, check_search
 from .output import Output, is_folder, open_output
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "quiet places (default: %(default)s)",
     )
     add_search(parser)
+    add_cuda_graph(parser)
     return parser.read(argv)
 
 
@@ -150,6 +151,7 @@ def transcribe(paths: list[str], args: argparse.Namespace) -> Iterator[Transcrip
         {"auto": None, "true": True, "false": False}[args.vad],
         args.prior_weight,
         args.max_nats,
+        args.cuda_graph == "true",
     )
     return transcribe_files(
         args.checkpoint,

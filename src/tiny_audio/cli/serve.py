@@ -10,7 +10,7 @@ import webbrowser
 from ..config import check_device
 from ..errors import UserError
 from .infer import check_checkpoint
-from .options import Parser
+from .options import Parser, add_cuda_graph
 
 KEY_VARIABLE = "TINY_AUDIO_API_KEY"
 NEEDED = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
@@ -55,6 +55,7 @@ def run(argv: list[str], prog: str = "ta serve", opens_page: bool = False) -> in
     add("--api-key", help=f"the key of all clients; other users see it in the list of processes: better {KEY_VARIABLE}")
     add("--encoder", help="the encoder's present folder, if it was moved")
     add("--decoder", help="the decoder's present folder, if it was moved")
+    add_cuda_graph(parser)
     args = parser.read(argv)
     if not args.checkpoint:
         raise UserError(f"name a checkpoint: {prog} checkpoint=outputs/.../final.pt")
@@ -73,7 +74,7 @@ def run(argv: list[str], prog: str = "ta serve", opens_page: bool = False) -> in
         args.timeout_seconds,
         args.api_key or os.environ.get(KEY_VARIABLE) or None,
     )
-    from ..inference import Recognizer
+    from ..inference import Decoding, Recognizer
     from ..serve.server import Server, name_of
 
     name = name_of(args.checkpoint)
@@ -83,7 +84,8 @@ def run(argv: list[str], prog: str = "ta serve", opens_page: bool = False) -> in
         if opens_page and not webbrowser.open(address):
             print(f"{prog}: no browser was found here; open {address} yourself.", file=sys.stderr)
 
-    recognizer = Recognizer(args.checkpoint, args.device, args.encoder, args.decoder)
+    decoding = Decoding(cuda_graph=args.cuda_graph == "true")
+    recognizer = Recognizer(args.checkpoint, args.device, args.encoder, args.decoder, decoding)
     Server(recognizer, name, settings, ready).serve_until_signaled()
     print(f"{prog}: finished the accepted recordings, and stopped.", file=sys.stderr)
     return 0

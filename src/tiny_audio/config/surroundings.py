@@ -48,6 +48,7 @@ class HardwareConfig:
     mixed_precision: str = "auto"  # auto: bf16 if the GPU or CPU multiplies it, else fp32
     attention: str = "auto"  # auto: a kernel for packed clips if there is one, else sdpa
     compile: bool = False
+    cuda_graph: bool = False  # in evaluation, each step of decoding is one CUDA graph
     fsdp: bool = False  # several processes shard projector and decoder, instead of a copy on each
     num_threads: int | None = None  # CPU threads of the model; null: torch's own choice
     setup_timeout_minutes: float = 720.0  # that a process waits for another before the first step, for downloads

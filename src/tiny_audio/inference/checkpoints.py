@@ -159,6 +159,7 @@ class _Evaluator:
         dtype = FROZEN_DTYPES[self.accelerator.mixed_precision]
         model = rebuild(saved, path, dtype, self.encoder, self.decoder).to(self.accelerator.device)
         logger.info("Attention: %s", choose_attention(model, self.config.hardware.attention))
+        model.decoder.use_cuda_graph(self.config.hardware.cuda_graph)
         room = psutil.virtual_memory().available // 4 if self.num_checkpoints > 1 else 0
         self._sets = [
             EncodedSet(self._open(source, model), model, self.accelerator, room // len(self.sets.sources))

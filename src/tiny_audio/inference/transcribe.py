@@ -46,6 +46,7 @@ class Decoding:
         word_timestamps: find where each word was said; the checkpoint must have a CTC head.
         beams, ctc_weight, prior_weight, max_nats: see `config.SearchConfig`; None: as in the checkpoint. With 2 beams
             or more it must have a CTC head.
+        cuda_graph: each step of decoding is one CUDA graph, see `Decoder.use_cuda_graph`; False: as the model is set.
         vad: cut in pauses that a voice-activity model finds; False: in quiet places; None: with the model if the extra
             `vad` is installed.
     """
@@ -60,6 +61,7 @@ class Decoding:
     vad: bool | None = None
     prior_weight: float | None = None
     max_nats: float | None = None
+    cuda_graph: bool = False
 
     @property
     def search(self) -> SearchChanges:
@@ -162,6 +164,8 @@ class Recognizer:
         if self.decoding.word_timestamps:
             model.check_alignable()
         choose_search(model, self.decoding.search)
+        if self.decoding.cuda_graph:
+            model.decoder.use_cuda_graph(True)
         self.read_context = TypedContexts(model, saved)
 
     @overload

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from ..config import ModelConfig, SearchConfig
 from ..errors import UserError
 from ..prompt import Prompt
+from .graphed import GraphedRows
 from .joint import Lexicon, search_rows
 from .kernels import Kernel
 from .loop_guard import LoopGuard
@@ -84,9 +85,11 @@ class Decoder(nn.Module):
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
         fingerprint: of the weights, wherever they came from.
         kernel: of packed attention; None: attention is padded inside the op.
+        cuda_graph: whether steps of decoding are one CUDA graph, if the model allows it: see `use_cuda_graph`.
     """
 
     kernel: Kernel | None = None
+    cuda_graph = False
 
     def __init__(self, module: Any, prompt: Prompt, name: str) -> None:
         super().__init__()
@@ -119,7 +122,7 @@ class Decoder(nn.Module):
             try:
                 # A model may warn at its first step of what it lacks.
                 with quiet_transformers(self.name), without_dropout(self.module):
-                    self._reading = find_reading(self.module, self.embed(text))
+                    self._reading = find_reading(self.module, self.embed(text), self.cuda_graph)
             except UserError as error:
                 raise UserError(
                     f"model.decoder={self.name}: a {kind} model of this kind cannot be used; {error}"
@@ -128,6 +131,23 @@ class Decoder(nn.Module):
             if not (self._reading.packed and self._reading.pads_left):
                 logger.info("Decoder: a %s model of this kind reads clips %s.", kind, self._reading)
         return self._reading
+
+    def use_cuda_graph(self, wanted: bool) -> None:
+        """Decode with a CUDA graph (`GraphedRows`) or without, from now on.
+
+        The model is tried first; if it writes something else with a graph, or cannot be recorded, none is used, and a
+        line is logged.
+
+        Raises:
+            UserError: the model is not on a CUDA device.
+        """
+        if wanted == self.cuda_graph:
+            return
+        if wanted and self.module.device.type != "cuda":
+            raise UserError(f"cuda_graph=true needs a CUDA device, and the models run on {self.module.device}.")
+        self.cuda_graph, self._reading = wanted, None
+        if wanted and not self.reading.graphed:
+            logger.warning("%s cannot be decoded with a CUDA graph; it is decoded without.", self.name)
 
     @property
     def end_ids(self) -> set[int]:
@@ -246,7 +266,7 @@ class Decoder(nn.Module):
         if not self.reading.rows_leave:
             raise UserError(f"{self.name} cannot follow several texts at once; set beams=1.")
         with torch.compiler.set_stance("force_eager"):
-            rows = Rows(self.module, *pad_left(clips), [len(clip) for clip in clips])
+            rows = self._rows(clips, search.beams * len(clips), max(limits))
 
             def step(tokens: Tensor, origins: list[int]) -> None:
                 rows.step(tokens.to(clips[0].device), origins)
@@ -257,8 +277,13 @@ class Decoder(nn.Module):
         self, clips: Sequence[Tensor], limits: Sequence[int], kept: dict[int, int] | None
     ) -> list[list[int]]:
         """Write after clips; a clip leaves the batch when its transcript has ended."""
-        lengths = [len(clip) for clip in clips]
-        return write_rows(self.module, *pad_left(clips), lengths, limits, self.end_ids, kept)
+        return write_rows(self._rows(clips, len(clips), max(limits)), limits, self.end_ids, kept)
+
+    def _rows(self, clips: Sequence[Tensor], num_rows: int, num_steps: int) -> Rows:
+        padded, lengths = pad_left(clips), [len(clip) for clip in clips]
+        if self.cuda_graph and self.reading.graphed:
+            return GraphedRows(self.module, *padded, lengths, num_rows, num_steps)
+        return Rows(self.module, *padded, lengths)
 
     def _write_to_the_last(
         self, clips: Sequence[Tensor], limits: Sequence[int], kept: dict[int, int] | None

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import UserError
+from .graphed import GraphedRows
 from .packing import PACKED_ATTENTION, PackedLayout
 from .weights import first_line
 from .writing import Rows
@@ -42,6 +43,7 @@ class Reading:
         pads_left: whether clips of unequal length can be in one batch for writing; else only those of equal length.
         rows_leave: whether clips that have ended leave the batch while others are still written, see `writing`; else
             `transformers` writes padding after them until the last one has ended.
+        graphed: whether a step of several clips can be one CUDA graph, see `graphed`; False if that was not tried.
         bare_head: whether logits are the plain output of the output embeddings, not scaled or capped afterwards.
         reason: why clips are not packed.
     """
@@ -50,6 +52,7 @@ class Reading:
     packed: bool
     pads_left: bool
     rows_leave: bool
+    graphed: bool
     bare_head: bool
     reason: str = ""
 
@@ -59,12 +62,13 @@ class Reading:
 
 
 @torch.no_grad()
-def find_reading(module: Any, embeddings: Tensor) -> Reading:
+def find_reading(module: Any, embeddings: Tensor, cuda_graph: bool = False) -> Reading:
     """Try a frozen causal language model, and set the attention that suits it.
 
     Args:
         module: of `transformers`, in evaluation mode.
         embeddings: (N, W) of some text; they are repeated if there are too few.
+        cuda_graph: also try to write with a CUDA graph; the model must be on a CUDA device.
 
     Raises:
         UserError: the model reads a clip differently in any batch than alone, or does not accept embeddings.
@@ -74,10 +78,10 @@ def find_reading(module: Any, embeddings: Tensor) -> Reading:
     except Exception as error:  # any error of a model that does not accept embeddings
         raise UserError(f"it does not read audio tokens: {first_line(error)}") from error
     if not (reason := trial.problem(PACKED_ATTENTION, packed=True)):
-        return Reading(PACKED_ATTENTION, True, *trial.writing(), trial.has_bare_head())
+        return Reading(PACKED_ATTENTION, True, *trial.writing(cuda_graph), trial.has_bare_head())
     for attention in (PACKED_ATTENTION, "eager"):  # of padded clips, the first is torch's own operation, and faster
         if not (problem := trial.problem(attention, packed=False)):
-            return Reading(attention, False, *trial.writing(), trial.has_bare_head(), reason)
+            return Reading(attention, False, *trial.writing(cuda_graph), trial.has_bare_head(), reason)
     raise UserError(f"it cannot read clips as if they were alone: {problem}")
 
 
@@ -114,9 +118,9 @@ class _Trial:
         apart = read[0].isfinite().all() and read[-1].isfinite().all()
         return "clips are read differently than alone" if apart else "clips affect each other"
 
-    def writing(self) -> tuple[bool, bool]:
-        """Return whether the model writes after the shorter clip as if it were alone, for any padding; and
-        whether it does so when the longer clip leaves the batch.
+    def writing(self, cuda_graph: bool) -> tuple[bool, bool, bool]:
+        """Return whether the model writes after the shorter clip as if it were alone, for any padding; whether it does
+        so when the longer clip leaves the batch; and whether it does so with a CUDA graph, if this is to be tried.
 
         Raises:
             UserError: the model cannot write even after a single clip.
@@ -127,7 +131,8 @@ class _Trial:
         except Exception as error:  # any error of a model that cannot generate
             raise UserError(f"it cannot write text after a clip: {first_line(error)}") from error
         pads_left = self._writes_as(alone, self._write)
-        return pads_left, pads_left and self._writes_as(alone, self._write_leaving)
+        rows_leave = pads_left and self._writes_as(alone, self._write_leaving)
+        return pads_left, rows_leave, rows_leave and cuda_graph and self._writes_as(alone, self._write_graphed)
 
     def _writes_as(self, alone: Tensor, write: Callable[[Sequence[Tensor]], Tensor]) -> bool:
         try:
@@ -173,11 +178,21 @@ class _Trial:
     def _write_leaving(self, clips: Sequence[Tensor]) -> Tensor:
         """Return the same as `_write`, by `Rows`: after the first token only the last clip stays."""
         embeddings, mask = self._pad_left(clips)
-        rows = Rows(self.module, embeddings, mask, [len(clip) for clip in clips])
-        found = [rows.logits[-1]]
-        for running in (len(clips), 1):
-            rows.step(torch.ones(1, dtype=torch.long, device=mask.device), [running - 1])
-            found.append(rows.logits[-1])
+        return self._force(Rows(self.module, embeddings, mask, [len(clip) for clip in clips]), len(clips))
+
+    def _write_graphed(self, clips: Sequence[Tensor]) -> Tensor:
+        """Return the same as `_write`, by `GraphedRows`: the second step is a graph."""
+        embeddings, mask = self._pad_left(clips)
+        lengths, num_rows = [len(clip) for clip in clips], len(clips) + 1  # more, as in a beam search
+        return self._force(GraphedRows(self.module, embeddings, mask, lengths, num_rows, 2), len(clips))
+
+    @staticmethod
+    def _force(rows: Rows, count: int) -> Tensor:
+        """Write tokens 1 after the last of `count` clips; return the logits (3, V) before each."""
+        found = [rows.logits[-1].clone()]
+        for running in (count, 1):
+            rows.step(torch.ones(1, dtype=torch.long, device=found[0].device), [running - 1])
+            found.append(rows.logits[-1].clone())
         return torch.stack(found).float()
 
     def _pad_left(self, clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -77,12 +77,15 @@ class Rows:
 
     Attributes:
         logits: (B, V) of the next token.
+        shrink: whether a step of fewer rows takes less time.
     """
+
+    shrink = True
 
     def __init__(self, module: Any, embeddings: Tensor, mask: Tensor, lengths: Sequence[int]) -> None:
         known = inspect.signature(module.forward).parameters
         self._module = module
-        self._cache = Cache(layer_class_to_replicate=RoomyLayer)
+        self._cache = self._make_cache()
         name = "cache" if "cache" in known else "past_key_values"  # by the version of transformers
         self._fixed: dict[str, Any] = {name: self._cache, "use_cache": True}
         if "logits_to_keep" in known:
@@ -102,6 +105,9 @@ class Rows:
         self._mask = pad(self._mask, (0, 1), value=1)
         self._last = self._last + 1
         self.logits = self._read(self._last, input_ids=tokens[:, None])
+
+    def _make_cache(self) -> Cache:
+        return Cache(layer_class_to_replicate=RoomyLayer)
 
     def _choose(self, rows: Sequence[int], chosen: Tensor) -> None:
         layers = cast(list[RoomyLayer], self._cache.layers)  # of no other class: see `__init__`
@@ -128,19 +134,11 @@ class Rows:
         return logits
 
 
-def write_rows(
-    module: Any,
-    embeddings: Tensor,
-    mask: Tensor,
-    lengths: Sequence[int],
-    limits: Sequence[int],
-    end_ids: set[int],
-    kept: dict[int, int] | None,
-) -> list[list[int]]:
-    """Write greedily after embeddings (B, L, W), padded on the left as `mask` (B, L) says.
+def write_rows(rows: Rows, limits: Sequence[int], end_ids: set[int], kept: dict[int, int] | None) -> list[list[int]]:
+    """Write greedily after several clips.
 
     Args:
-        module, embeddings, mask, lengths: see `Rows`.
+        rows: the clips, after which nothing has been written.
         limits: upper limit of tokens for each clip, at least 1.
         end_ids: tokens that end a transcript.
         kept: if given, transcripts that loop are ended, and `kept[number of the clip]` is set to the tokens to keep.
@@ -150,7 +148,6 @@ def write_rows(
     """
     written: list[list[int]] = [[] for _ in limits]
     running: list[int | None] = list(range(len(limits)))  # None: it has ended, and has not left yet
-    rows = Rows(module, embeddings, mask, lengths)
     while True:
         tokens = rows.logits.float().argmax(-1)
         for place, (clip, token) in enumerate(zip(running, tokens.tolist(), strict=True)):
@@ -166,7 +163,7 @@ def write_rows(
         stay = [place for place, clip in enumerate(running) if clip is not None]
         if not stay:
             return written
-        if len(stay) > STAYING * len(running):
+        if not rows.shrink or len(stay) > STAYING * len(running):
             stay = list(range(len(running)))
         rows.step(tokens[torch.tensor(stay, device=tokens.device)], stay)
         running = [running[place] for place in stay]

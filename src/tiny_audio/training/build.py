@@ -145,6 +145,7 @@ def load_models(config: Config, accelerator: Accelerator, processes: Processes) 
     model.to(accelerator.device)
     with accelerator.autocast():  # as in training: a kernel does not support every precision
         attention = choose_attention(model, hardware.attention)
+        model.decoder.use_cuda_graph(hardware.cuda_graph)
     logger.info("Attention: %s%s", attention, ", compiled" * hardware.compile)
     if hardware.compile:
         model.compile_layers()
