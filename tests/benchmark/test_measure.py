@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from tiny_audio.benchmark import measure
 from tiny_audio.benchmark.data import bottleneck
 from tiny_audio.benchmark.measure import Timeline, matrix_rate
 from tiny_audio.training.memory import PeakMemory
@@ -35,6 +36,18 @@ def test_peak_memory_counts_what_was_given_back_too():
 
 def test_the_matrix_rate_is_one():
     assert 1e8 < matrix_rate(CPU, torch.float32) < 1e14
+
+
+def test_a_slow_device_multiplies_small_matrices_only(monkeypatch):
+    sizes = []
+
+    def product_seconds(size, repeats, device, dtype):
+        sizes.append(size)
+        return 2 * size**3 / 1e9
+
+    monkeypatch.setattr(measure, "_product_seconds", product_seconds)
+    assert matrix_rate(CPU, torch.bfloat16) == pytest.approx(1e9)
+    assert sizes == [256, 512]
 
 
 @pytest.mark.parametrize(

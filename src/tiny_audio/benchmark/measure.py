@@ -9,6 +9,7 @@ import time
 import torch
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
+SLOW_PRODUCT = 0.05  # seconds; no larger matrices are multiplied after such a product
 
 
 class Timeline:
@@ -63,10 +64,18 @@ def return_freed_memory() -> None:
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Return the operations per second of a large matrix product: the best of some, after a warm-up.
 
-    No step can exceed this rate, so utilization is measured against it. The sizes, 8192 on a GPU and 2048 on a CPU,
-    fill the device and take milliseconds.
+    No step can exceed this rate, so utilization is measured against it. The sizes, at most 8192 on a GPU and 2048 on a
+    CPU, fill the device and take milliseconds. They are smaller where a product is slow, as in bf16 on a CPU that
+    computes it in software.
     """
-    size, repeats = (8192, 20) if device.type == "cuda" else (2048, 5)
+    size, largest, repeats = (256, 8192, 20) if device.type == "cuda" else (256, 2048, 5)
+    while (seconds := _product_seconds(size, repeats, device, dtype)) < SLOW_PRODUCT and size < largest:
+        size *= 2
+    return 2.0 * size**3 / seconds
+
+
+def _product_seconds(size: int, repeats: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Return the time of a product of two square matrices: the least of some, after a warm-up."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     left @ right
     timeline = Timeline(device)
@@ -74,4 +83,4 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     for _ in range(repeats):
         left @ right
         timeline.mark("product")
-    return 2.0 * size**3 / min(seconds for _, seconds in timeline.intervals())
+    return min(seconds for _, seconds in timeline.intervals())

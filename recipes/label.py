@@ -1,0 +1,133 @@
+"""Writes transcripts of recordings that have none, by another recognizer: more speakers to train on, for no typing.
+
+python recipes/label.py openai/whisper-base recordings.jsonl labelled.jsonl
+
+Each line of the manifests is a JSON object whose `audio` is a path, absolute or from the manifest's folder; all else in
+it is kept. Recordings of up to 30 s. What is stopped goes on where it was, with the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tiny_audio.audio import AudioError, check_clip, is_silent, load_audio
+from tiny_audio.config import Config
+from tiny_audio.errors import UserError
+from tiny_audio.evaluation.symptoms import loops
+from tiny_audio.judge.pipelines import ModelRecognizer
+from tiny_audio.progress import Progress
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Label what the manifest names and the output does not hold yet."""
+    options = parse()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        label(options)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def parse() -> Namespace:
+    """Return what was typed."""
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="a recognizer that transformers can run: a folder or an id of the Hub")
+    parser.add_argument("recordings", type=Path, help="manifest of recordings (JSON lines)")
+    parser.add_argument("output", type=Path, help="manifest to write; what is left out goes beside it")
+    parser.add_argument("--language", help="of a multilingual Whisper, such as en; without: it detects it")
+    parser.add_argument("--without", default="[0-9]", metavar="REGEX", help="leave such texts out; default %(default)s")
+    parser.add_argument("--replace", action="append", default=[], metavar="OLD=NEW", help="a word by another one")
+    parser.add_argument("--batch-size", type=int, default=8, help="default %(default)s")
+    options = parser.parse_args()
+    for replacement in options.replace:
+        if "=" not in replacement:
+            parser.error(f"--replace {replacement}: write OLD=NEW, such as Mr.=Mister")
+    try:
+        re.compile(options.without)
+    except re.error as error:
+        parser.error(f"--without {options.without}: {error}")
+    return options
+
+
+def label(options: Namespace) -> None:
+    """Transcribe in batches; each batch is written before the next one is read.
+
+    Raises:
+        UserError: there is no such manifest or model, or a line is not an object with `audio`.
+    """
+    left_out = options.output.with_suffix(".left_out.jsonl")
+    done = {row["audio"] for path in (options.output, left_out) if path.exists() for row in read(path)}
+    rows = [row for row in read(options.recordings) if row["audio"] not in done]
+    config = Config()
+    recognizer = ModelRecognizer(options.model, config, options.language)
+    spelled, counts = spelling(options.replace), {True: 0, False: 0}
+    progress = Progress("Labelling", len(rows), "recordings")
+    with options.output.open("a", encoding="utf-8") as kept, left_out.open("a", encoding="utf-8") as others:
+        for batch in progress.over(batches(rows, options.batch_size), len):
+            for row in transcribe(batch, recognizer, config):
+                row["text"] = spelled(row["text"])
+                reason = row.pop("reason", None) or why_not(row["text"], options.without)
+                print(json.dumps(row | ({"reason": reason} if reason else {})), file=others if reason else kept)
+                counts[reason is None] += 1
+            kept.flush()
+            others.flush()
+    progress.close()
+    print(f"{options.output}: {counts[True]:,} labelled, and {counts[False]:,} left out ({left_out.name} says why)")
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of a manifest, with absolute paths."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [row | {"audio": str((path.parent / row["audio"]).resolve())} for row in rows]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: a line is not a JSON object with `audio`") from None
+
+
+def batches(rows: list[Row], size: int) -> Iterator[list[Row]]:
+    """Yield the rows in their order, `size` at a time."""
+    yield from (rows[first : first + size] for first in range(0, len(rows), size))
+
+
+def transcribe(batch: list[Row], recognizer: ModelRecognizer, config: Config) -> list[Row]:
+    """Return the rows of a batch with `text`, and those that cannot be read with a `reason`."""
+    waveforms, readable, unreadable = [], [], []
+    for row in batch:
+        try:
+            waveform = load_audio(row["audio"], max_seconds=config.data.max_audio_length)
+            check_clip(len(waveform), is_silent(waveform), config.data.min_audio_length, config.data.max_audio_length)
+            waveforms.append(waveform)
+            readable.append(row)
+        except AudioError as error:
+            unreadable.append(row | {"text": "", "reason": str(error)})
+    texts = recognizer.transcribe(waveforms) if waveforms else []
+    return [row | {"text": text} for row, text in zip(readable, texts, strict=True)] + unreadable
+
+
+def spelling(replacements: list[str]) -> Callable[[str], str]:
+    """Return what writes NEW for each whole word OLD."""
+    words = dict(replacement.split("=", 1) for replacement in replacements)
+    return lambda text: " ".join(words.get(word, word) for word in text.split())
+
+
+def why_not(text: str, without: str) -> str | None:
+    """Return why nobody should learn from a text, or None."""
+    if not text:
+        return "no text"
+    if found := re.search(without, text):
+        return f"has {found.group()!r}, which may be spoken in several ways"
+    return "repeats itself" if loops(text.split()) else None
+
+
+if __name__ == "__main__":
+    main()
