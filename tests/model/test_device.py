@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tiny_audio.config import Config, HardwareConfig
+from tiny_audio.model import device
 from tiny_audio.model.device import choose_precision
 from tiny_audio.training.build import start_accelerator
 
@@ -23,7 +24,10 @@ def test_auto_is_bf16_on_a_cpu_that_multiplies_it(avx512_bf16, amx, expected, mo
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert choose_precision("auto", CPU) == expected
     assert choose_precision("no", CPU) == "no"
+    device._warn_of_software.cache_clear()
     assert choose_precision("bf16", CPU) == "bf16", "slowly, where it was asked for"
+    assert ("in software" in caplog.text) == (expected == "no")
+    caplog.clear()
     caplog.set_level(logging.INFO)
     accelerator = start_accelerator(Config(hardware=HardwareConfig(device="cpu")))
     assert accelerator.mixed_precision == expected

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 # Of dense matrix products in bf16 and fp16, from the makers' data sheets. The first name within the device's applies.
 PEAK_TFLOPS = {
@@ -66,7 +71,14 @@ def choose_precision(name: str, device: torch.device) -> str:
         raise ConfigError("hardware.mixed_precision=fp16 needs a GPU; use bf16 or no on the CPU.")
     if name == "bf16" and device.type == "cuda" and not multiplies_bf16(device):
         raise ConfigError("hardware.mixed_precision=bf16: this GPU does not have bf16; use fp16 or no.")
+    if name == "bf16" and device.type == "cpu" and not multiplies_bf16(device):
+        _warn_of_software()
     return name
+
+
+@cache
+def _warn_of_software() -> None:
+    logger.warning("This CPU has no instructions for bf16: it computes bf16 in software, many times slower than fp32.")
 
 
 def peak_flops(given_tflops: float | None, device: torch.device, precision: str) -> float | None:
