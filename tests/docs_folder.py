@@ -95,6 +95,8 @@ def put_recordings(folder: Path) -> None:
             for line in (folder / f"my/{split}.jsonl").read_text().splitlines()
         )
     )
+    (folder / "my/recordings.jsonl").write_text('{"audio": "clips/test.wav"}\n')
+    shutil.copy(folder / "my/train.jsonl", folder / "my/labelled.jsonl")
     for name in ("noise20", "noise10", "rooms", "noise", "speech/digits", "speech/librispeech"):
         (folder / name).mkdir(parents=True)
         for split in ("train", "dev", "test"):
@@ -111,7 +113,7 @@ def put_recordings(folder: Path) -> None:
         write(folder / name / "a.wav", 1.0)
     spoken, rate = soundfile.read(SPEECH_DIR / "audio/test/0012.flac")
     (folder / "recordings").mkdir()
-    for name in ("test.wav", "talk.mp3", "recordings/a.wav"):
+    for name in ("test.wav", "talk.mp3", "recordings/a.wav", "my/clips/test.wav"):
         soundfile.write(folder / name, spoken, rate)
     soundfile.write(folder / "call.wav", tone(1.0, channels=2), 16_000)
 
