@@ -15,6 +15,7 @@ from tiny_audio.config import Config, ModelConfig, ProjectorConfig, TrainingConf
 from tiny_audio.errors import ConfigError
 from tiny_audio.training.checkpoint import load_checkpoint
 from tiny_audio.training.ctc_warmup import CTCWarmup, consistency_weight
+from tiny_audio.training.loop import Trainer
 from tiny_audio.training.texts import choose_examples
 
 CHECKPOINTS = Path("outputs/transcription/checkpoints")
@@ -128,6 +129,58 @@ def test_a_run_of_the_warmup_alone_is_evaluated_and_finished_and_can_go_on(run_s
     assert main([*typed, given, *more, f"paths.output_dir={tmp_path / 'next'}"]) == 0
     models = load_checkpoint(tmp_path / "next/transcription/checkpoints/final.pt")["models"]
     assert models["prompt_ids"]["example_ids"], "the examples are chosen although the CTC head is the checkpoint's"
+
+
+def test_a_warmup_alone_that_was_killed_goes_on_in_its_steps_and_in_its_evaluation(
+    run_settings, tmp_path, monkeypatch, capsys
+):
+    typed = settings(run_settings, "training.ctc_warmup_steps=6", "training.save_steps=2", "training.max_steps=0")
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    assert main(typed) == 0
+    monkeypatch.chdir(tmp_path / "stopped")
+    finish, evaluate = CTCWarmup.finish_step, Trainer.evaluate_now
+
+    def killed(self, shown):
+        finish(self, shown)
+        if self.state.ctc_step == 3:
+            raise ZeroDivisionError
+
+    def killed_there(self):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(CTCWarmup, "finish_step", killed)
+    with pytest.raises(ZeroDivisionError):
+        main(typed)
+    monkeypatch.setattr(CTCWarmup, "finish_step", finish)
+    monkeypatch.setattr(Trainer, "evaluate_now", killed_there)
+    with pytest.raises(ZeroDivisionError):
+        main(typed)
+    monkeypatch.setattr(Trainer, "evaluate_now", evaluate)
+    assert main(typed) == 0
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "stopped")
+    ours, theirs = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert "are not those of the checkpoint" not in capsys.readouterr().err
+
+
+def test_a_warmup_that_goes_on_with_other_draws_says_so(run_settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    typed = settings(run_settings, "training.ctc_warmup_steps=4", "training.save_steps=2", "training.max_steps=0")
+    finish = CTCWarmup.finish_step
+
+    def killed(self, shown):
+        finish(self, shown)
+        if self.state.ctc_step == 3:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(CTCWarmup, "finish_step", killed)
+    with pytest.raises(ZeroDivisionError):
+        main(typed)
+    monkeypatch.setattr(CTCWarmup, "finish_step", finish)
+    assert main([*typed, "training.seed=7"]) == 0
+    assert "are not those of the checkpoint" in capsys.readouterr().err
 
 
 def test_a_run_without_any_step_is_told():

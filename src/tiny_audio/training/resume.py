@@ -133,12 +133,13 @@ def starts_afresh(
             weights must not be lost, and a run on these data must not count as done.
     """
     training, state, before = config.training, saved["state"], saved["config"]
-    if training.resume_from_checkpoint is not None or state["plan_fingerprint"] == plan.fingerprint:
+    known = state["plan_fingerprint"] in (plan.fingerprint, "")  # "": of a warm-up, before it was kept there
+    if training.resume_from_checkpoint is not None or known:
         return False
     limit, had = config.data.max_samples, before["data"]["max_samples"]
     if had is not None and (limit is None or limit > had) and state["step"] <= QUICK_TEST_SHARE * training.max_steps:
         return True
-    if state["step"] < before["training"]["max_steps"]:
+    if state["step"] < before["training"]["max_steps"] or saved["ctc_warmup"] is not None:
         return False
     same = {(source.name, source.origin) for source in sources} == {
         (name, about["origin"]) for name, about in saved["corpora"].items()
@@ -220,13 +221,18 @@ def restore(
             "the checkpoint's optimizer or random generators are damaged; to start from its weights, name it as "
             "model.checkpoint and set another paths.output_dir."
         ) from error
-    if state.plan_fingerprint != plan.fingerprint:
+    warn_of_another_plan(state, plan)
+    state.batches = first
+    logger.info("Resume successful!")
+
+
+def warn_of_another_plan(state: RunState, plan: SamplingPlan) -> None:
+    """Say so if the checkpoint of a state was trained on other draws than this run's."""
+    if state.plan_fingerprint not in (plan.fingerprint, ""):
         logger.warning(
             "The training data, the batch size or the seed are not those of the checkpoint: training continues "
             "from its weights with the new data. To start a new run, delete its folder or set another paths.output_dir."
         )
-    state.batches = first
-    logger.info("Resume successful!")
 
 
 def _restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any) -> None:

@@ -46,7 +46,16 @@ from .loop import Trainer
 from .preflight import preflight
 from .processes import Processes, leave_group
 from .ranking import rank, rank_saved, summarize
-from .resume import batches_left, claim_folder, find_start, pin_revisions, restore, set_aside, starts_afresh
+from .resume import (
+    batches_left,
+    claim_folder,
+    find_start,
+    pin_revisions,
+    restore,
+    set_aside,
+    starts_afresh,
+    warn_of_another_plan,
+)
 from .state import RunState
 from .texts import check_language_model, open_texts, prepare_search
 from .tracking import Trackers, check_installed
@@ -204,6 +213,8 @@ def warm_up(parts: Parts, trackers: Trackers) -> None:
         KeyboardInterrupt, SystemExit: a signal stopped it; its state is saved.
     """
     begun = parts.saved["ctc_warmup"] if parts.saved is not None else None
+    warn_of_another_plan(parts.state, parts.plan)
+    parts.state.plan_fingerprint = parts.plan.fingerprint
     parts.processes.start_training(parts.config.hardware.training_timeout_minutes)
     warmup = CTCWarmup(
         *(parts.config, parts.accelerator, parts.processes, parts.model, parts.plan, parts.dataset, parts.evaluate),
