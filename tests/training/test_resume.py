@@ -155,13 +155,20 @@ def test_each_signal_that_asks_a_run_to_stop_has_it_saved(run_settings, tmp_path
     assert CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps() == [2]
 
 
-def test_a_schedulers_signal_to_every_process_of_a_run_saves_and_leaves(run_settings, tmp_path):
-    """As a scheduler does before it takes a machine away: worker processes must not pull the run down with them."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_schedulers_signal_to_every_process_of_a_run_saves_and_leaves(run_settings, tmp_path, number):
+    """As before a machine is taken away: by its group, or one by one. Workers must not pull the run down with them."""
     process = start_ta(settings(run_settings, "data.num_workers=2", "training.max_steps=2000"), tmp_path)
     while steps_logged(tmp_path) < 3 and process.poll() is None:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM, (tmp_path / "log.txt").read_text()
+    workers = [one for one in psutil.Process(process.pid).children(recursive=True) if one.is_running()]
+    assert len(workers) >= 2
+    for worker in workers:
+        if "resource_tracker" not in " ".join(worker.cmdline()):
+            worker.send_signal(number)
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=60) == 128 + number, (tmp_path / "log.txt").read_text()
+    assert not psutil.wait_procs(workers, timeout=20)[1]
     log = (tmp_path / "log.txt").read_text()
     newest = CheckpointFolder(tmp_path / "outputs/transcription/checkpoints").steps()[-1]
     assert f"Saved at step {newest}; the same command continues from there." in log

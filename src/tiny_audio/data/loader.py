@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -261,12 +262,25 @@ def _start_worker(worker_id: int, parent: int) -> None:
     """Leave signals to the main process, which saves and then ends its workers, and the cores to the other workers.
 
     In its own process group, a worker does not get the signals that a terminal or a scheduler sends to the whole run.
-    A worker that such a signal ended would end the run before it has saved. If the run was killed while the worker
-    started, the worker has another parent. torch checks the parent only after this: the worker would wait forever.
+    systemd, and some clusters, send them to each process. A worker that such a signal ended would end the run before it
+    has saved. If the run was killed while the worker started, the worker has another parent. torch checks the parent
+    only after this: the worker would wait forever.
     """
     if hasattr(os, "setpgrp") and os.getppid() != parent:
         os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_wait_for_the_end, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _wait_for_the_end(parent: int) -> None:
+    """End this process when its parent, and nobody else, sends SIGTERM: so torch ends a worker that still reads."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
