@@ -84,9 +84,16 @@ def label(options: Namespace) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """Return the rows of a manifest, with absolute paths."""
+    """Return the rows of a manifest, with absolute paths, and without the reasons of an earlier run.
+
+    Raises:
+        UserError: it cannot be read, or a row is a part of a recording.
+    """
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if any({"start", "offset"} & row.keys() for row in rows):
+            raise UserError(f"{path}: a row is a part of a recording; write each part to a file of its own")
+        rows = [{key: value for key, value in row.items() if key != "reason"} for row in rows]
         return [row | {"audio": str((path.parent / row["audio"]).resolve())} for row in rows]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None

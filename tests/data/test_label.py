@@ -62,6 +62,15 @@ def test_what_nobody_should_learn_from_is_left_out_with_its_reason(recordings, h
     }
 
 
+def test_what_was_left_out_can_be_tried_again(recordings, heard, monkeypatch):
+    rows = [{"audio": "0.wav", "reason": "no text"}, {"audio": "1.wav", "reason": "repeats itself"}]
+    write_manifest(recordings / "recordings.jsonl", rows)
+    heard += ["one", ""]
+    run(monkeypatch, recordings)
+    assert read_lines(recordings / "labelled.jsonl") == [{"audio": str(recordings / "0.wav"), "text": "one"}]
+    assert [row["reason"] for row in read_lines(recordings / "labelled.left_out.jsonl")] == ["no text"]
+
+
 def test_what_was_stopped_goes_on_where_it_was(recordings, heard, monkeypatch):
     heard += ["one", "two", KeyboardInterrupt(), "three", "four"]
     with pytest.raises(KeyboardInterrupt):
@@ -84,6 +93,7 @@ def test_a_recognizer_of_transformers_writes_the_labels(recordings, monkeypatch)
     [
         (None, [], "No such file"),
         ("{}\n", [], "a line is not a JSON object with `audio`"),
+        ('{"audio": "0.wav", "start": 1}\n', [], "a row is a part of a recording"),
         ("", ["--replace", "Mr."], "write OLD=NEW"),
         ("", ["--without", "["], "--without ["),
     ],

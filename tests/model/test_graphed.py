@@ -74,13 +74,35 @@ def test_rows_continue_any_row_of_their_clip_as_in_a_beam_search(decoder):
 
 
 def test_a_window_would_not_be_applied_so_no_graph_is_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "GraphedRows", lambda *given: GraphedRows(*given, record=False))
+    monkeypatch.setattr(reading, "GraphedRows", lambda *given: GraphedRows(*given[:-1], record=False))
     for name, allowed in (("llama", True), ("mistral", False), ("gemma3", False)):
         folder = decoder_zoo.save(name, tmp_path / name)
         found = load_decoder(str(folder), None, "Transcribe.", torch.float32)
         text = found.embed(torch.tensor(found.prompt.prefix_ids))
         assert reading.find_reading(found.module, text, cuda_graph=True).graphed == allowed, name
         assert not reading.find_reading(found.module, text).graphed
+
+
+class Stuck(GraphedRows):
+    """Its recorded steps, which begin with the second, give the logits of that one again and again."""
+
+    def __init__(self, *given):
+        *fixed, self._stuck = given
+        super().__init__(*fixed, record=False)
+
+    def step(self, tokens, rows):
+        out = self._out if self._num_written > 1 else None
+        super().step(tokens, rows)
+        if self._stuck and out is not None:
+            self.logits = self._out = out[: len(rows)]
+
+
+def test_a_graph_that_replays_something_else_is_not_used(decoder, monkeypatch):
+    text = decoder.embed(torch.tensor(decoder.prompt.prefix_ids))
+    monkeypatch.setattr(reading, "GraphedRows", lambda *given: GraphedRows(*given[:-1], record=False))
+    assert reading.find_reading(decoder.module, text, cuda_graph=True).graphed
+    monkeypatch.setattr(reading, "GraphedRows", Stuck)
+    assert not reading.find_reading(decoder.module, text, cuda_graph=True).graphed
 
 
 def test_a_graph_needs_a_cuda_device(decoder, run_settings, tmp_path, monkeypatch, capsys):

@@ -158,6 +158,10 @@ def test_a_warmup_alone_that_was_killed_goes_on_in_its_steps_and_in_its_evaluati
     with pytest.raises(ZeroDivisionError):
         main(typed)
     monkeypatch.setattr(Trainer, "evaluate_now", evaluate)
+    capsys.readouterr()
+    assert main([*typed, "training.seed=7"]) == 2
+    advice = f"model.projector_checkpoint={CHECKPOINTS / 'checkpoint-step-0.pt'} and another paths.output_dir. To start"
+    assert advice in capsys.readouterr().err
     assert main(typed) == 0
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "stopped")
     ours, theirs = weights(tmp_path / "whole"), weights(tmp_path / "stopped")

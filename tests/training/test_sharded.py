@@ -181,3 +181,5 @@ def test_sharding_by_the_launcher_is_one_line(run_settings, tmp_path, option, mo
 def test_fp16_is_refused():
     with pytest.raises(ConfigError, match=r"hardware.fsdp=true has no loss scaling; set hardware.mixed_precision=bf16"):
         HardwareConfig(fsdp=True, mixed_precision="fp16")
+    with pytest.raises(ConfigError, match=r"hardware\.fsdp=true moves weights"):
+        HardwareConfig(fsdp=True, cuda_graph=True)

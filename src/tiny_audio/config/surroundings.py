@@ -66,6 +66,8 @@ class HardwareConfig:
             raise ConfigError(
                 "hardware.fsdp=true has no loss scaling; set hardware.mixed_precision=bf16 or no, not fp16."
             )
+        if self.fsdp and self.cuda_graph:
+            raise ConfigError("hardware.fsdp=true moves weights in each step, which hardware.cuda_graph cannot record.")
         at_least("hardware.num_threads", self.num_threads, 1)
         above("hardware.setup_timeout_minutes", self.setup_timeout_minutes, 0)
         above("hardware.training_timeout_minutes", self.training_timeout_minutes, 0)

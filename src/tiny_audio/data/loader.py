@@ -280,7 +280,10 @@ def _start_worker(worker_id: int, parent: int) -> None:
 
 
 def _wait_for_the_end(parent: int) -> None:
-    """End this process when its parent, and nobody else, sends SIGTERM: so torch ends a worker that still reads."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+    """End this process when its parent, and nobody else, sends SIGTERM: so torch ends a worker that still reads.
+
+    A worker whose parent is gone obeys everybody.
+    """
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent and os.getppid() == parent:
         pass
     os._exit(0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -52,6 +52,7 @@ class FixedLayer(RoomyLayer):
     def choose(self, rows: Tensor) -> None:
         """Replace the rows by those at `rows` (R,): in place, unless there were fewer."""
         self._rooms = [_take(room, rows) for room in self._rooms]
+        self._see(self._length)
 
 
 class GraphedRows(Rows):
@@ -113,11 +114,26 @@ class GraphedRows(Rows):
         layer: Any = partial(FixedLayer, self._num_positions)
         return Cache(layer_class_to_replicate=layer)
 
+    def refuse_waiting(self) -> None:
+        """Read the last tokens once more, without a graph.
+
+        Raises:
+            RuntimeError: the host waits for the device. A recording that fails for this leaves torch's memory in
+                disorder.
+        """
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            self._read_tokens()
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
     def _make_graph(self) -> torch.cuda.CUDAGraph:
         """Record a step: its kernels are not run."""
         graph, device = torch.cuda.CUDAGraph(), self._tokens.device
         torch.cuda.synchronize(device)
-        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)), _no_autocast_cache():
+        torch.cuda.empty_cache()  # a recording cannot take what torch keeps for others
+        with torch.cuda.device(device), torch.cuda.stream(_recording_stream(device)), _no_autocast_cache():
             graph.capture_begin(capture_error_mode="thread_local")  # other threads may copy the next batch
             try:
                 self._out = self._read_tokens()
@@ -133,6 +149,12 @@ class GraphedRows(Rows):
         )
         logits: Tensor = read.logits[:, -1]
         return logits
+
+
+@cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the same stream each time: libraries keep memory for each stream that they have seen."""
+    return torch.cuda.Stream(device)
 
 
 def _take(part: Tensor, rows: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 LENGTHS = [19, 12]  # positions of the clips
 NOISE = 0.05  # on the embeddings of text: audio tokens match no entry of the table, and a model might search for one
+FIRST_REPLAY = 2  # of the logits of a recorded decoding: the prompt's and the first step's come before
+REPLAYS = 4  # to try
 WINDOW = 4  # positions of a sliding window while it is tried: shorter than the clips, as the real one may be
 # Relative, at most positions: in bf16 a large model may round a single one very differently, but a wrong window or
 # position changes them all, by 0.2 and more. Rounding is 1e-6 in fp32, and 0.03 in bf16 and fp16.
@@ -132,7 +134,7 @@ class _Trial:
             raise UserError(f"it cannot write text after a clip: {first_line(error)}") from error
         pads_left = self._writes_as(alone, self._write)
         rows_leave = pads_left and self._writes_as(alone, self._write_leaving)
-        return pads_left, rows_leave, rows_leave and cuda_graph and self._writes_as(alone, self._write_graphed)
+        return pads_left, rows_leave, rows_leave and cuda_graph and self._replays(alone)
 
     def _writes_as(self, alone: Tensor, write: Callable[[Sequence[Tensor]], Tensor]) -> bool:
         try:
@@ -180,17 +182,32 @@ class _Trial:
         embeddings, mask = self._pad_left(clips)
         return self._force(Rows(self.module, embeddings, mask, [len(clip) for clip in clips]), len(clips))
 
-    def _write_graphed(self, clips: Sequence[Tensor]) -> Tensor:
-        """Return the same as `_write`, by `GraphedRows`: the second step is a graph."""
-        embeddings, mask = self._pad_left(clips)
-        lengths, num_rows = [len(clip) for clip in clips], len(clips) + 1  # more, as in a beam search
-        return self._force(GraphedRows(self.module, embeddings, mask, lengths, num_rows, 2), len(clips))
+    def _replays(self, alone: Tensor) -> bool:
+        """Whether steps that are recorded and replayed give the same as steps that are not, and as a clip alone."""
+        try:
+            with short_windows(self.module, WINDOW):
+                plain, replayed = (self._write_graphed(record) for record in (False, True))
+        except Exception as error:  # any error of a model that cannot be recorded
+            logger.debug("CUDA graph: %s", first_line(error))
+            return False
+        return self._agrees(plain[: len(alone)], alone) and self._agrees(replayed[FIRST_REPLAY:], plain[FIRST_REPLAY:])
+
+    def _write_graphed(self, record: bool) -> Tensor:
+        """Return the logits (REPLAYS + 2, V) after the last clip, by `GraphedRows`, recorded or not."""
+        embeddings, mask = self._pad_left(self.clips)
+        lengths, count = [len(clip) for clip in self.clips], len(self.clips)
+        # More rows than clips, as in a beam search; and a step for `refuse_waiting`.
+        rows = GraphedRows(self.module, embeddings, mask, lengths, count + 1, FIRST_REPLAY + REPLAYS, record)
+        written = self._force(rows, count, FIRST_REPLAY - 1 + REPLAYS)
+        if embeddings.is_cuda and not record:
+            rows.refuse_waiting()
+        return written
 
     @staticmethod
-    def _force(rows: Rows, count: int) -> Tensor:
-        """Write tokens 1 after the last of `count` clips; return the logits (3, V) before each."""
+    def _force(rows: Rows, count: int, num_steps: int = 2) -> Tensor:
+        """Write tokens 1 after the last of `count` clips; return the logits (num_steps + 1, V) before each."""
         found = [rows.logits[-1].clone()]
-        for running in (count, 1):
+        for running in (count, *[1] * (num_steps - 1)):
             rows.step(torch.ones(1, dtype=torch.long, device=found[0].device), [running - 1])
             found.append(rows.logits[-1].clone())
         return torch.stack(found).float()

@@ -133,13 +133,13 @@ def starts_afresh(
             weights must not be lost, and a run on these data must not count as done.
     """
     training, state, before = config.training, saved["state"], saved["config"]
-    known = state["plan_fingerprint"] in (plan.fingerprint, "")  # "": of a warm-up, before it was kept there
-    if training.resume_from_checkpoint is not None or known:
+    if training.resume_from_checkpoint is not None or state["plan_fingerprint"] == plan.fingerprint:
         return False
     limit, had = config.data.max_samples, before["data"]["max_samples"]
     if had is not None and (limit is None or limit > had) and state["step"] <= QUICK_TEST_SHARE * training.max_steps:
         return True
-    if state["step"] < before["training"]["max_steps"] or saved["ctc_warmup"] is not None:
+    warming = saved.get("ctc_warmup") is not None or not state["plan_fingerprint"]  # older ones do not name their plan
+    if warming or state["step"] < before["training"]["max_steps"]:
         return False
     same = {(source.name, source.origin) for source in sources} == {
         (name, about["origin"]) for name, about in saved["corpora"].items()
@@ -149,9 +149,12 @@ def starts_afresh(
     more = f"training.max_steps={training.max_steps}"
     if training.max_steps <= state["step"]:
         more = f"training.max_steps above {state['step']}"
+    further = f"training.resume_from_checkpoint={path} and {more}"
+    if saved["optimizer"] is None:  # of a warm-up alone
+        further = f"model.projector_checkpoint={path} and another paths.output_dir"
     raise UserError(
         f"{path} belongs to a finished run with other {_differences(config, before, same)}. To continue from its "
-        f"weights: training.resume_from_checkpoint={path} and {more}. To start a new run: another paths.output_dir."
+        f"weights: {further}. To start a new run: another paths.output_dir."
     )
 
 

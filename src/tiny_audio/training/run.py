@@ -242,6 +242,8 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
     prepared, optimizer = distribute(config, model, accelerator)
     if parts.saved is not None and parts.saved["optimizer"] is not None:
         restore(parts.saved, state, accelerator, optimizer, plan, parts.batches.start)
+    elif not parts.warming:  # after the warm-up, before the first save
+        warn_of_another_plan(state, plan)
     parts.saved = None  # releases the file
     if state.step >= training.max_steps and (parts.evaluate is None or state.evaluated_step == state.step):
         logger.info("Step %d: nothing is left to train; raise training.max_steps to continue.", state.step)
