@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ SPREAD = 8  # files that a sample opens at a time, and row groups that it takes 
 CLIPS_A_GROUP = 8  # of a small sample: neighbors in a file often have the same speaker
 NAMES = "name of the clip"  # a column name that no corpus uses
 OPEN_GROUPS = 64  # memory-mapped row groups a process keeps open
+FRESH_SECONDS = 5.0  # after a row group was fetched or read, it is not deleted
 
 
 def fetch_sample(split: RepoSplit, limit: int, seed: int, cache_dir: Path) -> tuple[list[Path], bool]:
@@ -227,17 +229,20 @@ class RemoteStream:
         return path
 
     def _make_room(self, newest: Path) -> None:
-        """Delete the row groups that were read longest ago, down to `max_bytes`; open ones stay readable."""
-        found = []
+        """Delete the row groups that were read longest ago, down to `max_bytes`; open ones stay readable.
+
+        Those of the last seconds stay: another process has just fetched them, and is about to open them.
+        """
+        found, old = [], time.time() - FRESH_SECONDS
         for path in self.folder.glob("*.arrow"):
             with suppress(FileNotFoundError):  # another process deletes too
                 stat = path.stat()
                 found.append((stat.st_mtime, stat.st_size, path))
         taken = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
+        for read, size, path in sorted(found):
             if taken <= self.max_bytes:
                 break
-            if path != newest:
+            if path != newest and read < old:
                 path.unlink(missing_ok=True)
                 taken -= size
 
