@@ -50,6 +50,8 @@ def parse() -> Namespace:
     for replacement in options.replace:
         if "=" not in replacement:
             parser.error(f"--replace {replacement}: write OLD=NEW, such as Mr.=Mister")
+    if options.batch_size < 1:
+        parser.error("--batch-size must be at least 1")
     try:
         re.compile(options.without)
     except re.error as error:
@@ -97,7 +99,7 @@ def read(path: Path) -> list[Row]:
         return [row | {"audio": str((path.parent / row["audio"]).resolve())} for row in rows]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (AttributeError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: a line is not a JSON object with `audio`") from None
 
 

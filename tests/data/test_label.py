@@ -93,6 +93,8 @@ def test_a_recognizer_of_transformers_writes_the_labels(recordings, monkeypatch)
     [
         (None, [], "No such file"),
         ("{}\n", [], "a line is not a JSON object with `audio`"),
+        ("[1]\n", [], "a line is not a JSON object with `audio`"),
+        ("", ["--batch-size", "0"], "--batch-size must be at least 1"),
         ('{"audio": "0.wav", "start": 1}\n', [], "a row is a part of a recording"),
         ("", ["--replace", "Mr."], "write OLD=NEW"),
         ("", ["--without", "["], "--without ["),
