@@ -310,6 +310,7 @@ def at_hub(endpoint: str, folder: Path) -> Iterator[Path]:
     from huggingface_hub import close_session, constants
 
     from tiny_audio.data import hub_requests, remote
+    from tiny_audio.data.stream import READER_NAME
 
     folder.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -328,4 +329,7 @@ def at_hub(endpoint: str, folder: Path) -> Iterator[Path]:
             yield folder / "cache"
         finally:
             remote._open_arrow.cache_clear()
+            for thread in threading.enumerate():  # they would go on with a closed session, and leave a socket open
+                if thread.name.startswith(READER_NAME):
+                    thread.join(timeout=60)
             close_session()

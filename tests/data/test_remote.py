@@ -180,6 +180,7 @@ def test_row_groups_are_fetched_before_they_are_drawn(hub: HubStub, tmp_path: Pa
         while len(list(cache.rglob("*.arrow"))) < 16 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(list(cache.rglob("*.arrow"))) >= 16, "all that the first window draws, after a batch of four clips"
+        del drawn  # else it reads on
 
 
 def test_a_stream_is_drawn_in_one_order_from_wherever_it_goes_on(hub: HubStub, tmp_path: Path) -> None:

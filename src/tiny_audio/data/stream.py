@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 KNOWN_BLOCKS = 256  # row groups whose transcripts a process holds; a window of draws spreads over 16 a corpus
 READERS = 8  # row groups fetched at a time, before they are drawn
+READER_NAME = "read-ahead"  # of the threads that fetch them
 
 
 class Block(NamedTuple):
@@ -142,7 +143,7 @@ class ReadAhead:
             if sum(stream.groups[block].num_bytes for block in blocks.tolist()) > stream.max_bytes:
                 continue  # the next one would delete it before it was drawn
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(READERS)
+                self._pool = ThreadPoolExecutor(READERS, thread_name_prefix=READER_NAME)
             for block in blocks[np.argsort(first)].tolist():
                 self._pool.submit(_read_ahead, stream, block)
 
