@@ -6,13 +6,16 @@ import inspect
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import decoder_zoo
 from tiny_audio.errors import UserError
 from tiny_audio.model import attention, kernels
 from tiny_audio.model.attention import choose_attention
 from tiny_audio.model.decoder import Decoder
+from tiny_audio.model.packing import packed_attention
 from tiny_models import build
 
 
@@ -164,3 +167,29 @@ def test_a_kernel_is_tried_in_the_precision_that_trains(tiny_models, monkeypatch
     model.decoder.float()
     with torch.autocast("cpu", torch.bfloat16):
         assert choose_attention(model, "varlen") == "varlen"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask", ["none", "padding", "padding of each head", "scores"])
+@pytest.mark.parametrize(("heads", "groups"), [(9, 3), (4, 4), (4, 1)])
+def test_a_token_that_is_written_attends_as_with_the_stock_operation(heads, groups, mask, dtype):
+    """Keys and values are views of larger tensors, whose other positions hold anything."""
+    torch.manual_seed(0)
+    query = torch.randn(3, heads, 1, 8).to(dtype)
+    rooms = [torch.randn(3, groups, 20, 8).to(dtype) for _ in "kv"]
+    key, value = (room[:, :, :11] for room in rooms)
+    seen = torch.arange(11) >= torch.tensor([0, 4, 10])[:, None, None, None]  # (B, 1, 1, L)
+    masks = {
+        "none": None,
+        "padding": seen,
+        "padding of each head": seen | (torch.rand(3, heads, 1, 11) < 0.3),
+        "scores": torch.randn(3, 1, 1, 11).to(dtype),
+    }
+    module = nn.Module()
+    module.num_key_value_groups, module.is_causal = heads // groups, True
+    given = (module, query, key, value, masks[mask])
+    ours, _ = packed_attention(*given, scaling=0.3, dropout=0.0)
+    stock, _ = sdpa_attention_forward(*given, scaling=0.3, dropout=0.0)
+    assert ours.shape == (3, 1, heads, 8)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, stock, **({} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}))

@@ -9,6 +9,8 @@ import torch
 from transformers import DynamicCache
 
 import decoder_zoo
+from tiny_audio.config import SearchConfig
+from tiny_audio.model import decoder as decoders
 from tiny_audio.model import writing
 from tiny_audio.model.decoder import load_decoder
 from tiny_audio.model.reading import pad_left
@@ -104,3 +106,34 @@ def test_rows_continue_any_row_of_their_clip_as_in_a_beam_search(decoder):
             alone = torch.cat((clips[clip], decoder.embed(torch.tensor(ids))))[None]
             expected = decoder.module(inputs_embeds=alone).logits[0, -1]
             torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("decoder", ["llama"], indirect=True)
+@torch.no_grad()
+def test_a_search_reads_once_what_is_the_same_for_several_clips(decoder, monkeypatch):
+    one, other, _ = draw(decoder)
+    steps = [([3, 4, 5, 6], [2, 0, 1, 2]), ([7, 8, 9], [3, 1, 0])]
+    seen = []
+
+    def follow(log_probs, step, *_):
+        found = [log_probs()]
+        for tokens, origins in steps:
+            step(torch.tensor(tokens), origins)
+            found.append(log_probs())
+        return found
+
+    monkeypatch.setattr(decoders, "search_rows", follow)
+    hook = decoder.module.register_forward_pre_hook(
+        lambda module, arguments, options: seen.append(options.get("inputs_embeds", options.get("input_ids")).shape),
+        with_kwargs=True,
+    )
+    found = decoder.search([one, other, one], None, None, SearchConfig(beams=2), [5, 5, 5])
+    hook.remove()
+    assert [shape[:2] for shape in seen] == [(2, 40), (4, 1), (3, 1)]
+    texts: list[tuple[torch.Tensor, list[int]]] = [(clip, []) for clip in (one, other, one)]
+    for rows, (tokens, origins) in zip(found, [*steps, ([], [])], strict=True):
+        for log_probs, (clip, ids) in zip(rows, texts, strict=True):
+            alone = torch.cat((clip, decoder.embed(torch.tensor(ids, dtype=torch.long))))[None]
+            expected = decoder.module(inputs_embeds=alone).logits[0, -1].log_softmax(-1)
+            torch.testing.assert_close(log_probs, expected, rtol=1e-4, atol=1e-4)
+        texts = [(texts[row][0], [*texts[row][1], token]) for row, token in zip(origins, tokens, strict=True)]

@@ -40,7 +40,7 @@ from .weights import (
     resolve,
     tell_download,
 )
-from .writing import Rows, write_rows
+from .writing import Rows, distinct, write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -260,18 +260,28 @@ class Decoder(nn.Module):
     ) -> tuple[list[list[int]], list[bool], list[float]]:
         """Write after each clip's embeddings (N_i, W) what this model and CTC together rate best: see `search_rows`.
 
+        What is the same for several clips, such as a prompt without audio, is read once.
+
         Raises:
             UserError: the model does not write after several rows as it does after each alone.
         """
         if not self.reading.rows_leave:
             raise UserError(f"{self.name} cannot follow several texts at once; set beams=1.")
+        read, places = distinct(clips)
+        row_of: list[int] | None = places  # until the first step, several clips may share a row
         with torch.compiler.set_stance("force_eager"):
-            rows = self._rows(clips, search.beams * len(clips), max(limits))
+            rows = self._rows(read, search.beams * len(clips), max(limits))
+
+            def log_probs() -> Tensor:
+                found = rows.logits.float().log_softmax(1).cpu()
+                return found if row_of is None else found[row_of]
 
             def step(tokens: Tensor, origins: list[int]) -> None:
-                rows.step(tokens.to(clips[0].device), origins)
+                nonlocal row_of
+                rows.step(tokens.to(clips[0].device), origins if row_of is None else [row_of[n] for n in origins])
+                row_of = None
 
-            return search_rows(lambda: rows.logits.float().log_softmax(1).cpu(), step, scores, lexicon, search, limits)
+            return search_rows(log_probs, step, scores, lexicon, search, limits)
 
     def _write_leaving(
         self, clips: Sequence[Tensor], limits: Sequence[int], kept: dict[int, int] | None

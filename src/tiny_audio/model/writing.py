@@ -167,3 +167,15 @@ def write_rows(rows: Rows, limits: Sequence[int], end_ids: set[int], kept: dict[
             stay = list(range(len(running)))
         rows.step(tokens[torch.tensor(stay, device=tokens.device)], stay)
         running = [running[place] for place in stay]
+
+
+def distinct(clips: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
+    """Return the different ones among clips' embeddings, and the place of each clip's own among them."""
+    found: list[Tensor] = []
+    places = []
+    for clip in clips:
+        place = next((n for n, one in enumerate(found) if torch.equal(one, clip)), len(found))
+        if place == len(found):
+            found.append(clip)
+        places.append(place)
+    return found, places
