@@ -121,6 +121,40 @@ def test_whisper_s_last_layer_is_computed_for_the_clip_alone(tiny_models):
     assert seen == [1500] * (len(encoder.layers) - 1) + [100]
 
 
+@pytest.mark.parametrize("kind", ["glm_asr", "whisper"])
+@pytest.mark.parametrize("window", ["clip", "30s"])
+def test_outputs_of_several_layers_are_side_by_side(tiny_models, kind, window):
+    name = str(getattr(tiny_models, kind))
+    last = load_encoder(name, None, torch.float32, window)
+    second = getattr(last.layers[1], "self_attn_layer_norm" if kind == "whisper" else "input_layernorm")
+    outputs = []
+    second.register_forward_hook(lambda module, given, out: outputs.append(out.reshape(-1, last.width)))
+    whole, count = noise(1280 * 25), last.num_layers
+    frames, _ = last(*pad_waveforms([whole]))
+    encoder = load_encoder(name, None, torch.float32, window, [count, 1])
+    joined, lengths = encoder(*pad_waveforms([whole, noise(1280 * 13)]))
+    torch.testing.assert_close(joined[:100], torch.cat((outputs[0][:100], frames), dim=1), atol=1e-5, rtol=0)
+    assert joined.shape == (sum(lengths), encoder.encoder_dim)
+    assert encoder.encoder_dim == 2 * last.encoder_dim
+    assert encoder.convention == f"{last.convention}; layers 1 {count}"
+
+
+@pytest.mark.parametrize("window", ["clip", "30s"])
+def test_layers_after_the_last_one_that_is_read_do_not_run(tiny_models, window):
+    encoder = load_encoder(str(tiny_models.whisper), None, torch.float32, window, [1])
+    seen = []
+    for layer in encoder.layers:
+        layer.fc1.register_forward_hook(lambda module, given, out: seen.append(given[0].shape[-2]))
+    frames, _ = encoder(*pad_waveforms([noise(1280 * 25)]))
+    assert seen == [100], "and of the silence nothing, in the last one"
+    assert frames.shape == (100, encoder.width)
+
+
+def test_a_layer_that_an_encoder_lacks_is_told(tiny_models):
+    with pytest.raises(UserError, match=r"model.encoder_layers=\[1, 9\]: Whisper .* has \d layers"):
+        load_encoder(str(tiny_models.whisper), None, torch.float32, "clip", [9, 1])
+
+
 def test_encoder_stays_frozen_and_in_evaluation_mode(tiny_models):
     encoder = load_encoder(str(tiny_models.glm_asr), None, torch.float32).train()
     assert not any(module.training for module in encoder.modules())

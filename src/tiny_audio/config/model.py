@@ -118,6 +118,8 @@ class ModelConfig:
     decoder: str = "Qwen/Qwen3-0.6B"
     decoder_revision: str | None = None  # a commit or tag of the Hub; null: the newest
     encoder_window: str = "30s"  # what is encoded at once: 30s (silence after the clip), or only the clip
+    # The layers whose outputs the projector reads, side by side, from 1 on; []: only the last one
+    encoder_layers: list[int] = field(default_factory=list)
     prompt: str = "Transcribe the speech to text."  # the instruction in the user's turn, after the audio
     context_prompt: str = "Context: {context}"  # the line after the prompt, for a clip with a context
     projector_type: str = "mlp"
@@ -137,6 +139,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         choice("model.projector_type", self.projector_type, tuple(PROJECTORS))
         choice("model.encoder_window", self.encoder_window, ENCODER_WINDOWS)
+        if any(number < 1 for number in self.encoder_layers):
+            raise ConfigError(f"model.encoder_layers counts layers from 1 on, got {list(self.encoder_layers)}.")
         if self.encoder == "THUDM/glm-asr-large":
             raise ConfigError(
                 "model.encoder=THUDM/glm-asr-large does not exist; the published model is zai-org/GLM-ASR-Nano-2512."

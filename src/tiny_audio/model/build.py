@@ -26,7 +26,8 @@ def build_speech_llm(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     Raises:
         UserError: a model cannot be loaded, or does not match the settings.
     """
-    encoder = load_encoder(config.encoder, config.encoder_revision, dtype, config.encoder_window)
+    layers = config.encoder_layers
+    encoder = load_encoder(config.encoder, config.encoder_revision, dtype, config.encoder_window, layers)
     decoder_dtype = dtype if config.freeze_decoder else torch.float32
     decoder = load_decoder(config.decoder, config.decoder_revision, config.prompt, decoder_dtype, config.context_prompt)
     if config.use_lora:

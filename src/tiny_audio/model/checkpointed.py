@@ -12,7 +12,7 @@ from torch import Tensor
 from ..config import Config, ModelConfig, SearchChanges, build_config
 from ..errors import UserError
 from .build import build_speech_llm
-from .encoder import CONVENTIONS
+from .encoder import CONVENTIONS, LAYERS
 from .lora import load_lora, lora_weights
 from .sharded import whole
 from .speech_llm import SpeechLLM
@@ -130,11 +130,20 @@ def check_models(model: SpeechLLM, saved: dict[str, Any], config: ModelConfig, p
         if theirs.get(key, ours[key]) != ours[key]:  # an older version had no contexts
             values, setting = (theirs[key], ours[key]), key
             if key == "feature_convention":
-                setting = "encoder_window"
-                values = tuple({v: k for k, v in CONVENTIONS.items()}.get(value, value) for value in values)
+                setting, values = _differing_setting(*values)
             raise UserError(
                 f"checkpoint {path} was trained with model.{setting}={values[0]}, and this run has {values[1]}."
             )
+
+
+def _differing_setting(theirs: str, ours: str) -> tuple[str, tuple[str, str]]:
+    """Return the setting that makes two feature conventions differ, and its values."""
+    windows, layers = zip(*(value.partition(LAYERS)[::2] for value in (theirs, ours)), strict=True)
+    if windows[0] == windows[1]:
+        first, second = (f"[{','.join(numbers.split())}]" for numbers in layers)
+        return "encoder_layers", (first, second)
+    names = {convention: name for name, convention in CONVENTIONS.items()}
+    return "encoder_window", (names.get(windows[0], windows[0]), names.get(windows[1], windows[1]))
 
 
 def adopt_prompt(model: SpeechLLM, saved: dict[str, Any], path: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -59,6 +60,9 @@ CONVENTIONS = {
 }
 
 
+LAYERS = "; layers "  # in a convention, before the numbers of the layers whose outputs are joined
+
+
 class SpeechEncoder(nn.Module, ABC):
     """A frozen encoder with its mel front end.
 
@@ -66,6 +70,7 @@ class SpeechEncoder(nn.Module, ABC):
         module: of `module_class`, loaded.
         name: where it came from.
         encoder_window: one of `windows`.
+        encoder_layers: the layers whose outputs are the frames, side by side, from 1 on; empty: the last one.
 
     Attributes:
         title: its common name.
@@ -73,7 +78,11 @@ class SpeechEncoder(nn.Module, ABC):
         prefix: pattern of the prefix of its weights' names in a larger checkpoint.
         attention: the implementation that it is loaded with.
         windows: allowed values of `model.encoder_window`.
-        encoder_dim: width of an encoder frame.
+        layer_norm, last_norm: what the module calls the norm before a layer's attention, and the one after all layers;
+            empty: it gives the output of its last layer alone.
+        encoder_dim: D, width of an encoder frame: `width` for each of `encoder_layers`.
+        width: of the module's hidden states.
+        num_layers: of the module.
         encoder_window: what is encoded at once: a `clip`, or the clip and silence up to `30s`.
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
         fingerprint: of the weights, wherever they came from.
@@ -85,15 +94,22 @@ class SpeechEncoder(nn.Module, ABC):
     prefix: ClassVar[str] = r"^(model\.)?audio_tower\."
     attention: ClassVar[str] = "sdpa"
     windows: ClassVar[tuple[str, ...]] = ("30s",)
+    layer_norm: ClassVar[str] = ""
+    last_norm: ClassVar[str] = ""
     encoder_dim: int
     kernel: Kernel | None = None
 
-    def __init__(self, module: PreTrainedModel, name: str, encoder_window: str) -> None:
+    def __init__(
+        self, module: PreTrainedModel, name: str, encoder_window: str, encoder_layers: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         config: Any = module.config
-        self.encoder_dim = int(config.hidden_size)
-        self.encoder_window = encoder_window
         self.module = module.eval().requires_grad_(False)
+        self.encoder_window = encoder_window
+        self.num_layers = len(self.layers)
+        self.encoder_layers = sorted(set(encoder_layers)) or [self.num_layers]
+        self.width = int(config.hidden_size)
+        self.encoder_dim = self.width * len(self.encoder_layers)
         self.log_mel = LogMel(config.num_mel_bins)
         self.name = name
         self.revision: str | None = None
@@ -105,8 +121,11 @@ class SpeechEncoder(nn.Module, ABC):
 
     @property
     def convention(self) -> str:
-        """How clips are padded before they are encoded, and their frames counted; stored in every checkpoint."""
-        return CONVENTIONS[self.encoder_window]
+        """How clips are padded before they are encoded, their frames counted, and which layers' outputs they are;
+        stored in every checkpoint.
+        """
+        chosen = self.encoder_layers if self.encoder_layers != [self.num_layers] else []
+        return CONVENTIONS[self.encoder_window] + (LAYERS + " ".join(map(str, chosen)) if chosen else "")
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -149,6 +168,25 @@ class SpeechEncoder(nn.Module, ABC):
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
         """Encode (B, M, L) mel frames, zero beyond each clip, into (N, D) packed encoder frames, `lengths` of each."""
 
+    def read_layers(self, hidden: Any, read: Callable[[Any, Any], Any]) -> list[Any]:
+        """Run the layers, each by `read(layer, hidden)`, up to the last of `encoder_layers`; return their outputs."""
+        kept = []
+        module: Any = self.module
+        for number, layer in enumerate(module.layers[: self.encoder_layers[-1]], start=1):
+            hidden = read(layer, hidden)
+            if number in self.encoder_layers:
+                kept.append(hidden)
+        return kept
+
+    def join(self, outputs: list[Tensor]) -> Tensor:
+        """Return frames (N, D) of the outputs (N, width) of `encoder_layers`: each normalized by what reads it in the
+        encoder, which is the first norm of the next layer, or the one at the end.
+        """
+        module: Any = self.module
+        norms = [getattr(layer, self.layer_norm) for layer in module.layers[1:]] + [getattr(module, self.last_norm)]
+        parts = [norms[number - 1](output) for number, output in zip(self.encoder_layers, outputs, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
     def convolve(self, mel: Tensor) -> Tensor:
         """Return the output (B, L / 2, D) of the convolutions before the transformer layers for (B, M, L) mel."""
         module: Any = self.module
@@ -169,9 +207,9 @@ class SpeechEncoder(nn.Module, ABC):
         return hidden, PackedLayout.of(aligned, mel.device, self.kernel), aligned
 
 
-def unpack(row: Tensor, aligned: list[int], lengths: list[int]) -> Tensor:
-    """Return the frames (N, D) of a row (1, A, D) that hold any of their clip: see `SpeechEncoder.pack`."""
-    return torch.cat([clip[:n] for clip, n in zip(row[0].split(aligned), lengths, strict=True)])
+def cut(clips: Iterable[Tensor], lengths: list[int]) -> Tensor:
+    """Return the frames (N, width) that hold any of their clip, the first ones of each."""
+    return torch.cat([clip[:n] for clip, n in zip(clips, lengths, strict=True)])
 
 
 class GlmAsrSpeechEncoder(SpeechEncoder):
@@ -189,19 +227,24 @@ class GlmAsrSpeechEncoder(SpeechEncoder):
     module_class = GlmAsrEncoder
     attention = PACKED_ATTENTION
     windows = ("clip", "30s")
+    layer_norm, last_norm = "input_layernorm", "norm"
 
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
         """See `SpeechEncoder.encode`."""
         module: Any = self.module
         if self.encoder_window == "30s":
-            windows = module(mel).last_hidden_state  # (B, 1500, D)
-            return torch.cat([window[:n] for window, n in zip(windows, lengths, strict=True)])
-        hidden, layout, aligned = self.pack(mel, lengths)
-        positions = module.rotary_emb(hidden, position_ids=layout.position_ids)
-        for layer in module.layers:
-            hidden = layer(hidden, position_embeddings=positions, packed_layout=layout)
-        frames: Tensor = module.norm(unpack(hidden, aligned, lengths))
-        return frames
+            hidden = self.convolve(mel)  # (B, 1500, width)
+            positions = module.rotary_emb(hidden, position_ids=torch.arange(hidden.shape[1], device=mel.device)[None])
+            outputs = self.read_layers(hidden, lambda layer, x: layer(x, position_embeddings=positions))
+            kept = [cut(x, lengths) for x in outputs]
+        else:
+            hidden, layout, aligned = self.pack(mel, lengths)
+            positions = module.rotary_emb(hidden, position_ids=layout.position_ids)
+            outputs = self.read_layers(
+                hidden, lambda layer, x: layer(x, position_embeddings=positions, packed_layout=layout)
+            )
+            kept = [cut(x[0].split(aligned), lengths) for x in outputs]
+        return self.join(kept)
 
 
 class WhisperSpeechEncoder(SpeechEncoder):
@@ -216,36 +259,34 @@ class WhisperSpeechEncoder(SpeechEncoder):
     prefix = r"^(model\.)?encoder\."
     attention = PACKED_ATTENTION
     windows = ("clip", "30s")
-
-    def __init__(self, module: PreTrainedModel, name: str, encoder_window: str) -> None:
-        super().__init__(module, name, encoder_window)
-        assert module.config.max_source_positions * FRAME_SAMPLES == MAX_CLIP_SAMPLES
+    layer_norm, last_norm = "self_attn_layer_norm", "layer_norm"
 
     def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
         """See `SpeechEncoder.encode`."""
         module: Any = self.module
-        places = module.embed_positions.weight  # (1500, D)
+        places = module.embed_positions.weight  # (1500, width)
+        assert len(places) * FRAME_SAMPLES == MAX_CLIP_SAMPLES
         if self.encoder_window == "30s":
-            hidden = self.convolve(mel) + places
-            *layers, last = module.layers
-            for layer in layers:
-                hidden = layer(hidden, None)
-            clips = [self.finish(last, window, n) for window, n in zip(hidden, lengths, strict=True)]
-            kept = torch.cat(clips)
+            last = module.layers[self.encoder_layers[-1] - 1]
+
+            def read(layer: Any, x: Tensor) -> Any:
+                if layer is not last:
+                    return layer(x, None)
+                return [self.finish(last, window, n) for window, n in zip(x, lengths, strict=True)]
+
+            outputs = self.read_layers(self.convolve(mel) + places, read)
+            kept = [cut(x, lengths) for x in outputs]
         else:
             hidden, layout, aligned = self.pack(mel, lengths)
             hidden = hidden + places.index_select(0, layout.position_ids[0])
-            for layer in module.layers:
-                hidden = layer(hidden, None, packed_layout=layout)
-            kept = unpack(hidden, aligned, lengths)
-        frames: Tensor = module.layer_norm(kept)
-        return frames
+            outputs = self.read_layers(hidden, lambda layer, x: layer(x, None, packed_layout=layout))
+            kept = [cut(x[0].split(aligned), lengths) for x in outputs]
+        return self.join(kept)
 
     def finish(self, layer: Any, window: Tensor, count: int) -> Tensor:
-        """Return the first `count` frames (count, D) of the last layer's output for a window (1500, D).
+        """Return `count` frames (count, width) of a window (1500, width) after the last layer that runs.
 
-        Nothing reads the last layer's frames of the silence, so they are not computed: they only serve as keys and
-        values.
+        Nothing reads its frames of the silence, so they are not computed: they only serve as keys and values.
         """
         attention, clip = layer.self_attn, window[:count]
         seen = layer.self_attn_layer_norm(window)
@@ -253,10 +294,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
             states.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(0, 1)[None]
             for states in (attention.q_proj(seen[:count]), attention.k_proj(seen), attention.v_proj(seen))
         )
-        mixed = (
-            scaled_dot_product_attention(queries, keys, values, scale=attention.scaling)[0].transpose(0, 1).flatten(1)
-        )
-        clip = clip + attention.out_proj(mixed)
+        mixed = scaled_dot_product_attention(queries, keys, values, scale=attention.scaling)[0]
+        clip = clip + attention.out_proj(mixed.transpose(0, 1).flatten(1))
         hidden: Tensor = clip + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(clip))))
         highest = torch.finfo(hidden.dtype).max - 1000  # the stock layer keeps fp16 from overflowing like this
         return hidden.clamp(-highest, highest) if hidden.dtype == torch.float16 else hidden
@@ -282,7 +321,11 @@ def read_mel_bins(name: str, revision: str | None) -> int:
 
 
 def load_encoder(
-    name: str, revision: str | None, dtype: torch.dtype, encoder_window: str = ModelConfig.encoder_window
+    name: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    encoder_window: str = ModelConfig.encoder_window,
+    encoder_layers: Sequence[int] = (),
 ) -> SpeechEncoder:
     """Load a frozen encoder, and nothing else of the checkpoint that contains it.
 
@@ -291,9 +334,10 @@ def load_encoder(
         revision: commit, tag or branch on the Hub.
         dtype: precision of the weights.
         encoder_window: `clip` or `30s`.
+        encoder_layers: see `SpeechEncoder`.
 
     Raises:
-        UserError: it cannot be fetched or read, lacks weights, is of another kind, or has no such window.
+        UserError: it cannot be fetched or read, lacks weights, is of another kind, or has no such window or layer.
     """
     source = resolve("encoder", name)
     with loading("encoder", name):
@@ -309,9 +353,13 @@ def load_encoder(
                 f"model.encoder_window={encoder_window}: {kind.title} ({name}) only knows windows of 30 s; "
                 "set model.encoder_window=30s."
             )
+        if encoder_layers and not kind.layer_norm:
+            raise UserError(f"model.encoder_layers: {kind.title} ({name}) gives its last output alone; leave them out.")
         logger.info("Loading %s encoder (%s)...", kind.title, name)
         module = _load_part(kind, source, revision, tower, dtype)
-        encoder = kind(module, name, encoder_window)
+        encoder = kind(module, name, encoder_window, encoder_layers)
+        if (count := encoder.num_layers) < encoder.encoder_layers[-1]:
+            raise UserError(f"model.encoder_layers={encoder.encoder_layers}: {kind.title} ({name}) has {count} layers.")
         encoder.revision = getattr(config, "_commit_hash", None)
     require_finite("encoder", name, module)
     return encoder

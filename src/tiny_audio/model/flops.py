@@ -31,7 +31,7 @@ class Widths:
     """The sizes of the models that the computation needs.
 
     Attributes:
-        mel_bins, encoder_dim: of the encoder.
+        mel_bins, encoder_dim: of the encoder's input and its hidden states.
         encoder_linear: numbers in the matrices of all its transformer layers.
         encoder_attention: widths of its layers' attention, added up.
         decoder_dim, vocabulary: of the decoder.
@@ -57,13 +57,14 @@ class Widths:
         encoder, decoder = model.encoder, model.decoder
         config = decoder.module.config.get_text_config()
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        read = [weight for layer in encoder.layers for weight in layer.parameters() if weight.ndim == 2]
+        layers = encoder.layers[: encoder.encoder_layers[-1]]
+        read = [weight for layer in layers for weight in layer.parameters() if weight.ndim == 2]
         written = [weight for layer in decoder.layers for weight in layer.parameters() if weight.ndim == 2]
         return cls(
             mel_bins=encoder.module.config.num_mel_bins,
-            encoder_dim=encoder.encoder_dim,
+            encoder_dim=encoder.width,
             encoder_linear=sum(weight.numel() for weight in read),
-            encoder_attention=encoder.encoder_dim * len(encoder.layers),
+            encoder_attention=encoder.width * encoder.encoder_layers[-1],
             decoder_dim=decoder.decoder_dim,
             vocabulary=config.vocab_size,
             decoder_linear=sum(weight.numel() for weight in written),

@@ -45,6 +45,8 @@ def why_not_native(model: SpeechLLM) -> str | None:
         return f"its projector is {projector.title}; native is mlp alone"
     if projector.config.frame_stack != FRAME_STACK:
         return f"its projector stacks {projector.config.frame_stack} frames; native is {FRAME_STACK}"
+    if model.encoder.encoder_layers != [model.encoder.num_layers]:
+        return f"its projector reads the encoder's layers {model.encoder.encoder_layers}; native is the last one alone"
     if projector.hidden_dim > 2 * decoder.decoder_dim:
         return f"its projector is {projector.hidden_dim} wide; native is at most {2 * decoder.decoder_dim}"
     if (width := audio_config(model).intermediate_size) != FRAME_STACK * model.encoder.encoder_dim:
