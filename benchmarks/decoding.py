@@ -11,6 +11,9 @@ a second. Each way takes its turn in every round, and its fastest one counts.
 
 also decodes with a CUDA graph. There only the wall clock says how long a way took.
 
+A checkpoint that searches with CTC (`experiment=laptop`) is measured as `ta infer` uses it, in batches of 8, with the
+attention of `transformers` and with ours.
+
 A checkpoint that has hardly been trained writes much less than was said, or more. With `--as-long-as-said` each clip
 gets as many tokens as its transcript has, whatever they are.
 """
@@ -21,6 +24,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +36,8 @@ from tiny_audio.data.sources import open_source
 from tiny_audio.inference import Recognizer
 from tiny_audio.judge.pipelines import ModelRecognizer
 from tiny_audio.lengths import SAMPLE_RATE
+from tiny_audio.model.packing import PACKED_ATTENTION
+from tiny_audio.model.reading import Reading
 from tiny_audio.model.speech_llm import transcript_limit
 
 
@@ -70,7 +76,7 @@ class Ours:
         self.model.decoder.use_cuda_graph(graph)
         reading = self.model.decoder.reading
         self.model.decoder._reading = replace(reading, rows_leave=rows_leave and self.reading.rows_leave)
-        self.model.decoder.module.set_attn_implementation(reading.attention if rows_leave else "sdpa")
+        self.model.decoder.module.set_attn_implementation(reading.attention if rows_leave else stock(reading))
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self._transcribe(batch_size, device)
 
@@ -90,6 +96,23 @@ class Ours:
             rows = model.decoder.generate(embeddings.split(sequences.lengths), limits)
             texts += [model.decoder.prompt.decode(ids) for ids in rows]
         return texts, encoder
+
+
+def search_ways(recognizer: Recognizer, clips: list[np.ndarray]) -> list[Way]:
+    """The search of a checkpoint, in batches of 8."""
+
+    def searched(attention: str) -> tuple[list[str], float]:
+        recognizer.model.decoder.module.set_attn_implementation(attention)
+        return [one.text for one in recognizer.transcribe(clips, SAMPLE_RATE)], float("nan")
+
+    reading, beams = recognizer.model.decoder.reading, recognizer.model.search.beams
+    names = {stock(reading): f"search, {beams} beams, stock attention", reading.attention: f"search, {beams} beams"}
+    return [Way(name, partial(searched, attention)) for attention, name in names.items()]
+
+
+def stock(reading: Reading) -> str:
+    """Return the attention of `transformers` that a model can use."""
+    return "sdpa" if reading.attention == PACKED_ATTENTION else reading.attention
 
 
 @torch.inference_mode()
@@ -113,16 +136,21 @@ def main() -> None:
     clips = [source.read(row) for row in rows]
     recognizer = Recognizer(given.checkpoint, given.device)
     counts = [len(recognizer.model.decoder.prompt.encode(source.texts[row])) for row in rows]
+    on_gpu, searches = recognizer.model.device.type == "cuda", recognizer.model.search.beams > 1
+    if searches and given.as_long_as_said:
+        parser.error("--as-long-as-said: this checkpoint searches, and the search ends its texts itself")
     ours = Ours(recognizer, clips, counts if given.as_long_as_said else None)
 
     def ours_by(size: int, graph: bool = False) -> Callable[[], tuple[list[str], float]]:
         return lambda: ours(size, graph=graph)
 
-    ways = [Way("generate, clip by clip", lambda: ours(1, rows_leave=False))]
-    ways.append(Way("generate, batches of 8", lambda: ours(8, rows_leave=False)))
-    ways += [Way(f"ours, batches of {size}", ours_by(size)) for size in given.batch_sizes]
-    on_gpu = recognizer.model.device.type == "cuda"
-    if on_gpu:
+    if searches:
+        ways = search_ways(recognizer, clips)
+    else:
+        ways = [Way("generate, clip by clip", lambda: ours(1, rows_leave=False))]
+        ways.append(Way("generate, batches of 8", lambda: ours(8, rows_leave=False)))
+        ways += [Way(f"ours, batches of {size}", ours_by(size)) for size in given.batch_sizes]
+    if on_gpu and not searches:
         ways += [Way(f"ours, batches of {size}, CUDA graph", ours_by(size, graph=True)) for size in given.batch_sizes]
     if given.pipeline:
         precision = "auto" if on_gpu else "no"

@@ -329,7 +329,8 @@ def at_hub(endpoint: str, folder: Path) -> Iterator[Path]:
             yield folder / "cache"
         finally:
             remote._open_arrow.cache_clear()
+            deadline = time.monotonic() + 20
             for thread in threading.enumerate():  # they would go on with a closed session, and leave a socket open
                 if thread.name.startswith(READER_NAME):
-                    thread.join(timeout=60)
+                    thread.join(max(0.0, deadline - time.monotonic()))
             close_session()

@@ -158,12 +158,13 @@ def attend_once(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
 
     Args:
         query: (B, H, 1, E).
-        key, value: (B, G, L, E), G dividing H.
+        key: (B, G, L, E), G dividing H.
+        value: (B, G, L, F); F is E in most models.
         mask: (B or 1, H or 1, 1, L): bool, True where a position is attended to, or floats to add to the scores.
         scale: of the scores; 1 / sqrt(E) if left out.
 
     Returns:
-        (B, 1, H, E), as `transformers` wants attention outputs.
+        (B, 1, H, F), as `transformers` wants attention outputs.
     """
     rows, heads, _, width = query.shape
     shape = (rows, key.shape[1], heads // key.shape[1], -1)
@@ -175,7 +176,7 @@ def attend_once(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
                 mask = mask.reshape(len(mask), *shape[1:])
             scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         mixed = scores.softmax(-1) @ value.float()
-    return mixed.to(value.dtype).reshape(rows, 1, heads, width)
+    return mixed.to(value.dtype).reshape(rows, 1, heads, value.shape[-1])
 
 
 def in_one_precision(*parts: Tensor) -> list[Tensor]:
