@@ -11,8 +11,8 @@ a second. Each way takes its turn in every round, and its fastest one counts.
 
 also decodes with a CUDA graph. There only the wall clock says how long a way took.
 
-A checkpoint that searches with CTC (`experiment=laptop`) is measured as `ta infer` uses it, in batches of 8, with the
-attention of `transformers` and with ours.
+With `--search` a checkpoint that searches with CTC (`experiment=laptop`) is measured as `ta infer` uses it, in batches
+of 8, with the attention of `transformers` and with ours.
 
 A checkpoint that has hardly been trained writes much less than was said, or more. With `--as-long-as-said` each clip
 gets as many tokens as its transcript has, whatever they are.
@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--pipeline", help="a model for transformers' ASR pipeline, for comparison")
     parser.add_argument("--as-long-as-said", action="store_true")
+    parser.add_argument("--search", action="store_true")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -136,21 +137,21 @@ def main() -> None:
     clips = [source.read(row) for row in rows]
     recognizer = Recognizer(given.checkpoint, given.device)
     counts = [len(recognizer.model.decoder.prompt.encode(source.texts[row])) for row in rows]
-    on_gpu, searches = recognizer.model.device.type == "cuda", recognizer.model.search.beams > 1
-    if searches and given.as_long_as_said:
-        parser.error("--as-long-as-said: this checkpoint searches, and the search ends its texts itself")
-    ours = Ours(recognizer, clips, counts if given.as_long_as_said else None)
+    on_gpu = recognizer.model.device.type == "cuda"
+    if given.search and recognizer.model.search.beams == 1:
+        parser.error("--search: this checkpoint writes greedily")
+    ours = Ours(recognizer, clips, counts if given.as_long_as_said and not given.search else None)
 
     def ours_by(size: int, graph: bool = False) -> Callable[[], tuple[list[str], float]]:
         return lambda: ours(size, graph=graph)
 
-    if searches:
+    if given.search:
         ways = search_ways(recognizer, clips)
     else:
         ways = [Way("generate, clip by clip", lambda: ours(1, rows_leave=False))]
         ways.append(Way("generate, batches of 8", lambda: ours(8, rows_leave=False)))
         ways += [Way(f"ours, batches of {size}", ours_by(size)) for size in given.batch_sizes]
-    if on_gpu and not searches:
+    if on_gpu and not given.search:
         ways += [Way(f"ours, batches of {size}, CUDA graph", ours_by(size, graph=True)) for size in given.batch_sizes]
     if given.pipeline:
         precision = "auto" if on_gpu else "no"
@@ -162,7 +163,8 @@ def main() -> None:
             return lambda: ([text for batch in batches for text in other.transcribe(batch)], float("nan"))
 
         ways += [Way(f"pipeline, batches of {size}", theirs_by(size)) for size in (1, 8)]
-    ours(1)  # the first clips choose kernels
+    if not given.search:
+        ours(1)  # the first clips choose kernels
     for _ in range(given.rounds):
         for way in ways:
             way.measure()

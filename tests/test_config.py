@@ -275,6 +275,8 @@ WRONG = [
     ("training.batch_size", "abc", "training.batch_size must be a whole number, got abc."),
     ("training.batch_size", 1.5, "training.batch_size must be a whole number, got 1.5."),
     ("training.batch_size", True, "training.batch_size must be a whole number, got True."),
+    ("model.encoder_layers", ["a"], "model.encoder_layers[0] must be a whole number, got a."),
+    ("data.speeds", [1.0, "a"], "data.speeds[1] must be a number, got a."),
     ("training.batch_size", None, "training.batch_size must be a whole number, got null."),
     ("training.learning_rate", 0, "training.learning_rate must be greater than 0, got 0."),
     ("training.learning_rate", "inf", "training.learning_rate must be a finite number, got inf."),

@@ -73,6 +73,8 @@ def explain(error: OmegaConfBaseException, schema: type) -> str:
         kind = str(known[name])
         expected = next((text for part, text in EXPECTED.items() if part in kind), "a group of settings")
         return f"{where} must be {expected}, got {'null' if error.value is None else error.value}."
+    if number := re.search("could not be converted to (Integer|Float)", str(error)):  # in a list of numbers
+        return f"{where} must be {'a whole number' if number[1] == 'Integer' else 'a number'}, got {error.value}."
     if isinstance(error, ValidationError) and key.endswith("]"):  # [{a: 1, b: 2}] that the shell took apart
         return f"{key} must be a group such as {{path: a.jsonl}}, in quotes for the shell, got {error.value}."
     reason = str(error.msg or error).splitlines()[0]
