@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # is slow: training on two busy cores took 252 s instead of 35 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # On a CPU, oneDNN and torch each keep what they prepared for 1,024 sizes of products. Batches of clips hardly have
-    # a size twice, so that took gigabytes; a layer uses fewer than 32 sizes.
+    # a size twice, so that took gigabytes; 32 sizes are as fast.
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, "32")
     arguments = list(sys.argv[1:] if argv is None else argv)
