@@ -36,11 +36,9 @@ def sounding(waveform: np.ndarray) -> tuple[float, float]:
     return loud[0] / SAMPLE_RATE, (loud[-1] + 1) / SAMPLE_RATE
 
 
-def encode(model: SpeechLLM, waveforms: list[np.ndarray]) -> tuple[torch.Tensor, list[int]]:
-    """Return encoder frames (N, D), one recording after another, and how many each has."""
-    batch, num_samples = pad_waveforms([waveform.astype(np.float32) for waveform in waveforms])
-    frames, lengths = model.encoder(batch, num_samples)
-    return frames, lengths
+def pad(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return recordings as a batch (B, S), and their lengths (B,) in samples."""
+    return pad_waveforms([waveform.astype(np.float32) for waveform in waveforms])
 
 
 def place_words(model: SpeechLLM, clips: list[tuple[np.ndarray, str]], rng: np.random.Generator) -> None:
@@ -58,8 +56,8 @@ def place_words(model: SpeechLLM, clips: list[tuple[np.ndarray, str]], rng: np.r
         if not parts:
             clips.pop()
             continue
-        frames, lengths = encode(model, [np.concatenate(parts)])
-        (words,) = model.align(frames, lengths, [" ".join(mark[3] for mark in marks)])
+        batch, num_samples = pad([np.concatenate(parts)])
+        (words,) = model.align(model.encoder(batch, num_samples)[0], num_samples, [" ".join(mark[3] for mark in marks)])
         if words is None:
             continue
         left = iter(words)
@@ -84,9 +82,11 @@ def judge_confidence(model: SpeechLLM, clips: list[tuple[np.ndarray, str]], batc
     unaligned = 0
     for first in range(0, len(clips), batch_size):
         some = clips[first : first + batch_size]
-        frames, lengths = encode(model, [waveform for waveform, _ in some])
+        batch, num_samples = pad([waveform for waveform, _ in some])
+        frames, lengths = model.encoder(batch, num_samples)
         written = model.transcribe(frames, lengths, 200)
-        for (_, reference), text, words in zip(some, written, model.align(frames, lengths, written), strict=True):
+        found = model.align(frames, num_samples, written)
+        for (_, reference), text, words in zip(some, written, found, strict=True):
             if words is None:
                 unaligned += 1
                 continue

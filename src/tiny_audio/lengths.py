@@ -1,5 +1,7 @@
 """Lengths from clip to decoder, each derived from the one before: samples, mel frames, encoder frames, audio tokens."""
 
+from typing import NamedTuple
+
 SAMPLE_RATE = 16_000  # Hz, of every waveform inside the toolkit
 MAX_CLIP_SECONDS = 30  # the longest that the encoders were trained on
 MAX_CLIP_SAMPLES = MAX_CLIP_SECONDS * SAMPLE_RATE
@@ -11,7 +13,28 @@ ALIGNMENT_FRAMES = 4  # encoder frames in a clip are a multiple of this: 80 ms
 FRAME_SAMPLES = CONV_STRIDE * HOP_LENGTH  # 320
 ALIGNMENT_SAMPLES = ALIGNMENT_FRAMES * FRAME_SAMPLES  # 1280 samples
 
+MAX_CLIP_FRAMES = MAX_CLIP_SAMPLES // FRAME_SAMPLES  # 1500, of a window of 30 s
+
+# Silence around a clip that is encoded `padded`, in encoder frames, whole alignment units.
+FRAMES_BEFORE = 12  # 0.24 s, all kept
+FRAMES_AFTER = 48  # 0.96 s
+FRAMES_AFTER_KEPT = 12  # of them
+
 assert ALIGNMENT_SAMPLES == 1280
+
+
+class Window(NamedTuple):
+    """What the encoder reads of a clip, in encoder frames.
+
+    Attributes:
+        before: frames of silence before the clip.
+        kept: frames that are kept, from the first one on: silence before it, the clip, silence after it.
+        whole: all frames that are encoded.
+    """
+
+    before: int
+    kept: int
+    whole: int
 
 
 def align_samples(num_samples: int) -> int:
@@ -34,11 +57,30 @@ def num_encoder_frames(mel_frames: int) -> int:
 
 
 def num_clip_frames(num_samples: int) -> int:
-    """Return how many encoder frames of a clip are kept: those that hold a part of it, and at least a stack of four.
+    """Return how many encoder frames hold a part of a clip, at least a stack of four.
 
     GLM-ASR's processor in `transformers` counts them in this way, so that the number of audio tokens is the same.
     """
     return max(-(-num_samples // FRAME_SAMPLES), ALIGNMENT_FRAMES)
+
+
+def window_of(num_samples: int, encoder_window: str) -> Window:
+    """Return what is encoded of a clip.
+
+    Args:
+        num_samples: of the clip.
+        encoder_window: `clip`: the clip alone; `padded`: silence before and after it, as far as 30 s have room;
+            `30s`: silence after it up to 30 s.
+    """
+    own = num_clip_frames(num_samples)
+    if encoder_window == "30s":
+        return Window(0, own, MAX_CLIP_FRAMES)
+    aligned = align_samples(num_samples) // FRAME_SAMPLES
+    if encoder_window == "clip":
+        return Window(0, own, aligned)
+    before = FRAMES_BEFORE if aligned + FRAMES_BEFORE <= MAX_CLIP_FRAMES else 0
+    whole = min(before + aligned + FRAMES_AFTER, MAX_CLIP_FRAMES)
+    return Window(before, min(before + own + FRAMES_AFTER_KEPT, whole), whole)
 
 
 def num_stacked_tokens(encoder_frames: int, frame_stack: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from itertools import combinations
@@ -17,7 +18,7 @@ import tiny_models as make
 from clips import write_bad_files
 from runs import run_ta
 from tiny_audio import audio as audio_module
-from tiny_audio.audio import load_audio, load_long_audio
+from tiny_audio.audio import load_audio, load_long_audio, pad_waveforms
 from tiny_audio.cli import main
 from tiny_audio.config import SearchConfig
 from tiny_audio.errors import UserError
@@ -377,8 +378,9 @@ def test_a_search_in_a_batch_of_a_fixed_size_writes_the_same(aligning, corpus, m
     assert sizes == [(9, 8)]
 
 
-def test_a_text_that_ctc_hardly_finds_in_the_audio_is_dropped_and_told_once(aligning, corpus, caplog):
+def test_a_text_that_ctc_hardly_finds_in_the_audio_is_dropped_and_told_once(aligning, corpus, caplog, monkeypatch):
     """Whatever the untrained model writes: all of it within a high limit, none of it within a low one."""
+    monkeypatch.setattr("tiny_audio.model.search.SURELY_SPEECH", math.inf)
     waveforms = [load_audio(corpus / f"dev{n}.flac") for n in range(3)]
     usual = Decoding(beams=3, ctc_weight=2.0, max_new_tokens=8)
     written = Recognizer(aligning, "cpu", decoding=usual).transcribe_batch(waveforms)
@@ -387,6 +389,25 @@ def test_a_text_that_ctc_hardly_finds_in_the_audio_is_dropped_and_told_once(alig
     assert "not written" not in caplog.text
     assert Recognizer(aligning, "cpu", decoding=replace(usual, max_nats=1e-6)).transcribe_batch(waveforms) == [""] * 3
     assert caplog.text.count("A text is not written: CTC hardly finds it in the audio") == 1
+
+
+def test_a_text_that_ctc_hardly_finds_is_written_where_silence_would_cost_more(aligning, corpus, monkeypatch):
+    waveforms = [load_audio(corpus / f"dev{n}.flac") for n in range(3)]
+    usual = Decoding(beams=3, ctc_weight=2.0, max_new_tokens=8)
+    recognizer = Recognizer(aligning, "cpu", decoding=usual)
+    written, model = recognizer.transcribe_batch(waveforms), recognizer.model
+    costs = []
+    for waveform in waveforms:
+        tokens, counts = model.audio_tokens(*model.encoder(*pad_waveforms([waveform])))
+        log_probs = model.ctc.all_log_probs(tokens.tokens, counts, model.decoder.embed)
+        costs.append(-log_probs[0, :, 0].mean().item())
+    strict = replace(usual, max_nats=1e-6)
+    cheapest, *others = sorted(costs)
+    for limit, kept in ((cheapest - 1e-3, 3), (cheapest + 1e-3, 2), (max(others) + 1e-3, 0)):
+        monkeypatch.setattr("tiny_audio.model.search.SURELY_SPEECH", limit)
+        found = Recognizer(aligning, "cpu", decoding=strict).transcribe_batch(waveforms)
+        assert found == [text if cost >= limit else "" for text, cost in zip(written, costs, strict=True)]
+        assert sum(cost >= limit for cost in costs) == kept
 
 
 def test_a_decoder_without_audio_reads_transcripts_of_training_and_ends_a_line(aligning, corpus, monkeypatch, caplog):

@@ -37,6 +37,13 @@ def said(head: CTCHead, table: Tensor, script: list[int | None]) -> Tensor:
     return SCALE * torch.stack([head.blank.detach() if piece is None else table[piece] for piece in script])
 
 
+def find(head: CTCHead, split: WordPieces, table: Tensor, tokens: Tensor, counts: list[int], texts: list[str]) -> list:
+    """Words of clips that have nothing but their audio tokens, of 80 ms each."""
+    seconds = [0.08 * count for count in counts]
+    spans = [(0.0, length) for length in seconds]
+    return align_words(head, split, lambda ids: table[ids], tokens, counts, spans, seconds, texts)
+
+
 def test_words_lie_where_their_pieces_do(head, split, table):
     one, seven = split.words("one seven")
     assert len(seven) > 1, "the rare word is to be made of several pieces"
@@ -44,9 +51,7 @@ def test_words_lie_where_their_pieces_do(head, split, table):
     other = [*split("two"), None]
     tokens = said(head, table, [*script, *other])
     counts = [len(script), len(other)]
-    (first, second), (two,) = align_words(
-        head, split, lambda ids: table[ids], tokens, counts, [0.08 * n for n in counts], ["one seven", "two"]
-    )
+    (first, second), (two,) = find(head, split, table, tokens, counts, ["one seven", "two"])
     assert (first.text, second.text, two.text) == ("one", "seven", "two")
     start = 2 * 0.08
     assert first.start == pytest.approx(start)
@@ -58,21 +63,28 @@ def test_words_lie_where_their_pieces_do(head, split, table):
 
 def test_a_word_that_was_not_said_has_a_low_confidence(head, split, table):
     tokens = said(head, table, [*split("one"), None, None, None, *split(" three")])
-    (words,) = align_words(
-        head, split, lambda ids: table[ids], tokens, [len(tokens)], [0.08 * len(tokens)], ["one two three"]
-    )
+    (words,) = find(head, split, table, tokens, [len(tokens)], ["one two three"])
     confidence = {word.text: word.confidence for word in words}
     assert confidence["two"] < 0.2 < 0.5 < min(confidence["one"], confidence["three"])
 
 
 def test_a_text_that_is_too_long_for_its_clip_has_no_places(head, split, table):
     tokens = said(head, table, [*split("one"), *split(" two")])
-    found = align_words(
-        head, split, lambda ids: table[ids], tokens, [len(tokens)], [0.1], ["one two three one two three one two"]
-    )
-    assert found == [None]
+    assert find(head, split, table, tokens, [len(tokens)], ["one two three one two three one two"]) == [None]
 
 
 def test_nothing_said_has_no_words(head, split, table):
     tokens = said(head, table, [None, None])
-    assert align_words(head, split, lambda ids: table[ids], tokens, [2], [0.16], [""]) == [[]]
+    assert find(head, split, table, tokens, [2], [""]) == [[]]
+
+
+def test_times_are_those_of_the_clip_though_audio_tokens_hold_silence_around_it(head, split, table):
+    one, two = split("one"), split(" two")
+    tokens = said(head, table, [*one, None, *two])
+    span = (-0.24, 0.08 * len(tokens) - 0.24)
+    (words,) = align_words(head, split, lambda ids: table[ids], tokens, [len(tokens)], [span], [0.16], ["one two"])
+    bare = find(head, split, table, tokens, [len(tokens)], ["one two"])[0]
+    for word, other in zip(words, bare, strict=True):
+        assert word.start == pytest.approx(min(max(other.start - 0.24, 0), 0.16))
+        assert word.end == pytest.approx(min(max(other.end - 0.24, 0), 0.16))
+    assert (words[0].start, words[-1].end) == (0, pytest.approx(min(span[1], 0.16)))

@@ -21,8 +21,9 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 import tiny_models as make
 from runs import Started
 from tiny_audio.audio import pad_waveforms
+from tiny_audio.config import ENCODER_WINDOWS
 from tiny_audio.errors import UserError
-from tiny_audio.lengths import num_clip_frames
+from tiny_audio.lengths import num_clip_frames, window_of
 from tiny_audio.model.encoder import WhisperSpeechEncoder, load_encoder
 
 SAMPLES = (16_000, 1_281, 48_333, 160_000, 8_000)
@@ -33,12 +34,12 @@ def noise(num_samples: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["glm_asr", "whisper"])
-@pytest.mark.parametrize("window", ["clip", "30s"])
+@pytest.mark.parametrize("window", ENCODER_WINDOWS)
 def test_a_clip_does_not_depend_on_its_batch(tiny_models, kind, window):
     encoder = load_encoder(str(getattr(tiny_models, kind)), None, torch.float32, window)
     waveforms, num_samples = pad_waveforms([noise(n) for n in SAMPLES])
     frames, lengths = encoder(waveforms, num_samples)
-    assert lengths == [num_clip_frames(n) for n in SAMPLES]
+    assert lengths == [num_clip_frames(n) + (24 if window == "padded" else 0) for n in SAMPLES]
     for i, clip in enumerate(frames.split(lengths)):
         alone, _ = encoder(*pad_waveforms([noise(SAMPLES[i])]))
         torch.testing.assert_close(clip, alone, atol=1e-5, rtol=0)
@@ -112,6 +113,39 @@ def test_whisper_on_a_bare_clip_equals_the_stock_forward_of_a_shorter_window(tin
     torch.testing.assert_close(frames, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["glm_asr", "whisper"])
+@pytest.mark.parametrize("samples", [900, 16_000, 48_333])
+def test_a_padded_clip_is_a_longer_bare_clip_whose_late_silence_is_dropped(tiny_models, kind, samples):
+    name = str(getattr(tiny_models, kind))
+    clip, unit = noise(samples), 320
+    after = -samples % 1280 + 48 * unit
+    longer = np.concatenate((np.zeros(12 * unit, np.float32), clip, np.zeros(after, np.float32)))
+    frames, (count,) = load_encoder(name, None, torch.float32, "padded")(*pad_waveforms([clip]))
+    expected, _ = load_encoder(name, None, torch.float32, "clip")(*pad_waveforms([longer]))
+    assert count == 12 + max(-(-samples // unit), 4) + 12
+    torch.testing.assert_close(frames, expected[:count], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "window"),
+    [
+        (10.0, (12, 12 + 500 + 12, 12 + 500 + 48)),
+        (29.0, (12, 12 + 1450 + 12, 1500)),
+        (29.7, (12, 1500, 1500)),
+        (29.76, (12, 1500, 1500)),
+        (29.77, (0, 1500, 1500)),
+        (30.0, (0, 1500, 1500)),
+    ],
+)
+def test_silence_around_a_clip_ends_at_30_s(tiny_models, seconds, window):
+    samples = round(seconds * 16_000)
+    assert window_of(samples, "padded") == window
+    encoder = load_encoder(str(tiny_models.whisper), None, torch.float32, "padded")
+    frames, lengths = encoder(*pad_waveforms([noise(samples), noise(8_000)]))
+    assert lengths == [window[1], 12 + 25 + 12]
+    torch.testing.assert_close(frames[: window[1]], encoder(*pad_waveforms([noise(samples)]))[0], atol=1e-5, rtol=0)
+
+
 def test_whisper_s_last_layer_is_computed_for_the_clip_alone(tiny_models):
     encoder = load_encoder(str(tiny_models.whisper), None, torch.float32)
     seen = []
@@ -122,7 +156,7 @@ def test_whisper_s_last_layer_is_computed_for_the_clip_alone(tiny_models):
 
 
 @pytest.mark.parametrize("kind", ["glm_asr", "whisper"])
-@pytest.mark.parametrize("window", ["clip", "30s"])
+@pytest.mark.parametrize("window", ENCODER_WINDOWS)
 def test_outputs_of_several_layers_are_side_by_side(tiny_models, kind, window):
     name = str(getattr(tiny_models, kind))
     last = load_encoder(name, None, torch.float32, window)
@@ -133,21 +167,22 @@ def test_outputs_of_several_layers_are_side_by_side(tiny_models, kind, window):
     frames, _ = last(*pad_waveforms([whole]))
     encoder = load_encoder(name, None, torch.float32, window, [count, 1])
     joined, lengths = encoder(*pad_waveforms([whole, noise(1280 * 13)]))
-    torch.testing.assert_close(joined[:100], torch.cat((outputs[0][:100], frames), dim=1), atol=1e-5, rtol=0)
+    expected = torch.cat((outputs[0][: lengths[0]], frames), dim=1)
+    torch.testing.assert_close(joined[: lengths[0]], expected, atol=1e-5, rtol=0)
     assert joined.shape == (sum(lengths), encoder.encoder_dim)
     assert encoder.encoder_dim == 2 * last.encoder_dim
     assert encoder.convention == f"{last.convention}; layers 1 {count}"
 
 
-@pytest.mark.parametrize("window", ["clip", "30s"])
+@pytest.mark.parametrize("window", ENCODER_WINDOWS)
 def test_layers_after_the_last_one_that_is_read_do_not_run(tiny_models, window):
     encoder = load_encoder(str(tiny_models.whisper), None, torch.float32, window, [1])
     seen = []
     for layer in encoder.layers:
         layer.fc1.register_forward_hook(lambda module, given, out: seen.append(given[0].shape[-2]))
     frames, _ = encoder(*pad_waveforms([noise(1280 * 25)]))
-    assert seen == [100], "and of the silence nothing, in the last one"
-    assert frames.shape == (100, encoder.width)
+    assert frames.shape == (124 if window == "padded" else 100, encoder.width)
+    assert seen == [12 + 100 + 48 if window == "padded" else 100], "in windows of 30 s nothing of the silence"
 
 
 def test_a_layer_that_an_encoder_lacks_is_told(tiny_models):

@@ -29,7 +29,7 @@ from tiny_audio.model.speech_llm import SpeechLLM
 from tiny_audio.training import preflight as package
 from tiny_audio.training.checkpoint import CheckpointFolder, load_checkpoint
 from tiny_audio.training.preflight import memory, preflight, readable
-from tiny_audio.training.preflight.memory import Trial, describe_clips, judge, longest_clips, suggest
+from tiny_audio.training.preflight.memory import Trial, describe_clips, judge, longest_clips, noise, suggest
 from tiny_audio.training.preflight.readable import Sample, audio_per_second
 from tiny_audio.training.preflight.speed import check_speed, measure_throughput
 
@@ -257,8 +257,8 @@ def test_noise_has_the_lengths_of_what_the_loader_makes(source, model):
     assert torch.equal(fake.num_samples, real.num_samples)
     assert fake.audio_seconds == pytest.approx(real.audio_seconds)
     assert all(map(torch.equal, fake.target_ids, real.target_ids))
-    cached = synthetic_batch(seconds, [[1]] * 8, 64)
-    assert cached.features.shape == (sum(real.num_frames), 64)
+    cached = noise(model, seconds, [[1]] * 8, cached=True)
+    assert cached.features.shape == (sum(model.encoder.num_frames(real.num_samples)), 64)
     assert cached.features.dtype == torch.float16
     assert cached.waveforms.shape == (0, 0)
 

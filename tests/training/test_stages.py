@@ -129,6 +129,10 @@ def test_the_decoder_itself_trains_with_a_rate_of_its_own(settings, tmp_path):
         ),
         (["experiment=mlp_fine_tune", "model.checkpoint={0}", "model.lora_config.r=8"], "compare model.lora_config."),
         (["experiment=mlp_lora", "model.projector_checkpoint=nowhere.pt"], "model.projector_checkpoint=nowhere.pt: "),
+        (
+            ["model.projector_checkpoint={0}", "training.max_steps=0", "training.ctc_warmup_steps=5"],
+            "trains nothing with training.max_steps=0: a projector that was trained gets no CTC warm-up",
+        ),
         (["experiment=mlp_lora", "model.projector_checkpoint=null"], "would freeze a projector that was never trained"),
         (
             ["experiment=mlp_lora", "model.projector_checkpoint={0}", "model.freeze_lora=true"],

@@ -57,7 +57,8 @@ class Variant(ABC):
         self.device = model.device
         self.aligned = [align_samples(n) // FRAME_SAMPLES for n in batch.num_samples.tolist()]
         self.longest = max(self.aligned)  # T
-        self.counts = [model.projector.num_tokens(n) for n in batch.num_frames]
+        self.kept = model.encoder.num_frames(batch.num_samples)
+        self.counts = [model.projector.num_tokens(n) for n in self.kept]
         prompt = len(model.decoder.prompt.prefix_ids) + len(model.decoder.prompt.suffix_ids)
         targets = map(len, batch.target_ids)
         self.positions = [prompt + count + target for count, target in zip(self.counts, targets, strict=True)]
@@ -272,7 +273,7 @@ class Plain(Padded):
     def __init__(self, model: SpeechLLM, batch: Batch, accelerator: Accelerator) -> None:
         super().__init__(model, batch, accelerator)
         places = torch.arange(self.longest)
-        aligned, kept = (places < torch.tensor(n)[:, None] for n in (self.aligned, batch.num_frames))  # (B, T)
+        aligned, kept = (places < torch.tensor(n)[:, None] for n in (self.aligned, self.kept))  # (B, T)
         self.key_mask = aligned[:, None, None].to(self.device)
         self.rows = kept.flatten().nonzero()[:, 0].to(self.device)
 
@@ -290,13 +291,13 @@ class Plain(Padded):
             for layer in module.layers:
                 hidden = layer(hidden, position_embeddings=places, key_mask=self.key_mask)
             frames = module.norm(hidden).flatten(0, 1).index_select(0, self.rows)
-        projected = self.model.projector(frames.float(), self.batch.num_frames)
+        projected = self.model.projector(frames.float(), self.kept)
         return projected.tokens, projected.auxiliary
 
     @property
     def load(self) -> Load:
         """See `Variant.load`."""
-        return self.padded_load(self.longest, self.batch.num_frames)
+        return self.padded_load(self.longest, self.kept)
 
 
 def masked_attention(

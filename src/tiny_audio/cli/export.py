@@ -115,6 +115,11 @@ def judge(proof: Proof, encoder_window: str) -> list[str]:
             "It was trained on bare clips (model.encoder_window=clip), and the native class of its encoder has windows "
             "of 30 s alone. If the texts differ train with model.encoder_window=30s."
         )
+    elif encoder_window == "padded":
+        lines.append(
+            "It was trained with some silence around each clip (model.encoder_window=padded), which no processor of "
+            "transformers adds. If the texts differ train with model.encoder_window=30s."
+        )
     for expected, text in zip(proof.expected, proof.ways[own].texts, strict=True):
         if expected != text:
             lines += [f"  checkpoint    {expected}", f"  transformers  {text}"]

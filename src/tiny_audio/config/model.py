@@ -16,7 +16,7 @@ PROJECTORS = {
     "qformer": "qformer.QFormerProjector",
     "conv": "conv.ConvProjector",
 }
-ENCODER_WINDOWS = ("clip", "30s")
+ENCODER_WINDOWS = ("clip", "padded", "30s")
 MAX_BEAMS = 100
 MAX_EXAMPLES = 100
 
@@ -117,7 +117,7 @@ class ModelConfig:
     encoder_revision: str | None = None
     decoder: str = "Qwen/Qwen3-0.6B"
     decoder_revision: str | None = None  # a commit or tag of the Hub; null: the newest
-    encoder_window: str = "30s"  # what is encoded at once: 30s (silence after the clip), or only the clip
+    encoder_window: str = "30s"  # what is encoded at once: the clip, padded by some silence, or with silence to 30s
     # The layers whose outputs the projector reads, side by side, from 1 on; []: only the last one
     encoder_layers: list[int] = field(default_factory=list)
     prompt: str = "Transcribe the speech to text."  # the instruction in the user's turn, after the audio

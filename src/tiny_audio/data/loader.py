@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..audio import AudioError, check_clip, is_cut_short, is_silent, pad_waveforms
 from ..config import DataConfig
-from ..lengths import MAX_CLIP_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE, num_clip_frames
+from ..lengths import MAX_CLIP_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE
 from .augment import Augmenter
 from .contexts import ContextReader
 from .index import Skip
@@ -61,11 +61,6 @@ class Batch:
     def audio_seconds(self) -> float:
         """Speech in the batch, without padding."""
         return sum(self.seconds)
-
-    @property
-    def num_frames(self) -> list[int]:
-        """Encoder frames of each clip."""
-        return [num_clip_frames(n) for n in self.num_samples.tolist()]
 
     def pin_memory(self) -> Batch:
         """Copy the tensors for the device to page-locked memory; the loader calls this if pinning is on."""

@@ -9,14 +9,12 @@ import torch
 
 from ..audio import pad_waveforms
 from ..lengths import SAMPLE_RATE
-from .features import DTYPE
 from .loader import Batch
 
 
 def synthetic_batch(
     seconds: Sequence[float],
     target_ids: Sequence[Sequence[int]],
-    feature_dim: int | None = None,
     rng: np.random.Generator | None = None,
 ) -> Batch:
     """Return a batch like those of the loader, without a source.
@@ -24,7 +22,6 @@ def synthetic_batch(
     Args:
         seconds: of B clips.
         target_ids: the target tokens of each.
-        feature_dim: width of the encoder frames if they come from the cache; there are no waveforms then.
         rng: of the noise; by default seeded with 0.
     """
     rng = rng or np.random.default_rng(0)
@@ -32,7 +29,7 @@ def synthetic_batch(
         [(rng.standard_normal(round(s * SAMPLE_RATE)) * 0.1).astype(np.float32) for s in seconds]
     )
     size = len(seconds)
-    batch = Batch(
+    return Batch(
         waveforms=waveforms,
         num_samples=num_samples,
         target_ids=[torch.tensor(target, dtype=torch.int64) for target in target_ids],
@@ -42,7 +39,3 @@ def synthetic_batch(
         draws=list(range(size)),
         seconds=[round(s * SAMPLE_RATE) / SAMPLE_RATE for s in seconds],
     )
-    if feature_dim is not None:
-        frames = rng.standard_normal((sum(batch.num_frames), feature_dim), dtype=np.float32)
-        batch.features, batch.waveforms = torch.from_numpy(frames).to(DTYPE), torch.zeros(0, 0)
-    return batch

@@ -230,7 +230,7 @@ class EncodedSet:
         start = perf_counter()
         with self.accelerator.autocast():
             frames, lengths = self.model.encode(batch)
-        assert lengths == batch.num_frames
+        assert lengths == self.model.encoder.num_frames(batch.num_samples)
         features = frames.cpu()
         self.encoding_seconds += perf_counter() - start
         return replace(batch, features=features, waveforms=torch.zeros(0, 0))

@@ -345,7 +345,7 @@ class Recognizer:
                 found = self.model.write(frames, lengths, decoding.max_new_tokens, decoding.loop_guard, known)
                 words: Sequence[list[AlignedWord] | None] = [None] * len(found)
                 if decoding.word_timestamps:
-                    words = self.model.align(frames, lengths, [one.text for one in found])
+                    words = self.model.align(frames, num_samples, [one.text for one in found])
             written |= zip(chosen, zip(found, words, strict=True), strict=True)
             advance(sum(map(len, samples)) / SAMPLE_RATE)
         return [written[n] for n in range(len(pieces))]

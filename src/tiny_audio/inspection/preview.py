@@ -16,7 +16,7 @@ from ..data.contexts import ContextReader
 from ..data.loader import Batch, ClipDataset, train_loader
 from ..data.plan import SamplingPlan
 from ..errors import UserError
-from ..lengths import SAMPLE_RATE, align_samples, num_mel_frames
+from ..lengths import SAMPLE_RATE, align_samples, num_mel_frames, window_of
 from ..mel import LogMel
 from ..model.decoder import load_prompt
 from ..model.encoder import read_mel_bins
@@ -123,7 +123,7 @@ def preview(config: Config, count: int) -> list[PreviewClip]:
     loader = train_loader(
         plan, dataset, stop_batch=batches, num_workers=min(usable_workers(config.data.num_workers), batches)
     )
-    viewer = _Viewer(opened, prompt, projector_of(model), LogMel(mel_bins(model)))
+    viewer = _Viewer(opened, prompt, projector_of(model), model.encoder_window, LogMel(mel_bins(model)))
     drawn = (clip for number, batch in enumerate(loader) for clip in viewer.view(batch, plan, number))
     clips = list(islice(drawn, count))
     add_raw(clips, opened, config)
@@ -151,8 +151,11 @@ def mel_bins(model: ModelConfig) -> int:
 class _Viewer:
     """Splits batches into clips."""
 
-    def __init__(self, opened: list[Opened], prompt: Prompt, projector: Projector, log_mel: LogMel) -> None:
-        self.opened, self.prompt, self.projector, self.log_mel = opened, prompt, projector, log_mel
+    def __init__(
+        self, opened: list[Opened], prompt: Prompt, projector: Projector, encoder_window: str, log_mel: LogMel
+    ) -> None:
+        self.opened, self.prompt, self.projector = opened, prompt, projector
+        self.encoder_window, self.log_mel = encoder_window, log_mel
 
     def view(self, batch: Batch, plan: SamplingPlan, number: int) -> Iterator[PreviewClip]:
         """Yield the clips of the batch `number`, in the order of its draws."""
@@ -175,7 +178,7 @@ class _Viewer:
         waveform = batch.waveforms[i, :length]
         clip.waveform = waveform.numpy().copy()
         clip.mel = self.log_mel(waveform[None], torch.tensor([length]))[0].numpy()
-        clip.num_encoder_frames = batch.num_frames[i]
+        clip.num_encoder_frames = window_of(int(batch.num_samples[i]), self.encoder_window).kept
         clip.num_audio_tokens = self.projector.num_tokens(clip.num_encoder_frames)
         clip.taught = batch.transcripts[i]
         clip.written = self.prompt.decode(batch.target_ids[i].tolist())

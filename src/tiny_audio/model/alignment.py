@@ -35,6 +35,7 @@ def align_words(
     embed: Embed,
     tokens: Tensor,
     counts: Sequence[int],
+    spans: Sequence[tuple[float, float]],
     seconds: Sequence[float],
     transcripts: Sequence[str],
 ) -> list[list[AlignedWord] | None]:
@@ -46,6 +47,7 @@ def align_words(
         embed: the decoder's embedding.
         tokens: (T, W) audio tokens, the clips one after another.
         counts: audio tokens of each clip.
+        spans: seconds from the start of each clip, where its audio tokens begin and end: they may hold silence, too.
         seconds: of each clip.
         transcripts: B transcripts; spaces separate words.
 
@@ -57,19 +59,32 @@ def align_words(
     pieces = [torch.tensor([piece for word in clip for piece in word], dtype=torch.int64) for clip in words]
     found = head.align(tokens, counts, pieces, embed)
     return [
-        None if places is None or len(clip) != len(text.split()) else _join(text.split(), clip, places, length / count)
-        for text, clip, places, count, length in zip(transcripts, words, found, counts, seconds, strict=True)
+        None
+        if places is None or len(clip) != len(text.split())
+        else _join(text.split(), clip, places, span[0], (span[1] - span[0]) / count, length)
+        for text, clip, places, count, span, length in zip(
+            transcripts, words, found, counts, spans, seconds, strict=True
+        )
     ]
 
 
 def _join(
-    texts: Sequence[str], words: Sequence[Sequence[int]], places: Sequence[AlignedPiece], each: float
+    texts: Sequence[str],
+    words: Sequence[Sequence[int]],
+    places: Sequence[AlignedPiece],
+    start: float,
+    each: float,
+    seconds: float,
 ) -> list[AlignedWord]:
-    """Join word pieces to words, at `each` seconds an audio token."""
+    """Join word pieces to words, at `each` seconds an audio token from `start` on, within a clip of `seconds`."""
+
+    def time(token: int) -> float:
+        return min(max(start + token * each, 0.0), seconds)
+
     left = iter(places)
     joined = []
     for text, word in zip(texts, words, strict=True):
         own = [next(left) for _ in word]
         weakest = min(piece.probability for piece in own)
-        joined.append(AlignedWord(text, own[0].start * each, own[-1].end * each, weakest))
+        joined.append(AlignedWord(text, time(own[0].start), time(own[-1].end), weakest))
     return joined

@@ -18,15 +18,17 @@ from transformers import AutoConfig, GlmAsrEncoder, PreTrainedModel
 from transformers.models.voxtral.modeling_voxtral import VoxtralEncoder
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ..config import ModelConfig
+from ..config import ENCODER_WINDOWS, ModelConfig
 from ..errors import UserError
 from ..lengths import (
-    ALIGNMENT_FRAMES,
     ALIGNMENT_SAMPLES,
     FRAME_SAMPLES,
-    MAX_CLIP_SAMPLES,
-    align_samples,
-    num_clip_frames,
+    FRAMES_AFTER,
+    FRAMES_AFTER_KEPT,
+    FRAMES_BEFORE,
+    MAX_CLIP_FRAMES,
+    Window,
+    window_of,
 )
 from ..mel import LogMel
 from .device import upload
@@ -56,6 +58,7 @@ ENCODERS = {
 # By model.encoder_window, how clips are padded and their frames counted. Features of different conventions differ.
 CONVENTIONS = {
     "clip": f"zero-padded to {ALIGNMENT_SAMPLES} samples, attention within the clip, frames that hold any of it",
+    "padded": f"{FRAMES_BEFORE} frames of silence before the clip, {FRAMES_AFTER_KEPT} of {FRAMES_AFTER} after it kept",
     "30s": "silence to 30 s, attention over the whole window, frames that hold any of the clip",
 }
 
@@ -83,7 +86,7 @@ class SpeechEncoder(nn.Module, ABC):
         encoder_dim: D, width of an encoder frame: `width` for each of `encoder_layers`.
         width: of the module's hidden states.
         num_layers: of the module.
-        encoder_window: what is encoded at once: a `clip`, or the clip and silence up to `30s`.
+        encoder_window: what is encoded at once: a `clip`, `padded` by some silence, or with silence up to `30s`.
         name, revision: where the weights came from; the revision is a commit on the Hub, None for a folder.
         fingerprint: of the weights, wherever they came from.
         kernel: of packed attention; None: attention is padded inside the op.
@@ -148,25 +151,31 @@ class SpeechEncoder(nn.Module, ABC):
         Returns:
             frames (N, D), the clips one after another, and each clip's number of frames.
         """
-        lengths = [num_clip_frames(n) for n in num_samples.tolist()]
-        waveforms, num_samples = self.window(waveforms, num_samples)
+        windows = self.windows_of(num_samples)
+        waveforms, samples = self.window(waveforms, num_samples)
         with torch.autocast(waveforms.device.type, enabled=False):
-            mel = self.log_mel(waveforms, upload(num_samples, waveforms.device))
-            return self.encode(mel.to(self.dtype), lengths), lengths
+            mel = self.log_mel(waveforms, upload(samples, waveforms.device))
+            return self.encode(mel.to(self.dtype), windows), [window.kept for window in windows]
 
     def window(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the waveforms (B, S) and lengths (B,) that the spectrogram is taken of: whole alignment units, or
-        windows.
-        """
-        if self.encoder_window == "30s":
-            whole = torch.full_like(num_samples, MAX_CLIP_SAMPLES)
-            return pad(waveforms, (0, MAX_CLIP_SAMPLES - waveforms.shape[1])), whole
-        aligned = [align_samples(n) for n in num_samples.tolist()]
-        return pad(waveforms, (0, max(max(aligned) - waveforms.shape[1], 0))), torch.tensor(aligned)
+        """Return the waveforms (B, S) and lengths (B,) that the spectrogram is taken of."""
+        windows = self.windows_of(num_samples)
+        samples = torch.tensor([window.whole for window in windows]) * FRAME_SAMPLES
+        return surround(waveforms, [window.before * FRAME_SAMPLES for window in windows], int(samples.max())), samples
+
+    def windows_of(self, num_samples: Tensor) -> list[Window]:
+        """Return what is encoded of clips of (B,) samples, and how many frames of it are kept."""
+        return [window_of(n, self.encoder_window) for n in num_samples.tolist()]
+
+    def num_frames(self, num_samples: Tensor) -> list[int]:
+        """Return how many frames `forward` makes of clips of (B,) samples."""
+        return [window.kept for window in self.windows_of(num_samples)]
 
     @abstractmethod
-    def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
-        """Encode (B, M, L) mel frames, zero beyond each clip, into (N, D) packed encoder frames, `lengths` of each."""
+    def encode(self, mel: Tensor, windows: list[Window]) -> Tensor:
+        """Encode (B, M, L) mel frames, zero beyond each window, into (N, D) packed encoder frames: of each window those
+        that are kept.
+        """
 
     def read_layers(self, hidden: Any, read: Callable[[Any, Any], Any]) -> list[Any]:
         """Run the layers, each by `read(layer, hidden)`, up to the last of `encoder_layers`; return their outputs."""
@@ -192,58 +201,65 @@ class SpeechEncoder(nn.Module, ABC):
         module: Any = self.module
         return gelu(module.conv2(gelu(module.conv1(mel)))).transpose(1, 2)
 
-    def pack(self, mel: Tensor, lengths: list[int]) -> tuple[Tensor, PackedLayout, list[int]]:
-        """Convolve bare clips, and put them into one row.
+    def pack(self, mel: Tensor, windows: list[Window]) -> tuple[Tensor, PackedLayout, list[int]]:
+        """Convolve windows of different lengths, and put them into one row.
 
         Returns:
-            (1, A, D) inputs of the first layer, their layout, and how many of them belong to each clip: `lengths`
-            rounded up to whole alignment units.
+            (1, A, D) inputs of the first layer, their layout, and how many of them belong to each window.
         """
         padded = self.convolve(mel)
-        aligned = [-(-n // ALIGNMENT_FRAMES) * ALIGNMENT_FRAMES for n in lengths]
-        # The shorter clips of the batch still have frames of padding here; they are dropped, not masked.
-        rows = torch.cat([torch.arange(n) + i * padded.shape[1] for i, n in enumerate(aligned)])
+        whole = [window.whole for window in windows]
+        # The shorter windows of the batch still have frames of padding here; they are dropped, not masked.
+        rows = torch.cat([torch.arange(n) + i * padded.shape[1] for i, n in enumerate(whole)])
         hidden = padded.flatten(0, 1).index_select(0, upload(rows, mel.device))[None]
-        return hidden, PackedLayout.of(aligned, mel.device, self.kernel), aligned
+        return hidden, PackedLayout.of(whole, mel.device, self.kernel), whole
 
 
-def cut(clips: Iterable[Tensor], lengths: list[int]) -> Tensor:
-    """Return the frames (N, width) that hold any of their clip, the first ones of each."""
-    return torch.cat([clip[:n] for clip, n in zip(clips, lengths, strict=True)])
+def surround(waveforms: Tensor, before: list[int], size: int) -> Tensor:
+    """Put silence before waveforms (B, S), `before` samples of each, and after them up to `size` samples."""
+    after = size - waveforms.shape[1]  # below 0: `pad` cuts zeros off
+    if not any(before):
+        return pad(waveforms, (0, after))
+    return torch.stack([pad(row, (start, after - start)) for row, start in zip(waveforms, before, strict=True)])
+
+
+def cut(frames: Iterable[Tensor], windows: list[Window]) -> Tensor:
+    """Return the frames (N, width) of windows that are kept, the first ones of each."""
+    return torch.cat([frame[: window.kept] for frame, window in zip(frames, windows, strict=True)])
 
 
 class GlmAsrSpeechEncoder(SpeechEncoder):
     """The audio tower of GLM-ASR.
 
-    Bare clips: the convolutions run on a padded batch, the transformer layers on real frames only, packed. The stock
-    forward builds no attention mask, so a padded clip's features depend on its neighbors. Here each clip attends within
-    itself, and its positions start at 0.
+    Clips, bare or `padded`: the convolutions run on a padded batch, the transformer layers on real frames only, packed.
+    The stock forward builds no attention mask, so a padded clip's features depend on its neighbors. Here each clip
+    attends within itself, and its positions start at 0.
 
-    Windows: the stock forward, as its makers' own processors and servers run it. The frames of the clip are kept; those
-    of the silence after it are dropped.
+    Windows of 30 s: the stock forward, as its makers' own processors and servers run it. The frames of the clip are
+    kept; those of the silence after it are dropped.
     """
 
     title = "GLM-ASR"
     module_class = GlmAsrEncoder
     attention = PACKED_ATTENTION
-    windows = ("clip", "30s")
+    windows = ENCODER_WINDOWS
     layer_norm, last_norm = "input_layernorm", "norm"
 
-    def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
+    def encode(self, mel: Tensor, windows: list[Window]) -> Tensor:
         """See `SpeechEncoder.encode`."""
         module: Any = self.module
         if self.encoder_window == "30s":
             hidden = self.convolve(mel)  # (B, 1500, width)
             positions = module.rotary_emb(hidden, position_ids=torch.arange(hidden.shape[1], device=mel.device)[None])
             outputs = self.read_layers(hidden, lambda layer, x: layer(x, position_embeddings=positions))
-            kept = [cut(x, lengths) for x in outputs]
+            kept = [cut(x, windows) for x in outputs]
         else:
-            hidden, layout, aligned = self.pack(mel, lengths)
+            hidden, layout, whole = self.pack(mel, windows)
             positions = module.rotary_emb(hidden, position_ids=layout.position_ids)
             outputs = self.read_layers(
                 hidden, lambda layer, x: layer(x, position_embeddings=positions, packed_layout=layout)
             )
-            kept = [cut(x[0].split(aligned), lengths) for x in outputs]
+            kept = [cut(x[0].split(whole), windows) for x in outputs]
         return self.join(kept)
 
 
@@ -251,36 +267,36 @@ class WhisperSpeechEncoder(SpeechEncoder):
     """Whisper's encoder (arXiv 2212.04356).
 
     Its makers pad every clip with silence to 30 s; the frames of the clip are kept, those of the silence after it are
-    dropped. From a bare clip it makes almost the same frames, at a fraction of the cost.
+    dropped. A second of silence costs a fraction of that; from bare clips it makes frames that differ at their ends.
     """
 
     title = "Whisper"
     module_class: ClassVar[type[PreTrainedModel]] = WhisperEncoder
     prefix = r"^(model\.)?encoder\."
     attention = PACKED_ATTENTION
-    windows = ("clip", "30s")
+    windows = ENCODER_WINDOWS
     layer_norm, last_norm = "self_attn_layer_norm", "layer_norm"
 
-    def encode(self, mel: Tensor, lengths: list[int]) -> Tensor:
+    def encode(self, mel: Tensor, windows: list[Window]) -> Tensor:
         """See `SpeechEncoder.encode`."""
         module: Any = self.module
         places = module.embed_positions.weight  # (1500, width)
-        assert len(places) * FRAME_SAMPLES == MAX_CLIP_SAMPLES
+        assert len(places) == MAX_CLIP_FRAMES
         if self.encoder_window == "30s":
             last = module.layers[self.encoder_layers[-1] - 1]
 
             def read(layer: Any, x: Tensor) -> Any:
                 if layer is not last:
                     return layer(x, None)
-                return [self.finish(last, window, n) for window, n in zip(x, lengths, strict=True)]
+                return [self.finish(last, frames, window.kept) for frames, window in zip(x, windows, strict=True)]
 
             outputs = self.read_layers(self.convolve(mel) + places, read)
-            kept = [cut(x, lengths) for x in outputs]
+            kept = [cut(x, windows) for x in outputs]
         else:
-            hidden, layout, aligned = self.pack(mel, lengths)
+            hidden, layout, whole = self.pack(mel, windows)
             hidden = hidden + places.index_select(0, layout.position_ids[0])
             outputs = self.read_layers(hidden, lambda layer, x: layer(x, None, packed_layout=layout))
-            kept = [cut(x[0].split(aligned), lengths) for x in outputs]
+            kept = [cut(x[0].split(whole), windows) for x in outputs]
         return self.join(kept)
 
     def finish(self, layer: Any, window: Tensor, count: int) -> Tensor:
@@ -333,7 +349,7 @@ def load_encoder(
         name: a Hub id, a folder or `pocket`: a GLM-ASR checkpoint, its audio tower alone, or a Whisper checkpoint.
         revision: commit, tag or branch on the Hub.
         dtype: precision of the weights.
-        encoder_window: `clip` or `30s`.
+        encoder_window: `clip`, `padded` or `30s`.
         encoder_layers: see `SpeechEncoder`.
 
     Raises:

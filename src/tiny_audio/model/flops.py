@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from ..data.loader import Batch
-from ..lengths import FRAME_SAMPLES, N_FFT
+from ..lengths import N_FFT
 from .projectors import Projector
 from .projectors.conv import ConvProjector
 from .projectors.mlp import MLPProjector
@@ -101,9 +101,7 @@ class Load:
         positions = decoder_lengths(model, batch)
         encoded: list[int] = []
         if batch.features is None and model.reads_audio:
-            silent = torch.empty(batch.waveforms.shape, device="meta")
-            samples = model.encoder.window(silent, batch.num_samples)[1].tolist()
-            encoded = [n // FRAME_SAMPLES for n in samples]
+            encoded = [window.whole for window in model.encoder.windows_of(batch.num_samples)]
         padded, longest = len(encoded) * max(encoded, default=0), max(positions, default=0)
         packed, whole = model.encoder.kernel is not None, len(positions) * longest
         return cls(
@@ -111,7 +109,7 @@ class Load:
             conv_positions=2 * padded,
             encoder_positions=sum(encoded),
             encoder_pairs=sum(n**2 for n in encoded) if packed else padded * max(encoded, default=0),
-            projector_lengths=batch.num_frames if model.reads_audio else [],
+            projector_lengths=model.encoder.num_frames(batch.num_samples) if model.reads_audio else [],
             decoder_positions=sum(positions) if model.decoder.reading.packed else whole,
             decoder_pairs=sum(n**2 for n in positions) if packed and model.decoder.reading.packed else whole * longest,
             logit_positions=sum(map(len, batch.target_ids)),
@@ -123,7 +121,8 @@ def decoder_lengths(model: SpeechLLM, batch: Batch) -> list[int]:
     prompt = model.decoder.prompt
     contexts = batch.context_ids or [torch.empty(0)] * len(batch)
     around = [len(prompt.prefix_ids) + len(prompt.suffix(ids.tolist())) for ids in contexts]
-    counts = [model.projector.num_tokens(n) if model.reads_audio else 0 for n in batch.num_frames]
+    frames = model.encoder.num_frames(batch.num_samples)
+    counts = [model.projector.num_tokens(n) if model.reads_audio else 0 for n in frames]
     return [n + count + len(ids) for n, count, ids in zip(around, counts, batch.target_ids, strict=True)]
 
 

@@ -1,7 +1,7 @@
 """Transcripts by the joint search, of as many clips at once as there is memory for.
 
-`joint` searches, and `prefixes` scores. From noise, too, the search writes something, but CTC finds hardly any of it in
-the audio: such a text is dropped.
+`joint` searches, and `prefixes` scores. From noise, too, the search writes something. But CTC finds hardly any of it in
+the audio, and would not be surprised by silence: such a text is dropped.
 
 Dimensions: B clips, N_i decoder positions of a clip, T audio tokens of all clips, W decoder width.
 """
@@ -22,6 +22,8 @@ from .joint import Lexicon
 from .prefixes import PrefixScores
 
 logger = logging.getLogger(__name__)
+
+SURELY_SPEECH = 0.65  # nats per audio token: what silence costs CTC in nearly all speech; in noise 0.57 at most
 
 
 class JointSearch:
@@ -56,7 +58,8 @@ class JointSearch:
 
         Returns:
             The decoder's tokens of each clip, and whether the limit cut them off. A text whose word pieces cost CTC
-            more than `search.max_nats` is replaced by an empty one; the first time a line is logged.
+            more than `search.max_nats` is replaced by an empty one, unless silence would cost CTC at least
+            `SURELY_SPEECH`; the first time a line is logged.
         """
         lexicon, spoken = self._lexicon_of(search), tokens.split(counts)
         size = max(1, MAX_SCORES // (max(counts, default=1) * len(self.ctc.vocabulary)))
@@ -66,13 +69,14 @@ class JointSearch:
             log_probs = self.ctc.all_log_probs(torch.cat(spoken[some]), counts[some], self.decoder.embed)
             scores = PrefixScores(log_probs, counts[some])
             found = self.decoder.search(clips[some], scores, lexicon, search, limits[some])
-            written += [self._unless_noise(*one, search.max_nats) for one in zip(*found, strict=True)]
+            silence = [-float(clip[:n, 0].mean()) for clip, n in zip(log_probs, counts[some], strict=True)]
+            written += [self._unless_noise(*one, search.max_nats) for one in zip(*found, silence, strict=True)]
         return written
 
     def _unless_noise(
-        self, tokens: list[int], cut_off: bool, nats: float, max_nats: float | None
+        self, tokens: list[int], cut_off: bool, nats: float, silence: float, max_nats: float | None
     ) -> tuple[list[int], bool]:
-        if max_nats is None or nats <= max_nats:
+        if max_nats is None or nats <= max_nats or silence >= SURELY_SPEECH:
             return tokens, cut_off
         if not self._told:
             self._told = True

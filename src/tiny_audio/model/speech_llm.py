@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..config import SearchConfig
 from ..data.loader import Batch
 from ..errors import UserError
-from ..lengths import FRAME_SECONDS
+from ..lengths import FRAME_SECONDS, num_clip_frames
 from ..pieces import WordPieces
 from .alignment import AlignedWord, align_words
 from .ctc import CTCHead
@@ -138,7 +138,7 @@ class SpeechLLM(nn.Module):
     def encode(self, batch: Batch) -> tuple[Tensor, list[int]]:
         """Return the encoder frames (N, D) of a batch, one clip after another, and each clip's number of frames."""
         if batch.features is not None:
-            return upload(batch.features, self.device), batch.num_frames
+            return upload(batch.features, self.device), self.encoder.num_frames(batch.num_samples)
         frames, lengths = self.encoder(upload(batch.waveforms, self.device), batch.num_samples)
         return frames, lengths
 
@@ -269,12 +269,12 @@ class SpeechLLM(nn.Module):
             )
 
     @torch.no_grad()
-    def align(self, frames: Tensor, lengths: list[int], transcripts: Sequence[str]) -> list[list[AlignedWord] | None]:
+    def align(self, frames: Tensor, num_samples: Tensor, transcripts: Sequence[str]) -> list[list[AlignedWord] | None]:
         """Find the words of each of B transcripts in its clip, and their probabilities: see `align_words`.
 
         Args:
             frames: (N, D) encoder frames, the clips one after another.
-            lengths: frames of each clip.
+            num_samples: (B,) int64 on the CPU, lengths of the clips.
             transcripts: B transcripts.
 
         Raises:
@@ -283,9 +283,11 @@ class SpeechLLM(nn.Module):
         self.check_alignable()
         assert self.ctc is not None
         assert self._split is not None
-        projected, counts = self.audio_tokens(frames, lengths)
-        seconds = [length * FRAME_SECONDS for length in lengths]
-        where = (projected.tokens, counts, seconds, transcripts)
+        windows = self.encoder.windows_of(num_samples)
+        projected, counts = self.audio_tokens(frames, [window.kept for window in windows])
+        spans = [(-window.before * FRAME_SECONDS, (window.kept - window.before) * FRAME_SECONDS) for window in windows]
+        seconds = [num_clip_frames(n) * FRAME_SECONDS for n in num_samples.tolist()]
+        where = (projected.tokens, counts, spans, seconds, transcripts)
         return align_words(self.ctc, self._split, self.decoder.embed, *where)
 
     def transcribe(self, frames: Tensor, lengths: list[int], max_new_tokens: int) -> list[str]:

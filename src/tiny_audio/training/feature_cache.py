@@ -29,7 +29,7 @@ from ..data.loader import open_loader
 from ..data.plan import Draw, SamplingPlan
 from ..data.sources import Source
 from ..errors import UserError
-from ..lengths import MAX_CLIP_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE, num_clip_frames
+from ..lengths import MAX_CLIP_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE
 from ..model.device import upload
 from ..model.encoder import SpeechEncoder
 from ..progress import Progress
@@ -237,7 +237,7 @@ def make_room(folder: Path, sources: Sequence[Source], missing: Sequence[_Missin
             if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
                 leftover.unlink()
     seconds = np.array([sources[one.source].durations[one.row] for one in missing])
-    frames = sum(num_clip_frames(round(float(s) * SAMPLE_RATE)) for s in seconds)
+    frames = sum(encoder.num_frames(torch.from_numpy((seconds * SAMPLE_RATE).round().astype(np.int64))))
     needed = frames * frame_bytes(encoder)
     what = f"{len(missing):,} clips ({seconds.sum() / 3600:.1f} h)"
     if needed > free:

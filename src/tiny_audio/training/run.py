@@ -297,11 +297,20 @@ def agree_on_settings(config: Config, accelerator: Accelerator, processes: Proce
 
 
 def check_named_checkpoints(config: Config) -> None:
-    """Refuse a checkpoint to start from that does not exist, before anything slow is loaded."""
+    """Refuse a checkpoint to start from that does not exist, or from which no step is left, before anything slow is
+    loaded.
+    """
     for key in ("checkpoint", "projector_checkpoint"):
         path = getattr(config.model, key)
-        if path is not None and not Path(path).is_file():
+        if path is None:
+            continue
+        if not Path(path).is_file():
             raise UserError(f"model.{key}={path}: there is no such file.")
+        if not config.training.max_steps:
+            raise UserError(
+                f"model.{key}={path} trains nothing with training.max_steps=0: a projector that was trained gets no "
+                "CTC warm-up. Set training.max_steps, or leave the checkpoint out."
+            )
 
 
 def initialize_weights(

@@ -26,6 +26,7 @@ from accelerate import Accelerator
 
 from ...config import TrainingConfig
 from ...data.augment import SPEEDS
+from ...data.features import DTYPE
 from ...data.loader import Batch, ClipDataset
 from ...data.sentences import LINES
 from ...data.sources import Source
@@ -222,7 +223,11 @@ def noise(
     contexts: Sequence[Sequence[int]] = (),
 ) -> Batch:
     """Return noise of these lengths; encoder frames if those are cached."""
-    batch = synthetic_batch(seconds, targets, model.encoder.encoder_dim if cached else None)
+    batch = synthetic_batch(seconds, targets)
+    if cached:
+        frames = sum(model.encoder.num_frames(batch.num_samples))
+        noise = np.random.default_rng(0).standard_normal((frames, model.encoder.encoder_dim), dtype=np.float32)
+        batch.features, batch.waveforms = torch.from_numpy(noise).to(DTYPE), torch.zeros(0, 0)
     batch.context_ids = [torch.tensor(context, dtype=torch.int64) for context in contexts]
     return batch
 
