@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv1d, dropout, gelu, glu, silu
+from torch.nn.functional import conv1d, gelu, glu, silu
 
 from ...config import ProjectorConfig
 from ...lengths import num_stacked_tokens
 from ..device import upload
+from ..dropout import dropout
 from .base import Projected, Projector, stack_frames
 
 

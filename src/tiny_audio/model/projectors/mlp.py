@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, gelu
+from torch.nn.functional import gelu
 
 from ...config import ProjectorConfig
 from ...lengths import num_stacked_tokens
+from ..dropout import dropout
 from .base import Projected, Projector, stack_frames
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from ...config import ProjectorConfig
 from ...errors import ConfigError
 from ..device import upload
+from ..dropout import dropout
 from .base import Projected, Projector
 
 ROPE_BASE = 10_000.0
