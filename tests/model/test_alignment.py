@@ -79,12 +79,17 @@ def test_nothing_said_has_no_words(head, split, table):
 
 
 def test_times_are_those_of_the_clip_though_audio_tokens_hold_silence_around_it(head, split, table):
-    one, two = split("one"), split(" two")
-    tokens = said(head, table, [*one, None, *two])
-    span = (-0.24, 0.08 * len(tokens) - 0.24)
-    (words,) = align_words(head, split, lambda ids: table[ids], tokens, [len(tokens)], [span], [0.16], ["one two"])
-    bare = find(head, split, table, tokens, [len(tokens)], ["one two"])[0]
-    for word, other in zip(words, bare, strict=True):
-        assert word.start == pytest.approx(min(max(other.start - 0.24, 0), 0.16))
-        assert word.end == pytest.approx(min(max(other.end - 0.24, 0), 0.16))
-    assert (words[0].start, words[-1].end) == (0, pytest.approx(min(span[1], 0.16)))
+    """A second before the clip, which is 0.3 s long, and a second after it; a token lasts 0.1 s."""
+    one, two, three, four = (split(text) for text in ("one", " two", " three", " four"))
+    script = [*[None] * 5, *one, *[None] * 4, None, *two, *three, *[None] * 4, *four, None]
+    tokens = said(head, table, script)
+    span = (-0.1 * (9 + len(one)), 0.1 * (len(script) - 9 - len(one)))  # "one" and blanks are before the clip
+    (words,) = align_words(
+        *(head, split, lambda ids: table[ids], tokens, [len(script)], [span], [0.3], ["one two three four"])
+    )
+    times = [(word.start, word.end) for word in words]
+    start, between = 0.1, 0.1 + 0.1 * len(two)
+    assert times[0] == (0.0, pytest.approx(0.1)), "before the clip: its first 0.1 s"
+    assert times[1] == (pytest.approx(start), pytest.approx(min(between, 0.3)))
+    assert times[2] == (pytest.approx(min(between, 0.2)), pytest.approx(0.3))
+    assert times[3] == (pytest.approx(0.2), pytest.approx(0.3)), "after the clip: its last 0.1 s"

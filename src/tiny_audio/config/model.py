@@ -81,6 +81,7 @@ class SearchConfig:
     examples: int = 4  # with audio=false: training transcripts after the prompt, as examples of their style
     prior_weight: float = 0.0  # of the log-frequency of word pieces, which is subtracted from CTC's log-probability
     max_nats: float | None = None  # per word piece by CTC, with 2 beams or more; a text that costs more is not written
+    speech_nats: float | None = None  # per audio token; where silence would cost CTC this much, max_nats is not applied
 
     @property
     def reads_audio(self) -> bool:
@@ -93,6 +94,7 @@ class SearchConfig:
         above("model.search.ctc_weight", self.ctc_weight, 0)
         at_least("model.search.prior_weight", self.prior_weight, 0)
         above("model.search.max_nats", self.max_nats, 0)
+        above("model.search.speech_nats", self.speech_nats, 0)
         at_least("model.search.examples", self.examples, 0)
         at_most("model.search.examples", self.examples, MAX_EXAMPLES)
 

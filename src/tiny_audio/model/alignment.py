@@ -78,13 +78,13 @@ def _join(
 ) -> list[AlignedWord]:
     """Join word pieces to words, at `each` seconds an audio token from `start` on, within a clip of `seconds`."""
 
-    def time(token: int) -> float:
-        return min(max(start + token * each, 0.0), seconds)
-
+    length = min(each, seconds)  # of a word, at least, though it was found in the silence before or after the clip
     left = iter(places)
     joined = []
     for text, word in zip(texts, words, strict=True):
         own = [next(left) for _ in word]
         weakest = min(piece.probability for piece in own)
-        joined.append(AlignedWord(text, time(own[0].start), time(own[-1].end), weakest))
+        begin = min(max(start + own[0].start * each, 0.0), seconds - length)
+        end = min(max(start + own[-1].end * each, begin + length), seconds)
+        joined.append(AlignedWord(text, begin, end, weakest))
     return joined

@@ -1,7 +1,7 @@
 """Transcripts by the joint search, of as many clips at once as there is memory for.
 
 `joint` searches, and `prefixes` scores. From noise, too, the search writes something. But CTC finds hardly any of it in
-the audio, and would not be surprised by silence: such a text is dropped.
+the audio, and, if it has heard noise in training, would not be surprised by silence: such a text is dropped.
 
 Dimensions: B clips, N_i decoder positions of a clip, T audio tokens of all clips, W decoder width.
 """
@@ -22,8 +22,6 @@ from .joint import Lexicon
 from .prefixes import PrefixScores
 
 logger = logging.getLogger(__name__)
-
-SURELY_SPEECH = 0.65  # nats per audio token: what silence costs CTC in nearly all speech; in noise 0.57 at most
 
 
 class JointSearch:
@@ -59,7 +57,7 @@ class JointSearch:
         Returns:
             The decoder's tokens of each clip, and whether the limit cut them off. A text whose word pieces cost CTC
             more than `search.max_nats` is replaced by an empty one, unless silence would cost CTC at least
-            `SURELY_SPEECH`; the first time a line is logged.
+            `search.speech_nats` for each audio token; the first time a line is logged.
         """
         lexicon, spoken = self._lexicon_of(search), tokens.split(counts)
         size = max(1, MAX_SCORES // (max(counts, default=1) * len(self.ctc.vocabulary)))
@@ -70,13 +68,14 @@ class JointSearch:
             scores = PrefixScores(log_probs, counts[some])
             found = self.decoder.search(clips[some], scores, lexicon, search, limits[some])
             silence = [-float(clip[:n, 0].mean()) for clip, n in zip(log_probs, counts[some], strict=True)]
-            written += [self._unless_noise(*one, search.max_nats) for one in zip(*found, silence, strict=True)]
+            written += [self._unless_noise(*one, search) for one in zip(*found, silence, strict=True)]
         return written
 
     def _unless_noise(
-        self, tokens: list[int], cut_off: bool, nats: float, silence: float, max_nats: float | None
+        self, tokens: list[int], cut_off: bool, nats: float, silence: float, search: SearchConfig
     ) -> tuple[list[int], bool]:
-        if max_nats is None or nats <= max_nats or silence >= SURELY_SPEECH:
+        surely = search.speech_nats is not None and silence >= search.speech_nats
+        if search.max_nats is None or nats <= search.max_nats or surely:
             return tokens, cut_off
         if not self._told:
             self._told = True
@@ -84,7 +83,7 @@ class JointSearch:
                 "A text is not written: CTC hardly finds it in the audio (%.1f nats per word piece, max_nats is %g). "
                 "It is noise, or the model has learned too little. Further ones are not told.",
                 nats,
-                max_nats,
+                search.max_nats,
             )
         return [], False
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..config import SearchConfig
 from ..data.loader import Batch
 from ..errors import UserError
-from ..lengths import FRAME_SECONDS, num_clip_frames
+from ..lengths import FRAME_SECONDS, SAMPLE_RATE
 from ..pieces import WordPieces
 from .alignment import AlignedWord, align_words
 from .ctc import CTCHead
@@ -286,7 +286,7 @@ class SpeechLLM(nn.Module):
         windows = self.encoder.windows_of(num_samples)
         projected, counts = self.audio_tokens(frames, [window.kept for window in windows])
         spans = [(-window.before * FRAME_SECONDS, (window.kept - window.before) * FRAME_SECONDS) for window in windows]
-        seconds = [num_clip_frames(n) * FRAME_SECONDS for n in num_samples.tolist()]
+        seconds = [n / SAMPLE_RATE for n in num_samples.tolist()]
         where = (projected.tokens, counts, spans, seconds, transcripts)
         return align_words(self.ctc, self._split, self.decoder.embed, *where)
 
