@@ -160,8 +160,9 @@ class SpeechEncoder(nn.Module, ABC):
     def window(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Return the waveforms (B, S) and lengths (B,) that the spectrogram is taken of."""
         windows = self.windows_of(num_samples)
-        samples = torch.tensor([window.whole for window in windows]) * FRAME_SAMPLES
-        return surround(waveforms, [window.before * FRAME_SAMPLES for window in windows], int(samples.max())), samples
+        samples = [window.whole * FRAME_SAMPLES for window in windows]
+        before = [window.before * FRAME_SAMPLES for window in windows]
+        return surround(waveforms, before, max(samples)), torch.tensor(samples)
 
     def windows_of(self, num_samples: Tensor) -> list[Window]:
         """Return what is encoded of clips of (B,) samples, and how many frames of it are kept."""
