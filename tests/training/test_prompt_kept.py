@@ -75,7 +75,7 @@ def test_it_evaluates_and_transcribes_as_when_it_was_trained(run, corpus, monkey
     rows = read_lines(run.parent / "transcripts.jsonl")
     recognizer = Recognizer(run / "final.pt", "cpu", decoding=Decoding(max_new_tokens=20, loop_guard=False))
     for row in rows:
-        assert recognizer.transcribe(corpus / row["name"]).text == row["hypothesis"]
+        assert recognizer.transcribe(corpus / row["name"]).text.split() == row["hypothesis"].split()
 
 
 def test_a_checkpoint_of_an_older_version_is_read_with_the_template_of_today(run, capsys):
