@@ -7,8 +7,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from .lengths import HOP_LENGTH, N_FFT, SAMPLE_RATE, num_mel_frames
+
+
+def surround(waveforms: Tensor, before: list[int], size: int) -> Tensor:
+    """Put silence before waveforms (B, S), `before` samples of each, and after them up to `size` samples."""
+    after = size - waveforms.shape[1]  # below 0: `pad` cuts zeros off
+    if not any(before):
+        return pad(waveforms, (0, after))
+    return torch.stack([pad(row, (start, after - start)) for row, start in zip(waveforms, before, strict=True)])
 
 
 class LogMel(nn.Module):

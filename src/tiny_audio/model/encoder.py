@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, pad, scaled_dot_product_attention
+from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers import AutoConfig, GlmAsrEncoder, PreTrainedModel
 from transformers.models.voxtral.modeling_voxtral import VoxtralEncoder
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -30,7 +30,7 @@ from ..lengths import (
     Window,
     window_of,
 )
-from ..mel import LogMel
+from ..mel import LogMel, surround
 from .device import upload
 from .kernels import Kernel
 from .packing import PACKED_ATTENTION, PackedLayout
@@ -61,8 +61,6 @@ CONVENTIONS = {
     "padded": f"{FRAMES_BEFORE} frames of silence before the clip, {FRAMES_AFTER_KEPT} of {FRAMES_AFTER} after it kept",
     "30s": "silence to 30 s, attention over the whole window, frames that hold any of the clip",
 }
-
-
 LAYERS = "; layers "  # in a convention, before the numbers of the layers whose outputs are joined
 
 
@@ -214,14 +212,6 @@ class SpeechEncoder(nn.Module, ABC):
         rows = torch.cat([torch.arange(n) + i * padded.shape[1] for i, n in enumerate(whole)])
         hidden = padded.flatten(0, 1).index_select(0, upload(rows, mel.device))[None]
         return hidden, PackedLayout.of(whole, mel.device, self.kernel), whole
-
-
-def surround(waveforms: Tensor, before: list[int], size: int) -> Tensor:
-    """Put silence before waveforms (B, S), `before` samples of each, and after them up to `size` samples."""
-    after = size - waveforms.shape[1]  # below 0: `pad` cuts zeros off
-    if not any(before):
-        return pad(waveforms, (0, after))
-    return torch.stack([pad(row, (start, after - start)) for row, start in zip(waveforms, before, strict=True)])
 
 
 def cut(frames: Iterable[Tensor], windows: list[Window]) -> Tensor:
