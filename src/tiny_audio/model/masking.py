@@ -11,6 +11,7 @@ from .device import upload
 
 HIDDEN_SPAN = 5  # audio tokens, 0.4 s at 12.5 a second: about a word, which the words around it allow to guess
 HIDDEN_FRAMES = 25  # the longest span of frames that is hidden: 0.5 s
+HIDDEN_SHARE = 0.2  # of a clip, at most in one span: a clip of one word keeps most of the word
 
 
 def mask_frames(frames: Tensor, lengths: Sequence[int], share: float, channel_share: float) -> Tensor:
@@ -43,9 +44,10 @@ def draw_hidden(counts: Sequence[int], share: float, longest: int = HIDDEN_SPAN)
     position holds nothing. The clip's mean, SpecAugment's other choice, would be scaled up to the size of a token. It
     would stand for something that was not said, and pass gradients to all tokens of the clip.
 
-    Gaps and spans alternate: spans have 1 to `longest` tokens, gaps at least one, geometrically distributed. A clip so
-    short that all of it would be hidden is not changed. The numbers are drawn from torch's generator on the CPU, so the
-    host does not wait for the device, and the choice is the same on every device.
+    Gaps and spans alternate: spans have 1 to `longest` tokens, gaps at least one, geometrically distributed. No span
+    hides more than `HIDDEN_SHARE` of a clip (SpecAugment's p), so of short clips less is hidden. The numbers are drawn
+    from torch's generator on the CPU, so the host does not wait for the device, and the choice is the same on every
+    device.
 
     Args:
         counts: audio tokens of each clip, adding up to T.
@@ -61,7 +63,9 @@ def draw_hidden(counts: Sequence[int], share: float, longest: int = HIDDEN_SPAN)
     gaps = torch.empty(pairs).geometric_(1 / gap).long()
     spans = torch.randint(1, longest + 1, (pairs,))
     ends = torch.stack((gaps, spans), dim=1).flatten().cumsum(0)  # of gap, span, gap, ...
-    hidden = torch.searchsorted(ends, torch.arange(before, before + num_tokens), right=True) % 2 == 1
-    for clip in hidden.split(list(counts)):
-        clip &= ~clip.all()
-    return hidden.nonzero().flatten()
+    places = torch.arange(before, before + num_tokens)
+    passed = torch.searchsorted(ends, places, right=True)  # gaps and spans that end before: odd within a span
+    since = places - torch.cat((ends.new_zeros(1), ends))[passed]  # tokens of this gap or span before this one
+    of_clip = torch.tensor(counts)
+    most = (HIDDEN_SHARE * of_clip).long().repeat_interleave(of_clip)
+    return ((passed % 2 == 1) & (since < most)).nonzero().flatten()
