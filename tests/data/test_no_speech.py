@@ -142,6 +142,14 @@ def test_a_run_counts_them_and_goes_on_to_the_bit(run_settings, tmp_path, monkey
         assert one == pytest.approx(other, rel=1e-3)
 
 
+def test_a_limit_for_models_that_have_heard_noise_is_questioned_without_it(run_settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    typed = ["train", *run_settings, "model.search.speech_nats=0.65", "training.max_steps=1"]
+    for share, questioned in ((0, True), (0.1, False)):
+        assert main([*typed, f"data.no_speech_share={share}", f"paths.output_dir={share}"]) == 0
+        assert ("Set model.search.speech_nats=null." in capsys.readouterr().err) == questioned
+
+
 def test_noise_is_heard_with_either_of_two(tmp_path: Path) -> None:
     assert DataConfig(noise_path="x", no_speech_share=0.1).noise_path == "x"
     with pytest.raises(ConfigError, match=r"x is used with data.augmentation=light or data.no_speech_share only"):

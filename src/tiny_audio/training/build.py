@@ -172,9 +172,15 @@ def load_data(config: Config, processes: Processes) -> tuple[list[Source], list[
                 as_drawn=not evaluation,
             )
 
+    given = config.model.checkpoint or config.model.projector_checkpoint
     sources = at_speeds(open_all(data.datasets, data.max_samples), data)
     if data.no_speech_share:
         sources.append(no_speech_source(sources, data, seed))
+    elif config.model.search.speech_nats is not None and given is None:
+        logger.warning(
+            "model.search.speech_nats tells speech from noise only for a model that has heard noise, and "
+            "data.no_speech_share is 0: text may be written from noise. Set model.search.speech_nats=null."
+        )
     eval_sources = open_all(data.eval_datasets, data.max_eval_samples, True) if data.eval_datasets else []
     for kind, opened in (("training", sources), ("evaluation", eval_sources)):
         for source in opened:
