@@ -40,7 +40,8 @@ def train(kind: str, seed: int, steps: int, folder: Path) -> None:
     """Train one projector in `folder`, unless that is done already; a run that was stopped goes on."""
     command = [sys.executable, "-c", "from tiny_audio.cli import main; raise SystemExit(main())", "train"]
     command += ["experiment=quickstart", f"model.projector_type={kind}", *SETTINGS[kind], f"training.seed={seed}"]
-    command += [f"training.max_steps={steps}", f"training.eval_steps={max(1, steps // 8)}", "data.cache_features=true"]
+    command += ["training.optimizer=adamw", "training.warmup_steps=100", f"training.max_steps={steps}"]
+    command += [f"training.eval_steps={max(1, steps // 8)}", "data.cache_features=true"]
     command += [
         f"training.save_steps={steps}",
         f"paths.output_dir={folder}",

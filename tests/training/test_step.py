@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clips import read_lines
 from runs import run_ta, watch_steps
 from tiny_audio.cli import main
-from tiny_audio.training import build
+from tiny_audio.training import optimizer
 from tiny_audio.training.loop import Trainer
 
 
@@ -63,7 +63,7 @@ def test_a_step_whose_gradient_is_not_finite_is_left_out_whole(
     if not reads_the_flag:
         adamw = torch.optim.AdamW
         monkeypatch.setattr(torch.optim, "AdamW", lambda *given, fused: adamw(*given, fused=False))
-        monkeypatch.setattr(build, "READ_THE_FLAG", ("cuda",))
+        monkeypatch.setattr(optimizer, "READ_THE_FLAG", ("cuda",))
     same = watch_steps(lambda step: step in (1, 2), monkeypatch.setattr)
     assert main(["train", *run_settings, "training.max_steps=5", "logging.log_steps=4", "training.eval_steps=5"]) == 0
     assert same == [False, True, True, False, False]

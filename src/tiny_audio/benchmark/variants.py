@@ -30,10 +30,10 @@ from ..lengths import FRAME_SAMPLES, MAX_CLIP_SECONDS, SAMPLE_RATE, align_sample
 from ..model.flops import Load
 from ..model.packing import PACKED_ATTENTION
 from ..model.speech_llm import Loss, SpeechLLM
-from ..training.build import build_optimizer
 from ..training.checkpoint import CheckpointFolder
 from ..training.console import Console
 from ..training.loop import Trainer
+from ..training.optimizer import build_optimizer
 from ..training.processes import Processes
 from ..training.state import RunState
 from ..training.tracking import Trackers
@@ -92,7 +92,10 @@ class Ours(Variant):
         size = len(batch)
         silent = LoggingConfig(use_wandb=False)  # nothing is logged
         config = Config(experiment="benchmark", training=TrainingConfig(batch_size=size), logging=silent)
-        prepared, optimizer = accelerator.prepare(model, build_optimizer(config, model))
+        weights, rate = model.named_parameters(), config.training.learning_rate
+        prepared, optimizer = accelerator.prepare(
+            model, build_optimizer(weights, config.training, rate, accelerator.mixed_precision)
+        )
         nowhere = Path("benchmark")  # nothing is ever written there
         self.trainer = Trainer(
             config=config,

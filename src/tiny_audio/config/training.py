@@ -8,6 +8,7 @@ from ..errors import ConfigError
 from .checks import above, at_least, choice, fraction
 
 SCHEDULES = ("cosine", "linear", "constant")
+OPTIMIZERS = ("adamw", "muon")
 METRICS = ("wer", "cer", "loss")
 CTC_WARMUP_STEPS = 500
 
@@ -30,7 +31,8 @@ class TrainingConfig:
     ctc_consistency_weight: float = 0.0  # of the agreement between two masked versions of each clip, in the warm-up
     ctc_min_count: int = 30  # occurrences of a word piece in the transcripts; rarer ones are split into smaller ones
     ctc_loss_weight: float = 0.3  # of the CTC loss that is added to the decoder's, after the CTC warm-up
-    weight_decay: float = 0.01  # of AdamW
+    optimizer: str = "adamw"  # muon: for the projector's matrices, and AdamW for all other weights
+    weight_decay: float = 0.01
     adam_beta1: float = 0.9  # decay of AdamW's mean of gradients
     adam_beta2: float = 0.95  # decay of AdamW's mean of squared gradients
     gradient_clip_norm: float | None = 1.0
@@ -73,6 +75,7 @@ class TrainingConfig:
         if not 0 <= self.min_learning_rate_ratio <= 1:
             ratio = self.min_learning_rate_ratio
             raise ConfigError(f"training.min_learning_rate_ratio must be between 0 and 1, got {ratio:g}.")
+        choice("training.optimizer", self.optimizer, OPTIMIZERS)
         choice("training.lr_schedule", self.lr_schedule, SCHEDULES)
         choice("training.metric_for_best", self.metric_for_best, METRICS)
 

@@ -36,13 +36,12 @@ from ..progress import Progress
 from ..text import is_unspaced
 from .console import format_count
 from .memory import is_out_of_memory
+from .optimizer import build_optimizer
 from .processes import Processes
 from .provenance import describe_run
 from .state import seed_step
 
 logger = logging.getLogger(__name__)
-
-READ_THE_FLAG = ("cpu", "cuda")  # devices where a fused AdamW skips the step if `found_inf` is 1
 
 # Environment variables of a launcher that are ignored, and our setting that applies instead.
 LAUNCHER = {
@@ -293,55 +292,19 @@ def usable_workers(num_workers: int) -> int:
     return min(num_workers, cores)
 
 
-def must_skip(optimizer: torch.optim.Optimizer, nonfinite: torch.Tensor) -> bool:
-    """Make the optimizer skip the next step if the gradient is not finite; return whether the caller must skip it.
-
-    A fused optimizer reads the flag on the device, as it reads the flag of a loss scaler, so the host need not wait
-    for it. Apple's kernel does not read the flag, so the host does.
-
-    Args:
-        optimizer: AdamW as `build_optimizer` makes it.
-        nonfinite: 1.0 or 0.0, on the device.
-    """
-    if nonfinite.device.type in READ_THE_FLAG:
-        optimizer.found_inf = nonfinite  # type: ignore[attr-defined]
-        return False
-    return bool(nonfinite)
-
-
-def build_optimizer(config: Config, model: SpeechLLM) -> torch.optim.Optimizer:
-    """AdamW (arXiv 1711.05101) over the weights that train, without weight decay on biases and norms.
-
-    It is fused: one kernel updates all weights, and skips the step if a flag on the device is set.
-    """
-    training = config.training
-    scale = (training.decoder_learning_rate or training.learning_rate) / training.learning_rate
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            decays = weight.ndim > 1 and not name.endswith("bias")
-            groups.setdefault((name.split(".")[0], decays), []).append(weight)
-    described = [
-        {
-            "params": weights,
-            "weight_decay": training.weight_decay if decays else 0.0,
-            "lr_scale": scale if part == "decoder" else 1.0,
-        }
-        for (part, decays), weights in groups.items()
-    ]
-    betas = (training.adam_beta1, training.adam_beta2)
-    return torch.optim.AdamW(described, training.learning_rate, betas, fused=True)
-
-
 def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator) -> tuple[nn.Module, Any]:
     """Copy or shard the model over the processes, and make the optimizer for this process's weights."""
-    several = accelerator.num_processes > 1
+    several, training = accelerator.num_processes > 1, config.training
+
+    def optimizer() -> torch.optim.Optimizer:
+        return build_optimizer(model.named_parameters(), training, training.learning_rate, accelerator.mixed_precision)
+
     if config.hardware.fsdp and several:
         shard(model)
-        return model, accelerator.prepare(build_optimizer(config, model))
+        return model, accelerator.prepare(optimizer())
     if config.hardware.fsdp:
         logger.warning("hardware.fsdp=true: with one process there is nothing to shard; start several with torchrun.")
-    prepared: tuple[nn.Module, Any] = accelerator.prepare(model, build_optimizer(config, model))
+    prepared: tuple[nn.Module, Any] = accelerator.prepare(model, optimizer())
     return prepared
 
 

@@ -27,10 +27,11 @@ from ..model.checkpointed import trained_weights
 from ..model.ctc import CTCLoss
 from ..model.speech_llm import SpeechLLM, Written
 from . import metrics
-from .build import must_skip, open_batches
+from .build import open_batches
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
+from .optimizer import build_optimizer, must_skip, refuse_another
 from .processes import Processes, StepInput
 from .state import RunState, rng_state, seed_step
 from .tracking import Trackers
@@ -148,12 +149,12 @@ class CTCWarmup:
         self.steps = config.training.num_ctc_steps
         self.processes = processes
         self.weights = [*model.projector.parameters(), *self.ctc.parameters()]
-        decayed = [w for w in self.weights if w.ndim > 1]
-        other = [w for w in self.weights if w.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.training.weight_decay}, {"params": other, "weight_decay": 0}]
-        betas = (self.training.adam_beta1, self.training.adam_beta2)
-        self.optimizer = torch.optim.AdamW(groups, self.training.ctc_learning_rate, betas, fused=True)
+        named = [(name, weight) for name, weight in model.named_parameters() if name.startswith(("projector.", "ctc."))]
+        self.optimizer = build_optimizer(
+            named, self.training, self.training.ctc_learning_rate, accelerator.mixed_precision
+        )
         if saved is not None:
+            refuse_another(saved["optimizer"], self.optimizer)
             self.optimizer.load_state_dict(saved["optimizer"])
         self.stop = StopRequest()
         self.clips_a_step = plan.batch_size * self.training.gradient_accumulation_steps * processes.count

@@ -34,11 +34,11 @@ from ..model.device import peak_flops
 from ..model.sharded import is_sharded, whole
 from ..model.speech_llm import Loss, SpeechLLM
 from . import metrics
-from .build import must_skip
 from .checkpoint import CheckpointFolder
 from .console import Console, format_metric, format_rate
 from .interrupt import StopRequest
 from .meter import Meter, StepProfiler
+from .optimizer import must_skip
 from .processes import Processes, StepInput
 from .ranking import rank, rank_saved, summarize
 from .state import RunState, rng_state, seed_step

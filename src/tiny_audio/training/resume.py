@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..files import locked, sweep_temporaries
 from ..model.sharded import shared_out
 from .checkpoint import CheckpointFolder, load_checkpoint
+from .optimizer import refuse_another
 from .processes import Processes
 from .state import RunState, set_rng_state
 
@@ -240,6 +241,7 @@ def warn_of_another_plan(state: RunState, plan: SamplingPlan) -> None:
 
 def _restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any) -> None:
     logger.info("Loading optimizer state...")
+    refuse_another(saved["optimizer"], optimizer)
     sizes = [
         [len(group["params"]) for group in o["param_groups"]] for o in (saved["optimizer"], optimizer.state_dict())
     ]

@@ -1,0 +1,145 @@
+"""Muon: its update against singular value decomposition, what it moves, and steps that must be left out."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from clips import read_lines
+from tiny_audio.cli import main
+from tiny_audio.config import Config, HardwareConfig, TrainingConfig
+from tiny_audio.errors import ConfigError
+from tiny_audio.training.ctc_warmup import CTCWarmup
+from tiny_audio.training.loop import Trainer
+from tiny_audio.training.optimizer import MOMENTUM, UPDATE_RMS, MuonAdamW, build_optimizer, orthogonalize
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (20, 60), (60, 20)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_finds_the_nearest_orthogonal_matrix(shape, dtype):
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    found = orthogonalize(matrix, dtype)
+    assert found.dtype == torch.float32
+    nearest = left @ right
+    along = left.mT @ found @ right.mT  # diagonal if the singular vectors are the same
+    assert torch.linalg.svdvals(found)[values > 0.05 * values.max()].sub(1).abs().max() < 0.4
+    assert (along - along.diagonal().diag()).abs().max() < 0.05
+    assert nn.functional.cosine_similarity(found.flatten(), nearest.flatten(), dim=0) > 0.95
+    assert not orthogonalize(torch.zeros(shape), dtype).any()
+
+
+def a_model() -> nn.ModuleDict:
+    torch.manual_seed(1)
+    conv = nn.Conv1d(4, 4, 3, groups=4)
+    return nn.ModuleDict(
+        {
+            "projector": nn.ModuleDict({"linear": nn.Linear(6, 4), "conv": conv, "queries": nn.Embedding(3, 4)}),
+            "decoder": nn.Linear(4, 4),
+        }
+    )
+
+
+def built(model: nn.Module, **settings) -> MuonAdamW:
+    training = TrainingConfig(optimizer="muon", learning_rate=0.01, weight_decay=0.1, **settings)
+    named = [(name.replace("queries.weight", "queries"), weight) for name, weight in model.named_parameters()]
+    found = build_optimizer(named, training, training.learning_rate, "no")
+    assert isinstance(found, MuonAdamW)
+    return found
+
+
+def test_only_the_projectors_matrices_are_moved_by_muon():
+    """Against the plain formula: mean of gradients, Nesterov, nearest orthogonal matrix; AdamW for all others."""
+    model = a_model()
+    plain = copy.deepcopy(model)
+    optimizer = built(model, decoder_learning_rate=0.02)
+    linear = model["projector"]["linear"].weight
+    assert [group["params"] for group in optimizer.param_groups if group["muon"]] == [[linear]]
+    assert {group["lr_scale"] for group in optimizer.param_groups} == {1.0, 2.0}
+    rest = torch.optim.AdamW([w for w in plain.parameters() if w.shape != linear.shape], 0.01, (0.9, 0.95))
+    decays = {id(w): 0.1 if w.ndim > 1 else 0.0 for group in rest.param_groups for w in group["params"]}
+    weights = rest.param_groups[0]["params"]
+    rest = torch.optim.AdamW([{"params": [w], "weight_decay": decays[id(w)]} for w in weights], 0.01, (0.9, 0.95))
+    mean, expected = torch.zeros_like(linear), linear.detach().clone()
+    for _ in range(5):
+        for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+            mine.grad = torch.randn_like(mine)
+            theirs.grad = mine.grad.clone()
+        mean = MOMENTUM * mean + (1 - MOMENTUM) * linear.grad
+        update = orthogonalize(MOMENTUM * mean + (1 - MOMENTUM) * linear.grad, torch.float32)
+        expected = expected * (1 - 0.01 * 0.1) - 0.01 * UPDATE_RMS * 6**0.5 * update
+        optimizer.step()
+        rest.step()
+    torch.testing.assert_close(linear.detach(), expected)
+    for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        if mine is not linear:
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_a_step_that_is_left_out_changes_nothing_and_a_copy_goes_on_alike():
+    model = a_model()
+    optimizer = built(model)
+
+    def step(of: nn.Module, by: MuonAdamW, seed: int, found: float) -> None:
+        torch.manual_seed(seed)
+        for weight in of.parameters():
+            weight.grad = torch.randn_like(weight) if not found else torch.full_like(weight, torch.nan)
+        by.found_inf = torch.tensor(found)
+        by.step()
+
+    step(model, optimizer, 0, 1.0)  # before there is any moment
+    step(model, optimizer, 1, 0.0)
+    before, moments = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    step(model, optimizer, 2, 1.0)
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+    for index, kept in optimizer.state_dict()["state"].items():
+        assert all(torch.equal(moments["state"][index][name], value) for name, value in kept.items())
+    other = a_model()
+    again = built(other)
+    other.load_state_dict(before)
+    again.load_state_dict(moments)
+    for seed in (3, 4):
+        step(model, optimizer, seed, 0.0)
+        step(other, again, seed, 0.0)
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_a_run_that_was_killed_goes_on_to_the_bit(run_settings, tmp_path, monkeypatch, capsys):
+    """In its warm-up and after it; and a checkpoint of Muon is not taken for one of AdamW."""
+    monkeypatch.chdir(tmp_path)
+    typed = ["train", *run_settings, "training.ctc_warmup_steps=4", "training.max_steps=4", "training.save_steps=2"]
+    typed += ["data.eval_datasets=[]", "logging.log_steps=1"]
+    muon = [*typed, "training.optimizer=muon"]
+
+    def losses(folder: str) -> list[tuple[int, float]]:
+        rows = read_lines(tmp_path / folder / "transcription/metrics.jsonl")
+        return [(row["step"], row[key]) for row in rows for key in ("ctc_warmup/loss", "train/loss") if key in row]
+
+    assert main([*muon, "paths.output_dir=whole"]) == 0
+    for part, position in ((CTCWarmup, "ctc_step"), (Trainer, "step")):
+        finish = part.finish_step
+
+        def killed(self, shown, finish=finish, position=position):
+            finish(self, shown)
+            if getattr(self.state, position) == 3:
+                raise ZeroDivisionError  # nothing is written any more, as after SIGKILL
+
+        with monkeypatch.context() as changed:
+            changed.setattr(part, "finish_step", killed)
+            with pytest.raises(ZeroDivisionError):
+                main([*muon, "paths.output_dir=killed"])
+        capsys.readouterr()
+        assert main([*typed, "training.optimizer=adamw", "paths.output_dir=killed"]) != 0
+        assert "the checkpoint's run had training.optimizer=muon" in capsys.readouterr().err
+    assert main([*muon, "paths.output_dir=killed"]) == 0
+    assert losses("killed") == losses("whole")
+    assert len(losses("whole")) == 8
+
+
+def test_sharded_matrices_are_refused():
+    with pytest.raises(ConfigError, match=r"training.optimizer=muon needs whole matrices"):
+        Config(training=TrainingConfig(optimizer="muon"), hardware=HardwareConfig(fsdp=True))
