@@ -63,9 +63,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     state = json.loads((folder / "quickstart/checkpoints/training_state.json").read_text())
     recognizer = Recognizer(folder / "quickstart/checkpoints/final.pt", device="cpu")
     dev = [json.loads(line) for line in (Path(SPEECH_DIR) / "dev.jsonl").read_text().splitlines()]
-    written = recognizer.transcribe_batch(
-        [load_audio(recording_at(Path(SPEECH_DIR) / row["audio"])) for row in dev], 16, 60
-    )
+    clips = [load_audio(recording_at(Path(SPEECH_DIR) / row["audio"])) for row in dev]
+    written = recognizer.transcribe_batch(clips, 16)
     errors, words = word_errors([row["text"] for row in dev], written)
     return {
         "parameters": sum(p.numel() for p in recognizer.model.projector.parameters()),

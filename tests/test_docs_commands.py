@@ -44,7 +44,7 @@ LEFT_OUT = {
     r"ta (serve|demo) .*|curl http://127\.0\.0\.1.*": STOPPED,
     r"benchmarks/gpu\.sh.*": "needs hours of a GPU: tests/gpu",
     r"recipes/three_stages\.sh": "takes a quarter of an hour",
-    r"python benchmarks/(projectors|data|streaming|serve_load)\.py.*": "takes minutes to hours",
+    r"python benchmarks/(projectors|warmup|data|streaming|serve_load)\.py.*": "takes minutes to hours",
     r"python benchmarks/(long_recordings|decoding|encoder|examples)\.py.*": "takes minutes to hours",
     r"ta (data check|train) --config-dir presets .*|ta train model\.encoder=Qwen/Qwen2-Audio-7B": PAGE,
     r"ta eval .*scoring=no-accents.*|ta train .*projector_type=pool": PAGE,

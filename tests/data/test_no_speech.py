@@ -145,6 +145,7 @@ def test_a_run_counts_them_and_goes_on_to_the_bit(run_settings, tmp_path, monkey
 def test_a_limit_for_models_that_have_heard_noise_is_questioned_without_it(run_settings, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     typed = ["train", *run_settings, "model.search.speech_nats=0.65", "training.max_steps=1"]
+    typed += ["model.search.beams=2", "model.search.max_nats=1.5", "training.ctc_loss_weight=0.3"]
     for share, questioned in ((0, True), (0.1, False)):
         assert main([*typed, f"data.no_speech_share={share}", f"paths.output_dir={share}"]) == 0
         assert ("Set model.search.speech_nats=null." in capsys.readouterr().err) == questioned

@@ -38,7 +38,7 @@ WAYS = {
     "flash_attn": ["hardware.attention=flash_attn", "hardware.mixed_precision=bf16"],
     "workers": ["data.num_workers=2", "training.gradient_accumulation_steps=2", "data.augmentation=light"],
     "cuda_graph": ["hardware.cuda_graph=true"],
-    "cached": ["data.cache_features=true"],
+    "cached": ["data.cache_features=true", "training.optimizer=muon"],
     "preflight": ["training.max_steps=100", "training.eval_steps=100", "training.save_steps=100"],
 }
 

@@ -6,15 +6,25 @@ import copy
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from clips import read_lines
 from tiny_audio.cli import main
-from tiny_audio.config import Config, HardwareConfig, TrainingConfig
-from tiny_audio.errors import ConfigError
+from tiny_audio.config import PROJECTORS, Config, HardwareConfig, ProjectorConfig, TrainingConfig
+from tiny_audio.errors import UserError
+from tiny_audio.model.projectors import build_projector
+from tiny_audio.training.build import start_accelerator
 from tiny_audio.training.ctc_warmup import CTCWarmup
 from tiny_audio.training.loop import Trainer
-from tiny_audio.training.optimizer import MOMENTUM, UPDATE_RMS, MuonAdamW, build_optimizer, orthogonalize
+from tiny_audio.training.optimizer import (
+    MOMENTUM,
+    UPDATE_RMS,
+    MuonAdamW,
+    build_optimizer,
+    orthogonalize,
+    refuse_another,
+)
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (20, 60), (60, 20)])
@@ -31,25 +41,44 @@ def test_it_finds_the_nearest_orthogonal_matrix(shape, dtype):
     assert (along - along.diagonal().diag()).abs().max() < 0.05
     assert nn.functional.cosine_similarity(found.flatten(), nearest.flatten(), dim=0) > 0.95
     assert not orthogonalize(torch.zeros(shape), dtype).any()
+    each = torch.stack((matrix, 3 * matrix.flip(0), torch.zeros(shape)))
+    for one, of_several in zip(each, orthogonalize(each, dtype), strict=True):
+        torch.testing.assert_close(of_several, orthogonalize(one, dtype), atol=0.02, rtol=0)
+
+
+class Linear(nn.Module):
+    """A projector with a matrix, a convolution, and a matrix that is none of its products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.conv = nn.Linear(6, 4), nn.Conv1d(4, 4, 3, groups=4)
+        self.queries = nn.Parameter(torch.randn(3, 4))
+
+    def matrices(self) -> list[nn.Parameter]:
+        return [self.linear.weight]
 
 
 def a_model() -> nn.ModuleDict:
     torch.manual_seed(1)
-    conv = nn.Conv1d(4, 4, 3, groups=4)
-    return nn.ModuleDict(
-        {
-            "projector": nn.ModuleDict({"linear": nn.Linear(6, 4), "conv": conv, "queries": nn.Embedding(3, 4)}),
-            "decoder": nn.Linear(4, 4),
-        }
-    )
+    return nn.ModuleDict({"projector": Linear(), "decoder": nn.Linear(4, 4)})
 
 
 def built(model: nn.Module, **settings) -> MuonAdamW:
     training = TrainingConfig(optimizer="muon", learning_rate=0.01, weight_decay=0.1, **settings)
-    named = [(name.replace("queries.weight", "queries"), weight) for name, weight in model.named_parameters()]
-    found = build_optimizer(named, training, training.learning_rate, "no")
+    found = build_optimizer(model, training, training.learning_rate, "no")
     assert isinstance(found, MuonAdamW)
     return found
+
+
+@pytest.mark.parametrize("kind", PROJECTORS)
+def test_muon_moves_nearly_all_of_every_projector_but_no_gates(kind):
+    config = ProjectorConfig(expert_dim=32, num_heads=2)
+    projector = build_projector(kind, config, 48, 64)
+    matrices = projector.matrices()
+    assert all(weight.ndim >= 2 and min(weight.shape[-2:]) > 8 for weight in matrices)
+    assert len({id(weight) for weight in matrices} & {id(weight) for weight in projector.parameters()}) == len(matrices)
+    moved = sum(weight.numel() for weight in matrices)
+    assert moved > 0.9 * sum(weight.numel() for weight in projector.parameters())
 
 
 def test_only_the_projectors_matrices_are_moved_by_muon():
@@ -57,7 +86,7 @@ def test_only_the_projectors_matrices_are_moved_by_muon():
     model = a_model()
     plain = copy.deepcopy(model)
     optimizer = built(model, decoder_learning_rate=0.02)
-    linear = model["projector"]["linear"].weight
+    linear = model["projector"].linear.weight
     assert [group["params"] for group in optimizer.param_groups if group["muon"]] == [[linear]]
     assert {group["lr_scale"] for group in optimizer.param_groups} == {1.0, 2.0}
     rest = torch.optim.AdamW([w for w in plain.parameters() if w.shape != linear.shape], 0.01, (0.9, 0.95))
@@ -136,10 +165,22 @@ def test_a_run_that_was_killed_goes_on_to_the_bit(run_settings, tmp_path, monkey
         assert main([*typed, "training.optimizer=adamw", "paths.output_dir=killed"]) != 0
         assert "the checkpoint's run had training.optimizer=muon" in capsys.readouterr().err
     assert main([*muon, "paths.output_dir=killed"]) == 0
+    assert main([*typed, "training.optimizer=adamw", "paths.output_dir=killed"]) == 0
+    assert "nothing is left to train" in capsys.readouterr().err
     assert losses("killed") == losses("whole")
     assert len(losses("whole")) == 8
 
 
-def test_sharded_matrices_are_refused():
-    with pytest.raises(ConfigError, match=r"training.optimizer=muon needs whole matrices"):
-        Config(training=TrainingConfig(optimizer="muon"), hardware=HardwareConfig(fsdp=True))
+def test_a_state_of_other_weights_is_refused():
+    """Such as that of a warm-up which an earlier version stopped: it had two groups."""
+    optimizer = torch.optim.AdamW([{"params": [torch.zeros(2)]}, {"params": [torch.zeros(3)]}])
+    saved = torch.optim.AdamW([{"params": [torch.zeros(2), torch.zeros(3)]}]).state_dict()
+    with pytest.raises(UserError, match="trained other parts"):
+        refuse_another(saved, optimizer)
+
+
+def test_sharded_matrices_are_refused(monkeypatch):
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    config = Config(training=TrainingConfig(optimizer="muon"), hardware=HardwareConfig(fsdp=True, device="cpu"))
+    with pytest.raises(UserError, match=r"training.optimizer=muon needs whole matrices"):
+        start_accelerator(config)

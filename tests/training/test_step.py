@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clips import read_lines
 from runs import run_ta, watch_steps
 from tiny_audio.cli import main
-from tiny_audio.training import optimizer
+from tiny_audio.training import optimizer as optimizer_module
 from tiny_audio.training.loop import Trainer
 
 
@@ -27,11 +27,11 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mosa", "qformer")]
+SLOW = [pytest.param(kind, "muon", marks=pytest.mark.slow) for kind in ("mosa", "qformer")]
 
 
-@pytest.mark.parametrize("kind", ["mlp", "moe", *SLOW])
-def test_the_host_reads_no_number_in_a_step(run_settings, kind, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("kind", "optimizer"), [("mlp", "adamw"), ("moe", "muon"), *SLOW])
+def test_the_host_reads_no_number_in_a_step(run_settings, kind, optimizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     counted, step = [], Trainer.train_step
 
@@ -43,6 +43,7 @@ def test_the_host_reads_no_number_in_a_step(run_settings, kind, tmp_path, monkey
 
     monkeypatch.setattr(Trainer, "train_step", watched)
     small = ["model.projector_config.expert_dim=32", "model.projector_config.num_heads=2"]
+    small.append(f"training.optimizer={optimizer}")
     settings = [*small, f"model.projector_type={kind}", "training.max_steps=3", "data.eval_datasets=[]"]
     assert main(["train", *run_settings, *settings]) == 0
     assert counted == [0, 0, 0]
@@ -63,7 +64,7 @@ def test_a_step_whose_gradient_is_not_finite_is_left_out_whole(
     if not reads_the_flag:
         adamw = torch.optim.AdamW
         monkeypatch.setattr(torch.optim, "AdamW", lambda *given, fused: adamw(*given, fused=False))
-        monkeypatch.setattr(optimizer, "READ_THE_FLAG", ("cuda",))
+        monkeypatch.setattr(optimizer_module, "READ_THE_FLAG", ("cuda",))
     same = watch_steps(lambda step: step in (1, 2), monkeypatch.setattr)
     assert main(["train", *run_settings, "training.max_steps=5", "logging.log_steps=4", "training.eval_steps=5"]) == 0
     assert same == [False, True, True, False, False]

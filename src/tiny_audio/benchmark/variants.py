@@ -92,10 +92,9 @@ class Ours(Variant):
         size = len(batch)
         silent = LoggingConfig(use_wandb=False)  # nothing is logged
         config = Config(experiment="benchmark", training=TrainingConfig(batch_size=size), logging=silent)
-        weights, rate = model.named_parameters(), config.training.learning_rate
-        prepared, optimizer = accelerator.prepare(
-            model, build_optimizer(weights, config.training, rate, accelerator.mixed_precision)
-        )
+        training = config.training
+        optimizer = build_optimizer(model, training, training.learning_rate, accelerator.mixed_precision)
+        prepared, optimizer = accelerator.prepare(model, optimizer)
         nowhere = Path("benchmark")  # nothing is ever written there
         self.trainer = Trainer(
             config=config,

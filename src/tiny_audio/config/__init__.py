@@ -84,11 +84,6 @@ class Config:
                 "model.frame_masking=0.1 (or model.channel_masking, or model.projector_config.dropout)."
             )
 
-        if self.hardware.fsdp and self.training.optimizer == "muon":
-            raise ConfigError(
-                "training.optimizer=muon needs whole matrices, which hardware.fsdp=true divides; use adamw."
-            )
-
     def to_dict(self) -> dict[str, Any]:
         """Return nested dicts and lists, as they are written to `config.yaml` and into checkpoints."""
         return asdict(self)

@@ -32,7 +32,7 @@ class TrainingConfig:
     ctc_min_count: int = 30  # occurrences of a word piece in the transcripts; rarer ones are split into smaller ones
     ctc_loss_weight: float = 0.3  # of the CTC loss that is added to the decoder's, after the CTC warm-up
     optimizer: str = "adamw"  # muon: for the projector's matrices, and AdamW for all other weights
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of all weights but biases and norms
     adam_beta1: float = 0.9  # decay of AdamW's mean of gradients
     adam_beta2: float = 0.95  # decay of AdamW's mean of squared gradients
     gradient_clip_norm: float | None = 1.0

@@ -66,6 +66,6 @@ def draw_hidden(counts: Sequence[int], share: float, longest: int = HIDDEN_SPAN)
     places = torch.arange(before, before + num_tokens)
     passed = torch.searchsorted(ends, places, right=True)  # gaps and spans that end before: odd within a span
     since = places - torch.cat((ends.new_zeros(1), ends))[passed]  # tokens of this gap or span before this one
-    of_clip = torch.tensor(counts)
+    of_clip = torch.tensor(counts, dtype=torch.long)
     most = (HIDDEN_SHARE * of_clip).long().repeat_interleave(of_clip)
     return ((passed % 2 == 1) & (since < most)).nonzero().flatten()

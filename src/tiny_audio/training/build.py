@@ -79,6 +79,8 @@ def start_accelerator(config: Config) -> Accelerator:
         dynamo_plugin=TorchDynamoPlugin(backend="no"),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=hardware.setup_timeout_minutes))],
     )
+    if hardware.fsdp and accelerator.num_processes > 1 and config.training.optimizer == "muon":
+        raise UserError("training.optimizer=muon needs whole matrices, which hardware.fsdp=true divides; use adamw.")
     if not accelerator.is_main_process:
         logging.getLogger("tiny_audio").setLevel(logging.ERROR)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -171,11 +173,10 @@ def load_data(config: Config, processes: Processes) -> tuple[list[Source], list[
                 as_drawn=not evaluation,
             )
 
-    given = config.model.checkpoint or config.model.projector_checkpoint
     sources = at_speeds(open_all(data.datasets, data.max_samples), data)
     if data.no_speech_share:
         sources.append(no_speech_source(sources, data, seed))
-    elif config.model.search.speech_nats is not None and given is None:
+    elif lets_speech_through(config):
         logger.warning(
             "model.search.speech_nats tells speech from noise only for a model that has heard noise, and "
             "data.no_speech_share is 0: text may be written from noise. Set model.search.speech_nats=null."
@@ -188,6 +189,13 @@ def load_data(config: Config, processes: Processes) -> tuple[list[Source], list[
             text = "" if known == 0 else f", {'a column' if known is None else format(known, ',')} of contexts"
             logger.info("%s: %s clips, %s for %s%s", source.name, f"{len(source):,}", hours, kind, text)
     return sources, eval_sources
+
+
+def lets_speech_through(config: Config) -> bool:
+    """Whether `search.speech_nats` decides what a new model writes."""
+    model, search = config.model, config.model.search
+    given = model.checkpoint or model.projector_checkpoint or config.training.resume_from_checkpoint
+    return given is None and search.beams > 1 and search.max_nats is not None and search.speech_nats is not None
 
 
 def describe(config: Config, model: SpeechLLM, sources: Sequence[Source], accelerator: Accelerator) -> dict[str, Any]:
@@ -297,7 +305,7 @@ def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator) -> tu
     several, training = accelerator.num_processes > 1, config.training
 
     def optimizer() -> torch.optim.Optimizer:
-        return build_optimizer(model.named_parameters(), training, training.learning_rate, accelerator.mixed_precision)
+        return build_optimizer(model, training, training.learning_rate, accelerator.mixed_precision)
 
     if config.hardware.fsdp and several:
         shard(model)

@@ -149,9 +149,8 @@ class CTCWarmup:
         self.steps = config.training.num_ctc_steps
         self.processes = processes
         self.weights = [*model.projector.parameters(), *self.ctc.parameters()]
-        named = [(name, weight) for name, weight in model.named_parameters() if name.startswith(("projector.", "ctc."))]
         self.optimizer = build_optimizer(
-            named, self.training, self.training.ctc_learning_rate, accelerator.mixed_precision
+            model, self.training, self.training.ctc_learning_rate, accelerator.mixed_precision, ("projector", "ctc")
         )
         if saved is not None:
             refuse_another(saved["optimizer"], self.optimizer)

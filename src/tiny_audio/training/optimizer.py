@@ -7,7 +7,7 @@ networks", 2024; with the step size of Liu et al., arXiv 2502.16982, so that Ada
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from ..config import TrainingConfig
 from ..errors import UserError
+from ..model.speech_llm import SpeechLLM
 
 READ_THE_FLAG = ("cpu", "cuda")  # devices where a fused AdamW skips the step if `found_inf` is 1
+
+PARTS = ("projector", "ctc", "decoder")  # of `SpeechLLM`, which may train
 
 MOMENTUM = 0.95  # of Muon
 UPDATE_RMS = 0.2  # root mean square of AdamW's updates, in learning rates, as measured by Liu et al.
@@ -25,28 +28,27 @@ ITERATIONS = 5
 
 
 def build_optimizer(
-    named: Iterable[tuple[str, nn.Parameter]], training: TrainingConfig, rate: float, precision: str
+    model: SpeechLLM, training: TrainingConfig, rate: float, precision: str, parts: Sequence[str] = PARTS
 ) -> torch.optim.Optimizer:
     """Return the optimizer of `training.optimizer` for the weights that train, in groups.
 
-    Biases and norms have no weight decay. The group of the decoder's weights has their learning rate, as a multiple
-    of the others', in `lr_scale`. It is fused: one kernel updates all weights, and skips the step if a flag on the
-    device is set (`must_skip`).
+    Biases and norms have no weight decay. `lr_scale` is a group's learning rate as a multiple of `rate`.
 
     Args:
-        named: weights and their names in `SpeechLLM`.
+        model: whose weights train.
         training: settings.
         rate: the peak of the learning rate.
         precision: of the run, bf16, fp16 or no; Muon's products are computed in bf16 or fp32.
+        parts: of the model that train.
     """
     muon = training.optimizer == "muon"
+    matrices = {id(weight) for weight in model.projector.matrices()} if muon else set()
     groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
-    for name, weight in named:
-        if weight.requires_grad:
-            part, last = name.split(".")[0], name.split(".")[-1]
-            matrix = muon and part == "projector" and weight.ndim == 2 and last == "weight"
+    for name, weight in model.named_parameters():
+        part = name.split(".")[0]
+        if weight.requires_grad and part in parts:
             decays = weight.ndim > 1 and not name.endswith("bias")
-            groups.setdefault((part, decays, matrix), []).append(weight)
+            groups.setdefault((part, decays, id(weight) in matrices), []).append(weight)
     scale = (training.decoder_learning_rate or training.learning_rate) / training.learning_rate
     described = [
         {
@@ -80,24 +82,25 @@ def must_skip(optimizer: torch.optim.Optimizer, nonfinite: Tensor) -> bool:
 
 
 def refuse_another(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Refuse the state of a checkpoint that another optimizer wrote.
+    """Refuse the state of a checkpoint that another optimizer wrote, or one of other weights.
 
     Raises:
-        UserError: one is AdamW and the other is Muon.
+        UserError: it is; says what to do.
     """
-    theirs, ours = (
-        "muon" if any("muon" in group for group in groups) else "adamw"
-        for groups in (saved["param_groups"], optimizer.param_groups)
-    )
-    if theirs != ours:
+    fresh = "set another paths.output_dir for a new run, which model.checkpoint starts from the checkpoint's weights."
+    theirs, ours = saved["param_groups"], optimizer.param_groups
+    names = ["muon" if any("muon" in group for group in groups) else "adamw" for groups in (theirs, ours)]
+    if names[0] != names[1]:
         raise UserError(
-            f"the checkpoint's run had training.optimizer={theirs}, and this one has {ours}; set it to {theirs}, or "
-            "start from the checkpoint's weights: name it as model.checkpoint and set another paths.output_dir."
+            f"the checkpoint's run had training.optimizer={names[0]}, and this one has {names[1]}; set "
+            f"training.optimizer={names[0]} to go on, or {fresh}"
         )
+    if [len(group["params"]) for group in theirs] != [len(group["params"]) for group in ours]:
+        raise UserError(f"the checkpoint's run trained other parts (projector, LoRA, decoder) than this one; {fresh}")
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """AdamW, fused, except for groups with `muon`: their weights (m, n) are moved by Muon.
+    """AdamW, fused, except for groups with `muon`: their weights (..., m, n) are moved by Muon.
 
     Muon averages the gradients and moves a matrix by the nearest orthogonal one, so all its directions learn equally
     fast, also those whose gradients are small.
@@ -129,7 +132,7 @@ class MuonAdamW(torch.optim.AdamW):
                 self._move_matrices(group, getattr(self, "found_inf", None))
 
     def _move_matrices(self, group: dict[str, Any], found_inf: Tensor | None) -> None:
-        moved = 1.0 if found_inf is None else 1 - found_inf
+        moved = 1.0 if found_inf is None else (found_inf == 0).float()
         rate = group["lr"] * moved
         for weight in group["params"]:
             if weight.grad is None:
@@ -145,17 +148,16 @@ class MuonAdamW(torch.optim.AdamW):
             mean.lerp_(gradient, 1 - MOMENTUM)
             update = orthogonalize(gradient.lerp(mean, MOMENTUM), self.dtype)  # Nesterov's momentum
             weight.mul_(1 - rate * group["weight_decay"])
-            weight.sub_(update * (rate * UPDATE_RMS * math.sqrt(max(weight.shape))))
+            weight.sub_(update * (rate * UPDATE_RMS * math.sqrt(max(weight.shape[-2:]))))
 
 
-def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a matrix (m, n) with the same singular vectors, and all singular values near 1 (Newton-Schulz)."""
+def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return matrices (..., m, n) with the same singular vectors, and singular values near 1 (Newton-Schulz)."""
     a, b, c = QUINTIC
-    wide = matrix.to(dtype)
-    if matrix.shape[0] > matrix.shape[1]:
-        wide = wide.mT
-    wide = wide / wide.norm().clamp(min=1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = (matrices.mT if tall else matrices).to(dtype)
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(ITERATIONS):
         gram = wide @ wide.mT
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    return (wide.mT if matrix.shape[0] > matrix.shape[1] else wide).to(matrix.dtype)
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return (wide.mT if tall else wide).to(matrices.dtype)

@@ -242,14 +242,6 @@ def warn_of_another_plan(state: RunState, plan: SamplingPlan) -> None:
 def _restore(saved: dict[str, Any], accelerator: Accelerator, optimizer: Any) -> None:
     logger.info("Loading optimizer state...")
     refuse_another(saved["optimizer"], optimizer)
-    sizes = [
-        [len(group["params"]) for group in o["param_groups"]] for o in (saved["optimizer"], optimizer.state_dict())
-    ]
-    if sizes[0] != sizes[1]:
-        raise UserError(
-            "the checkpoint's run trained other parts (projector, LoRA, decoder) than this one; to start from its "
-            "weights, name it as model.checkpoint and set another paths.output_dir."
-        )
     moments = saved["optimizer"]["state"]
     for theirs, ours in zip(saved["optimizer"]["param_groups"], optimizer.param_groups, strict=True):
         for index, weight in zip(theirs["params"], ours["params"], strict=True):

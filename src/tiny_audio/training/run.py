@@ -239,18 +239,18 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
         projector_trains = parts.texts is None and not config.model.freeze_projector
         model.ctc_weight = training.ctc_loss_weight if projector_trains else 0.0
         model.ctc.requires_grad_(model.ctc_weight > 0)
-    prepared, optimizer = distribute(config, model, accelerator)
-    if parts.saved is not None and parts.saved["optimizer"] is not None:
-        restore(parts.saved, state, accelerator, optimizer, plan, parts.batches.start)
-    elif not parts.warming:  # after the warm-up, before the first save
-        warn_of_another_plan(state, plan)
-    parts.saved = None  # releases the file
     if state.step >= training.max_steps and (parts.evaluate is None or state.evaluated_step == state.step):
         logger.info("Step %d: nothing is left to train; raise training.max_steps to continue.", state.step)
         if processes.is_main:  # the metric may have changed
             skipped = parts.skips.counts.total()
             parts.folder.write_state(summarize(config, state, parts.folder, parts.description, skipped))
         return
+    prepared, optimizer = distribute(config, model, accelerator)
+    if parts.saved is not None and parts.saved["optimizer"] is not None:
+        restore(parts.saved, state, accelerator, optimizer, plan, parts.batches.start)
+    elif not parts.warming:  # after the warm-up, before the first save
+        warn_of_another_plan(state, plan)
+    parts.saved = None  # releases the file
     state.plan_fingerprint = plan.fingerprint
     per_step = training.batch_size * training.gradient_accumulation_steps * processes.count
     epochs = plan.epoch(training.max_steps * per_step)

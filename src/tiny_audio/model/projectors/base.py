@@ -65,6 +65,10 @@ class Projector(nn.Module, ABC):
         self.encoder_dim = encoder_dim
         self.decoder_dim = decoder_dim
 
+    def matrices(self) -> list[Tensor]:
+        """Return the weights (..., m, n) that are products with the input: what Muon moves, without gates."""
+        return [module.weight for module in self.modules() if isinstance(module, nn.Linear)]
+
     @abstractmethod
     def num_tokens(self, num_frames: int) -> int:
         """Return how many audio tokens a clip of `num_frames` encoder frames has."""

@@ -42,6 +42,10 @@ class MoEProjector(Projector):
         for weight in (self.up, self.down):  # as `nn.Linear` initializes
             nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
 
+    def matrices(self) -> list[Tensor]:
+        """Return the experts' weights."""
+        return [self.up, self.down]
+
     def num_tokens(self, num_frames: int) -> int:
         """See `Projector.num_tokens`."""
         return num_stacked_tokens(num_frames, self.config.frame_stack)

@@ -38,6 +38,10 @@ class MOSAProjector(Projector):
         with torch.no_grad():  # each expert is initialized as its own layer, not as a part of a wider one
             self.down.weight.mul_(self.num_experts**0.5)
 
+    def matrices(self) -> list[Tensor]:
+        """Return the experts' weights."""
+        return [self.up.weight, self.down.weight]
+
     def num_tokens(self, num_frames: int) -> int:
         """See `Projector.num_tokens`."""
         return num_stacked_tokens(num_frames, self.config.frame_stack)
