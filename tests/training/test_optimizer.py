@@ -14,7 +14,9 @@ from tiny_audio.cli import main
 from tiny_audio.config import PROJECTORS, Config, HardwareConfig, ProjectorConfig, TrainingConfig
 from tiny_audio.errors import UserError
 from tiny_audio.model.projectors import build_projector
+from tiny_audio.training import build as build_module
 from tiny_audio.training.build import start_accelerator
+from tiny_audio.training.checkpoint import load_checkpoint
 from tiny_audio.training.ctc_warmup import CTCWarmup
 from tiny_audio.training.loop import Trainer
 from tiny_audio.training.optimizer import (
@@ -56,6 +58,9 @@ class Linear(nn.Module):
 
     def matrices(self) -> list[nn.Parameter]:
         return [self.linear.weight]
+
+    def output_layer(self) -> list[nn.Parameter]:
+        return [self.linear.weight, self.linear.bias]
 
 
 def a_model() -> nn.ModuleDict:
@@ -107,6 +112,63 @@ def test_only_the_projectors_matrices_are_moved_by_muon():
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         if mine is not linear:
             torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("kind", PROJECTORS)
+def test_a_multiple_of_the_output_layer_gives_that_multiple_of_the_output(kind):
+    torch.manual_seed(0)
+    projector = build_projector(kind, ProjectorConfig(expert_dim=32, num_heads=2), 48, 64).eval()
+    frames, lengths = torch.randn(140, 48), [100, 40]
+    before = projector(frames, lengths).tokens
+    with torch.no_grad():
+        for weight in projector.output_layer():
+            weight.mul_(0.1)
+    torch.testing.assert_close(projector(frames, lengths).tokens, 0.1 * before)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_output_layer_that_was_scaled_learns_as_if_the_output_were(optimizer):
+    """Against a model whose output is multiplied in its forward pass: the same outputs, step for step."""
+    gain, plain, scaled = 0.1, a_model(), a_model()
+    training = TrainingConfig(optimizer=optimizer, learning_rate=0.01, weight_decay=0.0)
+    with torch.no_grad():
+        for weight in scaled["projector"].output_layer():
+            weight.mul_(gain)
+    optimizers = [
+        build_optimizer(model, training, 0.01, "no", output_gain=of) for model, of in ((plain, 1.0), (scaled, gain))
+    ]
+    for group in (group for one in optimizers for group in one.param_groups):
+        group["lr"] *= group["lr_scale"]  # as `Trainer` does
+    for step in range(20):
+        torch.manual_seed(step)
+        clips, wanted = torch.randn(8, 6), torch.randn(8, 4)
+        outputs = [gain * plain["projector"].linear(clips), scaled["projector"].linear(clips)]
+        torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
+        for output, one in zip(outputs, optimizers, strict=True):
+            (output - wanted).square().mean().backward()
+            one.step()
+            one.zero_grad()
+
+
+def test_the_gain_is_kept_for_later_parts_and_later_runs(run_settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = ["train", *run_settings, "training.max_steps=2", "data.eval_datasets=[]", "training.save_steps=1"]
+    built = []
+    build = build_module.build_optimizer
+
+    def watched(model, training, rate, precision, **more):
+        built.append(more["output_gain"])
+        return build(model, training, rate, precision, **more)
+
+    monkeypatch.setattr(build_module, "build_optimizer", watched)
+    assert main([*typed, "training.ctc_warmup_steps=2", "paths.output_dir=first"]) == 0
+    checkpoints = tmp_path / "first/transcription/checkpoints"
+    assert load_checkpoint(checkpoints / "final.pt")["state"]["output_gain"] == built[0] != 1
+    resumed = f"training.resume_from_checkpoint={checkpoints / 'checkpoint-step-1.pt'}"
+    assert main([*typed, "training.ctc_warmup_steps=2", resumed, "paths.output_dir=resumed"]) == 0
+    assert main([*typed, f"model.projector_checkpoint={checkpoints / 'final.pt'}", "paths.output_dir=second"]) == 0
+    assert main([*typed, "training.ctc_warmup_steps=0", "paths.output_dir=cold"]) == 0
+    assert built == [built[0]] * 3 + [1.0]
 
 
 def test_a_step_that_is_left_out_changes_nothing_and_a_copy_goes_on_alike():

@@ -300,12 +300,13 @@ def usable_workers(num_workers: int) -> int:
     return min(num_workers, cores)
 
 
-def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator) -> tuple[nn.Module, Any]:
+def distribute(config: Config, model: SpeechLLM, accelerator: Accelerator, output_gain: float) -> tuple[nn.Module, Any]:
     """Copy or shard the model over the processes, and make the optimizer for this process's weights."""
     several, training = accelerator.num_processes > 1, config.training
 
     def optimizer() -> torch.optim.Optimizer:
-        return build_optimizer(model, training, training.learning_rate, accelerator.mixed_precision)
+        precision = accelerator.mixed_precision
+        return build_optimizer(model, training, training.learning_rate, precision, output_gain=output_gain)
 
     if config.hardware.fsdp and several:
         shard(model)

@@ -50,7 +50,7 @@ def calibration_draws(plan: SamplingPlan) -> list[Draw]:
     return plan.draws(0, CLIPS)
 
 
-def calibrate(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) -> None:
+def calibrate(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) -> float:
     """Scale a new projector so that its output has the size of the decoder's own embeddings.
 
     It reads the first clips of the run, in the order of the draws, one by one. The projector is thus the same for any
@@ -60,8 +60,11 @@ def calibrate(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) -> Non
         model: on its device.
         plan: of the run.
         dataset: the clips that the plan draws from.
+
+    Returns:
+        By what the output was multiplied.
     """
-    model.projector.calibrate(_frames_of_each(model, plan, dataset), model.decoder.embedding_rms)
+    return model.projector.calibrate(_frames_of_each(model, plan, dataset), model.decoder.embedding_rms)
 
 
 def _frames_of_each(model: SpeechLLM, plan: SamplingPlan, dataset: ClipDataset) -> Iterator[tuple[Tensor, list[int]]]:
@@ -280,7 +283,8 @@ class CTCWarmup:
         if shown:
             self.console.step(step, shown)
         if step >= self.steps:
-            calibrate(self.model, self.plan, self.dataset)  # CTC reads cosines: they do not fix the tokens' size
+            # CTC reads cosines: they do not fix the tokens' size.
+            self.state.output_gain = calibrate(self.model, self.plan, self.dataset)
         if step >= self.steps or step % self.training.save_steps == 0:
             self.save()
 

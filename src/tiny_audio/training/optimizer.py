@@ -28,11 +28,21 @@ ITERATIONS = 5
 
 
 def build_optimizer(
-    model: SpeechLLM, training: TrainingConfig, rate: float, precision: str, parts: Sequence[str] = PARTS
+    model: SpeechLLM,
+    training: TrainingConfig,
+    rate: float,
+    precision: str,
+    parts: Sequence[str] = PARTS,
+    output_gain: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Return the optimizer of `training.optimizer` for the weights that train, in groups.
 
     Biases and norms have no weight decay. `lr_scale` is a group's learning rate as a multiple of `rate`.
+
+    The CTC warm-up makes the projector's output about ten times too large for the decoder, and ends by dividing its
+    output layer by that. A step of the same size would then change this layer ten times as much, and forget the
+    warm-up in a few steps. So the learning rate of the layer is multiplied by the same gain: since the size of AdamW's
+    and Muon's steps does not depend on that of the gradient, it learns as if the output were multiplied instead.
 
     Args:
         model: whose weights train.
@@ -40,24 +50,27 @@ def build_optimizer(
         rate: the peak of the learning rate.
         precision: of the run, bf16, fp16 or no; Muon's products are computed in bf16 or fp32.
         parts: of the model that train.
+        output_gain: by what the projector's output layer was multiplied after the warm-up.
     """
     muon = training.optimizer == "muon"
     matrices = {id(weight) for weight in model.projector.matrices()} if muon else set()
-    groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
+    scaled = {id(weight) for weight in model.projector.output_layer()} if output_gain != 1 else set()
+    groups: dict[tuple[str, bool, bool, bool], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
         part = name.split(".")[0]
         if weight.requires_grad and part in parts:
             decays = weight.ndim > 1 and not name.endswith("bias")
-            groups.setdefault((part, decays, id(weight) in matrices), []).append(weight)
-    scale = (training.decoder_learning_rate or training.learning_rate) / training.learning_rate
+            kind = part, decays, id(weight) in matrices, id(weight) in scaled
+            groups.setdefault(kind, []).append(weight)
+    of_decoder = (training.decoder_learning_rate or training.learning_rate) / training.learning_rate
     described = [
         {
             "params": weights,
             "weight_decay": training.weight_decay if decays else 0.0,
-            "lr_scale": scale if part == "decoder" else 1.0,
+            "lr_scale": of_decoder if part == "decoder" else output_gain if output else 1.0,
             **({"muon": matrix} if muon else {}),
         }
-        for (part, decays, matrix), weights in groups.items()
+        for (part, decays, matrix, output), weights in groups.items()
     ]
     betas = (training.adam_beta1, training.adam_beta2)
     if muon:

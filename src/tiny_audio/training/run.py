@@ -192,7 +192,7 @@ def open_parts(
     state = RunState.load(saved["state"]) if saved is not None else RunState()
     with explaining_out_of_memory():
         preflight(config, model, plan, dataset, eval_sources, folder, state.step, accelerator)
-        initialize_weights(config, model, saved, start, dataset, plan)
+        initialize_weights(config, model, saved, start, dataset, plan, state)
     state.evaluate_on(evaluation_fingerprint(eval_sources))
     with processes.first_ahead():
         if processes.is_main:
@@ -245,7 +245,7 @@ def train_steps(parts: Parts, trackers: Trackers) -> None:
             skipped = parts.skips.counts.total()
             parts.folder.write_state(summarize(config, state, parts.folder, parts.description, skipped))
         return
-    prepared, optimizer = distribute(config, model, accelerator)
+    prepared, optimizer = distribute(config, model, accelerator, state.output_gain)
     if parts.saved is not None and parts.saved["optimizer"] is not None:
         restore(parts.saved, state, accelerator, optimizer, plan, parts.batches.start)
     elif not parts.warming:  # after the warm-up, before the first save
@@ -320,6 +320,7 @@ def initialize_weights(
     path: str,
     dataset: ClipDataset,
     plan: SamplingPlan,
+    state: RunState,
 ) -> None:
     """Load the weights that train: from the resumed run, from a named checkpoint, or new ones.
 
@@ -334,7 +335,9 @@ def initialize_weights(
     elif given is not None:
         only_projector = config.model.checkpoint is None
         logger.info("Loading %s of %s...", "the projector" if only_projector else "all weights", given)
-        load_weights(model, load_checkpoint(given), config.model, given, only_projector)
+        origin = load_checkpoint(given)
+        load_weights(model, origin, config.model, given, only_projector)
+        state.output_gain = RunState.load(origin["state"]).output_gain
     else:
         calibrate(model, plan, dataset)
     if saved is None:

@@ -20,6 +20,8 @@ class RunState:
     Attributes:
         step: optimizer steps done.
         ctc_step: steps of the CTC warm-up done; they come before step 1.
+        output_gain: by what the warm-up's end multiplied the projector's output, and its output layer's learning rate
+            with it: see `training.optimizer.build_optimizer`.
         batches: global batches of the sampling plan that all processes together have used.
         plan_fingerprint: of the plan whose batches are counted.
         evaluated_step: the last step that was evaluated; -1 before the first.
@@ -38,6 +40,7 @@ class RunState:
 
     step: int = 0
     ctc_step: int = 0
+    output_gain: float = 1.0
     batches: int = 0
     plan_fingerprint: str = ""
     evaluated_step: int = -1

@@ -83,11 +83,11 @@ class Projector(nn.Module, ABC):
         """
 
     @abstractmethod
-    def scale_output(self, gain: float) -> None:
-        """Multiply all future outputs by `gain`, by scaling the last layer's weights."""
+    def output_layer(self) -> list[Tensor]:
+        """Return the weights of the last layer, biases included: multiplied by a number, they multiply the output."""
 
     @torch.no_grad()
-    def calibrate(self, clips: Iterable[tuple[Tensor, list[int]]], target_rms: float) -> None:
+    def calibrate(self, clips: Iterable[tuple[Tensor, list[int]]], target_rms: float) -> float:
         """Scale the output for these clips to the root mean square of the decoder's embeddings.
 
         A frozen decoder needs inputs of the scale of its own embeddings. The gain is folded into the weights, which
@@ -96,6 +96,9 @@ class Projector(nn.Module, ABC):
         Args:
             clips: frames (N, D) and lengths, as `forward` takes them; without clips, nothing is changed.
             target_rms: root mean square that the output must have.
+
+        Returns:
+            The gain: by what the output was multiplied.
         """
         training = self.training
         self.eval()
@@ -104,8 +107,10 @@ class Projector(nn.Module, ABC):
             tokens = self(frames, lengths).tokens.double()
             squares, count = squares + float(tokens.square().sum()), count + tokens.numel()
         self.train(training)
-        if count:
-            self.scale_output(target_rms / max(math.sqrt(squares / count), 1e-12))
+        gain = target_rms / max(math.sqrt(squares / count), 1e-12) if count else 1.0
+        for weight in self.output_layer():
+            weight.mul_(gain)
+        return gain
 
 
 def stack_frames(frames: Tensor, lengths: list[int], factor: int) -> Tensor:

@@ -53,11 +53,9 @@ class ConvProjector(Projector):
         hidden = dropout(gelu(self.linear_1(x)), self.config.dropout, self.training)
         return Projected.without_experts(self.linear_2(hidden))
 
-    @torch.no_grad()
-    def scale_output(self, gain: float) -> None:
-        """See `Projector.scale_output`."""
-        self.linear_2.weight.mul_(gain)
-        self.linear_2.bias.mul_(gain)
+    def output_layer(self) -> list[Tensor]:
+        """See `Projector.output_layer`."""
+        return [self.linear_2.weight, self.linear_2.bias]
 
 
 class Apart:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
@@ -39,8 +38,6 @@ class MLPProjector(Projector):
         hidden = dropout(gelu(self.linear_1(stacked)), self.config.dropout, self.training)
         return Projected.without_experts(self.linear_2(hidden))
 
-    @torch.no_grad()
-    def scale_output(self, gain: float) -> None:
-        """See `Projector.scale_output`."""
-        self.linear_2.weight.mul_(gain)
-        self.linear_2.bias.mul_(gain)
+    def output_layer(self) -> list[Tensor]:
+        """See `Projector.output_layer`."""
+        return [self.linear_2.weight, self.linear_2.bias]

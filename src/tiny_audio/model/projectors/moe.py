@@ -86,11 +86,9 @@ class MoEProjector(Projector):
         hidden = dropout(hidden, self.config.dropout, self.training)
         return torch.einsum("te,tew->tw", gates, torch.einsum("teh,ehw->tew", hidden, self.down) + self.down_bias)
 
-    @torch.no_grad()
-    def scale_output(self, gain: float) -> None:
-        """See `Projector.scale_output`."""
-        self.down.mul_(gain)
-        self.down_bias.mul_(gain)
+    def output_layer(self) -> list[Tensor]:
+        """See `Projector.output_layer`."""
+        return [self.down, self.down_bias]
 
 
 def balance_loss(probabilities: Tensor) -> Tensor:

@@ -55,8 +55,6 @@ class MOSAProjector(Projector):
         tokens = self.down(hidden.flatten(1)) + gates @ self.down_bias
         return Projected(tokens, gates.new_zeros(()), gates.detach().sum(0))
 
-    @torch.no_grad()
-    def scale_output(self, gain: float) -> None:
-        """See `Projector.scale_output`."""
-        self.down.weight.mul_(gain)
-        self.down_bias.mul_(gain)
+    def output_layer(self) -> list[Tensor]:
+        """See `Projector.output_layer`."""
+        return [self.down.weight, self.down_bias]

@@ -78,11 +78,9 @@ class QFormerProjector(Projector):
         tokens = self.linear(self.norm(hidden.flatten(0, 1).index_select(0, kept)))
         return Projected.without_experts(tokens)
 
-    @torch.no_grad()
-    def scale_output(self, gain: float) -> None:
-        """See `Projector.scale_output`."""
-        self.linear.weight.mul_(gain)
-        self.linear.bias.mul_(gain)
+    def output_layer(self) -> list[Tensor]:
+        """See `Projector.output_layer`."""
+        return [self.linear.weight, self.linear.bias]
 
 
 class QFormerLayer(nn.Module):
