@@ -130,7 +130,7 @@ def test_a_multiple_of_the_output_layer_gives_that_multiple_of_the_output(kind):
 def test_an_output_layer_that_was_scaled_learns_as_if_the_output_were(optimizer):
     """Against a model whose output is multiplied in its forward pass: the same outputs, step for step."""
     gain, plain, scaled = 0.1, a_model(), a_model()
-    training = TrainingConfig(optimizer=optimizer, learning_rate=0.01, weight_decay=0.0)
+    training = TrainingConfig(optimizer=optimizer, learning_rate=0.01, weight_decay=0.1)
     with torch.no_grad():
         for weight in scaled["projector"].output_layer():
             weight.mul_(gain)
@@ -169,6 +169,26 @@ def test_the_gain_is_kept_for_later_parts_and_later_runs(run_settings, tmp_path,
     assert main([*typed, f"model.projector_checkpoint={checkpoints / 'final.pt'}", "paths.output_dir=second"]) == 0
     assert main([*typed, "training.ctc_warmup_steps=0", "paths.output_dir=cold"]) == 0
     assert built == [built[0]] * 3 + [1.0]
+
+
+def test_a_warmup_that_is_made_shorter_than_what_is_done_still_ends_with_the_gain(run_settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = ["train", *run_settings, "training.max_steps=1", "data.eval_datasets=[]", "training.save_steps=1"]
+    finish = CTCWarmup.finish_step
+
+    def killed(self, shown):
+        finish(self, shown)
+        if self.state.ctc_step == 3:
+            raise ZeroDivisionError
+
+    with monkeypatch.context() as changed:
+        changed.setattr(CTCWarmup, "finish_step", killed)
+        with pytest.raises(ZeroDivisionError):
+            main([*typed, "training.ctc_warmup_steps=6"])
+    assert main([*typed, "training.ctc_warmup_steps=3"]) == 0
+    state = load_checkpoint(tmp_path / "outputs/transcription/checkpoints/final.pt")["state"]
+    assert state["ctc_step"] == 3
+    assert state["output_gain"] != 1
 
 
 def test_a_step_that_is_left_out_changes_nothing_and_a_copy_goes_on_alike():

@@ -184,6 +184,8 @@ class CTCWarmup:
             with self.stop:
                 if self._look_due():  # missed by a run that was stopped
                     self.finish_step({})
+                    if not self._finished():
+                        self.save()  # so that it is not logged a third time
                 while state.ctc_step < self.steps:
                     loaded = [next(batches) for _ in range(self.training.gradient_accumulation_steps)]
                     given = self.processes.share(loaded, self.stop())
@@ -195,8 +197,10 @@ class CTCWarmup:
             logger.warning("The evaluation was interrupted; it is repeated on resuming.")
         finally:
             self.console.close()
-        if not self._finished():
-            self.save()
+        if self._finished():  # CTC reads cosines, which do not fix the size of the tokens
+            gain = calibrate(self.model, self.plan, self.dataset)
+            state.output_gain = self.processes.from_first(gain)
+        self.save()
         return self._finished()
 
     def _finished(self) -> bool:
@@ -282,10 +286,7 @@ class CTCWarmup:
             self.looked = step
         if shown:
             self.console.step(step, shown)
-        if step >= self.steps:
-            # CTC reads cosines: they do not fix the tokens' size.
-            self.state.output_gain = calibrate(self.model, self.plan, self.dataset)
-        if step >= self.steps or step % self.training.save_steps == 0:
+        if step < self.steps and step % self.training.save_steps == 0:
             self.save()
 
     def log(self, norm: Tensor) -> dict[str, str]:

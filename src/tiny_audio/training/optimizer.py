@@ -41,8 +41,9 @@ def build_optimizer(
 
     The CTC warm-up makes the projector's output about ten times too large for the decoder, and ends by dividing its
     output layer by that. A step of the same size would then change this layer ten times as much, and forget the
-    warm-up in a few steps. So the learning rate of the layer is multiplied by the same gain: since the size of AdamW's
-    and Muon's steps does not depend on that of the gradient, it learns as if the output were multiplied instead.
+    warm-up in a few steps. So the learning rate of the layer is multiplied by the same gain, and its weight decay is
+    divided by it: since the size of AdamW's and Muon's steps does not depend on that of the gradient, it learns as if
+    the output were multiplied instead.
 
     Args:
         model: whose weights train.
@@ -66,7 +67,7 @@ def build_optimizer(
     described = [
         {
             "params": weights,
-            "weight_decay": training.weight_decay if decays else 0.0,
+            "weight_decay": training.weight_decay / (output_gain if output else 1.0) if decays else 0.0,
             "lr_scale": of_decoder if part == "decoder" else output_gain if output else 1.0,
             **({"muon": matrix} if muon else {}),
         }

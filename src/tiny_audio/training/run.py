@@ -337,7 +337,7 @@ def initialize_weights(
         logger.info("Loading %s of %s...", "the projector" if only_projector else "all weights", given)
         origin = load_checkpoint(given)
         load_weights(model, origin, config.model, given, only_projector)
-        state.output_gain = RunState.load(origin["state"]).output_gain
+        state.output_gain = RunState.load(origin.get("state", {})).output_gain
     else:
         calibrate(model, plan, dataset)
     if saved is None:

@@ -107,7 +107,8 @@ class Projector(nn.Module, ABC):
             tokens = self(frames, lengths).tokens.double()
             squares, count = squares + float(tokens.square().sum()), count + tokens.numel()
         self.train(training)
-        gain = target_rms / max(math.sqrt(squares / count), 1e-12) if count else 1.0
+        readable = count and math.isfinite(squares)
+        gain = target_rms / max(math.sqrt(squares / count), 1e-12) if readable else 1.0
         for weight in self.output_layer():
             weight.mul_(gain)
         return gain
