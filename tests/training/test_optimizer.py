@@ -127,22 +127,23 @@ def test_a_multiple_of_the_output_layer_gives_that_multiple_of_the_output(kind):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_an_output_layer_that_was_scaled_learns_as_if_the_output_were(optimizer):
-    """Against a model whose output is multiplied in its forward pass: the same outputs, step for step."""
-    gain, plain, scaled = 0.1, a_model(), a_model()
+def test_an_output_layer_that_was_scaled_learns_as_if_half_of_it_were_in_the_output(optimizer):
+    """Against a model whose output is multiplied by the root in its forward pass: the same outputs, step for step."""
+    root, plain, scaled = 0.1, a_model(), a_model()
     training = TrainingConfig(optimizer=optimizer, learning_rate=0.01, weight_decay=0.1)
     with torch.no_grad():
-        for weight in scaled["projector"].output_layer():
-            weight.mul_(gain)
+        for weight, other in zip(scaled["projector"].output_layer(), plain["projector"].output_layer(), strict=True):
+            weight.mul_(root**2)
+            other.mul_(root)
     optimizers = [
-        build_optimizer(model, training, 0.01, "no", output_gain=of) for model, of in ((plain, 1.0), (scaled, gain))
+        build_optimizer(model, training, 0.01, "no", output_gain=of) for model, of in ((plain, 1.0), (scaled, root**2))
     ]
     for group in (group for one in optimizers for group in one.param_groups):
         group["lr"] *= group["lr_scale"]  # as `Trainer` does
     for step in range(20):
         torch.manual_seed(step)
         clips, wanted = torch.randn(8, 6), torch.randn(8, 4)
-        outputs = [gain * plain["projector"].linear(clips), scaled["projector"].linear(clips)]
+        outputs = [root * plain["projector"].linear(clips), scaled["projector"].linear(clips)]
         torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
         for output, one in zip(outputs, optimizers, strict=True):
             (output - wanted).square().mean().backward()

@@ -39,11 +39,12 @@ def build_optimizer(
 
     Biases and norms have no weight decay. `lr_scale` is a group's learning rate as a multiple of `rate`.
 
-    The CTC warm-up makes the projector's output about ten times too large for the decoder, and ends by dividing its
-    output layer by that. A step of the same size would then change this layer ten times as much, and forget the
-    warm-up in a few steps. So the learning rate of the layer is multiplied by the same gain, and its weight decay is
-    divided by it: since the size of AdamW's and Muon's steps does not depend on that of the gradient, it learns as if
-    the output were multiplied instead.
+    The CTC warm-up makes the projector's output 10 to 60 times too large for the decoder, and ends by dividing its
+    output layer by that. A step of the same size would then change this layer as many times as much, and forget the
+    warm-up in a few steps; one smaller by the whole gain learns the decoder's loss too slowly. So the learning rate of
+    the layer is multiplied by the root of the gain, and its weight decay divided by it: since the size of AdamW's and
+    Muon's steps does not depend on that of the gradient, it learns as if one half of the gain (its root) were in the
+    weights, and the other half multiplied the output.
 
     Args:
         model: whose weights train.
@@ -53,7 +54,7 @@ def build_optimizer(
         parts: of the model that train.
         output_gain: by what the projector's output layer was multiplied after the warm-up.
     """
-    muon = training.optimizer == "muon"
+    muon, root = training.optimizer == "muon", math.sqrt(output_gain)
     matrices = {id(weight) for weight in model.projector.matrices()} if muon else set()
     scaled = {id(weight) for weight in model.projector.output_layer()} if output_gain != 1 else set()
     groups: dict[tuple[str, bool, bool, bool], list[nn.Parameter]] = {}
@@ -67,8 +68,8 @@ def build_optimizer(
     described = [
         {
             "params": weights,
-            "weight_decay": training.weight_decay / (output_gain if output else 1.0) if decays else 0.0,
-            "lr_scale": of_decoder if part == "decoder" else output_gain if output else 1.0,
+            "weight_decay": training.weight_decay / (root if output else 1.0) if decays else 0.0,
+            "lr_scale": of_decoder if part == "decoder" else root if output else 1.0,
             **({"muon": matrix} if muon else {}),
         }
         for (part, decays, matrix, output), weights in groups.items()

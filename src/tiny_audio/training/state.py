@@ -20,8 +20,8 @@ class RunState:
     Attributes:
         step: optimizer steps done.
         ctc_step: steps of the CTC warm-up done; they come before step 1.
-        output_gain: by what the warm-up's end multiplied the projector's output, and its output layer's learning rate
-            with it: see `training.optimizer.build_optimizer`.
+        output_gain: by what the warm-up's end multiplied the projector's output; the learning rate of its output layer
+            follows: see `training.optimizer.build_optimizer`.
         batches: global batches of the sampling plan that all processes together have used.
         plan_fingerprint: of the plan whose batches are counted.
         evaluated_step: the last step that was evaluated; -1 before the first.
