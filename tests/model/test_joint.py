@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tiny_audio.config import SearchConfig
+from tiny_audio.model import joint
 from tiny_audio.model.joint import Lexicon, search_rows
 from tiny_audio.model.prefixes import PrefixScores
 from tiny_audio.pieces import WordPieces
@@ -149,6 +150,61 @@ def test_the_search_finds_the_best_of_all_texts(log_probs, lexicon, seed, weight
         assert tuple(written[clip]) == best
 
 
+class Words(Letters):
+    """A tokenizer of all words of up to two letters, with and without a space before them."""
+
+    SPELLINGS = tuple("".join(some) for size in (1, 2) for some in itertools.product("abc", repeat=size))
+    NAMES = ("\u0120", *SPELLINGS, *("\u0120" + word for word in SPELLINGS), "<end>")
+    all_special_ids = (len(NAMES) - 1,)
+
+
+def beam_of_words(tried, monkeypatch):
+    """An empty and a begun text of one clip, CTC's classes being blank, the space, a, b, c."""
+    monkeypatch.setattr(joint, "TRIED", tried)
+    tokenizer = Words()
+    split = WordPieces(tokenizer, {0: -1.0, 1: -1.5, 2: -1.7, 3: -2.5})
+    lexicon = Lexicon(tokenizer, split, torch.arange(4), {len(Words.NAMES) - 1})
+    heard = torch.randn(1, 9, 5, generator=torch.Generator().manual_seed(3)).mul(3).log_softmax(2)
+    scores, search = PrefixScores(heard, [9]), SearchConfig(4, 0.8, prior_weight=0.6)
+    beam = joint._Beam(scores, lexicon, search, [5])
+    clips = torch.tensor([0, 0])
+    begun, _ = scores.extend(clips[:1], beam.now, torch.tensor([2]))
+    beam.hypotheses = beam.hypotheses * 2
+    beam.now = joint.PrefixState(*(torch.cat(parts) for parts in zip(beam.now, begun, strict=True)))
+    return beam, torch.randn(2, len(Words.NAMES), generator=torch.Generator().manual_seed(4)).log_softmax(1)
+
+
+def worth(beam, log_probs, row, token):
+    """The score of a text with one more token, from its pieces one by one."""
+    state, said = beam.now.select(torch.tensor([row])), 0.0
+    for piece in beam.lexicon.spell(Words.NAMES[token]):
+        state, value = beam.scores.extend(torch.tensor([0]), state, torch.tensor([piece]))
+        said = float(value)
+    return float(log_probs[row, token]) + 0.8 * said + 0.6 * beam.lexicon.rarity(Words.NAMES[token])
+
+
+@pytest.mark.parametrize("tried", [(25, 25, 5), (20, 12, 5)])
+def test_the_tokens_that_are_tried_are_the_best_by_all_their_pieces(tried, monkeypatch):
+    beam, log_probs = beam_of_words(tried, monkeypatch)
+    tokens, possible = beam._choose(log_probs)
+    for row in (0, 1):
+        best = sorted(range(len(Words.NAMES) - 1), key=lambda token: -worth(beam, log_probs, row, token))
+        assert tokens[row].tolist() == best[:5]
+    assert possible.all()
+
+
+def test_a_token_that_begins_as_others_do_is_told_from_them_by_what_follows(monkeypatch):
+    beam, _ = beam_of_words((15, 8, 3), monkeypatch)
+    heard = torch.full((1, 9, 5), -9.0)
+    heard[0, torch.arange(9), torch.tensor([1, 0, 4, 4, 0, 2, 0, 0, 0])] = 0.0  # a space, "c", "a"
+    beam.scores = PrefixScores(heard.log_softmax(2), [9])
+    beam.hypotheses, beam.now = beam.hypotheses[:1], beam.scores.start(torch.tensor([0]))
+    unsure = torch.zeros(1, len(Words.NAMES)).log_softmax(1)
+    unsure[0, Words.NAMES.index("\u0120ca")] -= 2  # the decoder prefers all the others
+    tokens, _ = beam._choose(unsure)
+    assert {Words.NAMES[token] for token in tokens[0].tolist()} == {"\u0120", "\u0120c", "\u0120ca"}
+
+
 def test_a_clip_is_written_alone_as_beside_another(log_probs, lexicon):
     both, alone = Bigrams(1), Bigrams(1)
     alone.rows = [(1, 5)]
@@ -170,10 +226,10 @@ def test_a_clip_without_an_audio_token_says_nothing(lexicon):
 def test_a_tokenizer_may_know_more_tokens_than_its_model(log_probs, lexicon):
     decoder = Bigrams(1)
     expected = Bigrams(1)
-    lexicon.first = torch.cat((lexicon.first, torch.tensor([1, 2])))
+    lexicon.starts = torch.cat((lexicon.starts, torch.tensor([[1, 0, 0], [2, 0, 0]])))
     scores, search = PrefixScores(log_probs, COUNTS), SearchConfig(50, 1.0)
     found = search_rows(decoder.log_probs, decoder.step, scores, lexicon, search, [4, 4])
-    lexicon.first = lexicon.first[:-2]
+    lexicon.starts = lexicon.starts[:-2]
     assert found == search_rows(expected.log_probs, expected.step, scores, lexicon, search, [4, 4])
 
 
@@ -189,7 +245,7 @@ def test_the_limit_of_tokens_is_told(lexicon):
 
 
 def test_a_token_that_ctc_cannot_say_is_not_written(log_probs, lexicon):
-    lexicon.first[0] = 0
+    lexicon.starts[0] = 0
     decoder = Bigrams(2)
     scores = PrefixScores(log_probs, COUNTS)
     written, *_ = search_rows(decoder.log_probs, decoder.step, scores, lexicon, SearchConfig(50, 1.0), [4, 4])

@@ -11,6 +11,10 @@ this prior makes the search leave words out, and write frequent ones for rare on
 subtracted, as in the density ratio method (McDermott et al., arXiv 2002.11268): each piece adds its rarity, the
 negative logarithm of its frequency, to the score.
 
+Which of the decoder's tokens are tried next decides whether the search finds the text that it rates best. A token of
+several pieces can begin as CTC hears it, and go on otherwise. So CTC scores all tokens by their first piece, the best
+of them also by their second, and so on (`_Beam._choose`).
+
 The search needs no limit on length: the score of a text falls as the text grows, except for the rarity of a piece. It
 ends when the best finished text has a higher score than every unfinished one, with a margin for a piece.
 
@@ -32,7 +36,7 @@ from ..pieces import WORD_START, WordPieces
 from .prefixes import PrefixScores, PrefixState
 
 MARGIN = 10.0  # of rarity, in nats: that of a piece that occurs once in 20,000
-CANDIDATES = 16  # next tokens that are tried for a hypothesis
+TRIED = (256, 64, 24)  # next tokens that are left for a hypothesis once CTC has scored 1, 2, 3 of their pieces
 MAX_WORD = 32  # characters after which a word counts as finished: some languages write no spaces
 
 
@@ -105,13 +109,11 @@ class Lexicon:
         self.end_ids = sorted(end_ids)
         self.names: list[str | None] = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
         special = {*end_ids, *tokenizer.all_special_ids}
-        first = [0 if n in special or not name else self._first(name) for n, name in enumerate(self.names)]
-        self.first = torch.tensor(first)  # (V,), the class that a token most likely begins with; 0: never written
         self._spelled: dict[str, tuple[int, ...]] = {"": ()}
-        self._rarities = [0.0, *(-split.log_probs[piece] for piece in vocabulary.tolist())]
-
-    def _first(self, name: str) -> int:
-        return self._classes.get(self._split.longest_at_start(name), 0)
+        self.rarities = torch.tensor([0.0, *(-split.log_probs[piece] for piece in vocabulary.tolist())])  # (C,)
+        spelled = [() if n in special else self.spell(name or "") for n, name in enumerate(self.names)]
+        padded = [(*pieces, *[0] * len(TRIED))[: len(TRIED)] for pieces in spelled]
+        self.starts = torch.tensor(padded)  # (V, 3), the first classes of each token, then 0; all 0: never written
 
     def spell(self, word: str) -> tuple[int, ...]:
         """Return the classes of a word; empty if it has none."""
@@ -122,7 +124,7 @@ class Lexicon:
 
     def rarity(self, word: str) -> float:
         """Return the negative log-frequency of a word's pieces in the transcripts, in nats."""
-        return sum(self._rarities[piece] for piece in self.spell(word))
+        return float(self.rarities[list(self.spell(word))].sum())
 
 
 class _Beam:
@@ -187,27 +189,61 @@ class _Beam:
         return score + self.search.prior_weight * MARGIN > self.ended[clip].score
 
     def _propose(self, log_probs: Tensor) -> list[Candidate]:
-        """Choose next tokens by the decoder's log-probability and by CTC's of their first piece."""
-        # A tokenizer may have more tokens than its model.
-        first, weight = self.lexicon.first[: log_probs.shape[1]], self.search.ctc_weight
-        following, start = [], 0
-        for clip, group in groupby(self.hypotheses, key=lambda one: one.clip):
-            end = start + len(list(group))
-            following.append(self.scores.next_pieces(clip, self.now.select(torch.arange(start, end))))
-            start = end
-        likely = log_probs[:, : len(first)] + weight * torch.cat(following).float()[:, first]
-        likely[:, first == 0] = -math.inf
-        values, chosen = likely.topk(min(CANDIDATES, likely.shape[1]))
-        found = []
+        """Choose next tokens, and drop those that cannot win."""
+        chosen, possible = self._choose(log_probs)
         own = log_probs.gather(1, chosen).tolist()
+        found = []
         for row, (one, tokens) in enumerate(zip(self.hypotheses, chosen.tolist(), strict=True)):
             if len(one.tokens) >= self.limits[one.clip]:
                 continue
-            for token, value, possible in zip(tokens, own[row], values[row].isfinite().tolist(), strict=True):
+            for token, value, can in zip(tokens, own[row], possible[row].tolist(), strict=True):
                 log_prob = one.log_prob + value
-                if possible and self._may_win(one.clip, self._score(log_prob, 0.0, one.rarity)):
+                if can and self._may_win(one.clip, self._score(log_prob, 0.0, one.rarity)):
                     found += self._candidate(row, one, token, log_prob)
         return found
+
+    def _choose(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose next tokens by the decoder and by CTC's scores of their first pieces, one piece after another.
+
+        These scores are exact for a token of up to three pieces that begins a word. A token that continues a word may
+        change the pieces of the word.
+
+        Args:
+            log_probs: (R, V), of the decoder.
+
+        Returns:
+            (R, N) tokens, and whether each can be written.
+        """
+        weight, rarities = self.search.ctc_weight, self.search.prior_weight * self.lexicon.rarities
+        starts, state = self.lexicon.starts[: log_probs.shape[1]], self.now  # a tokenizer may have more tokens
+        clips = torch.tensor([one.clip for one in self.hypotheses])
+        first = starts[:, 0]
+        scores = log_probs[:, : len(first)] + (weight * self._next_pieces(clips, state) + rarities)[:, first]
+        scores[:, first == 0] = -math.inf
+        scores, tokens = scores.topk(min(TRIED[0], len(first)))
+        before = torch.arange(len(clips))[:, None].expand_as(tokens)  # which prefix of `state` a token continues
+        for place, left in enumerate(TRIED[1:], 1):
+            longer = (starts[tokens, place] > 0) & scores.isfinite()
+            if longer.any():
+                last, piece = starts[tokens[longer], place - 1], starts[tokens[longer], place]
+                prefixes, which = torch.unique(before[longer] * len(rarities) + last, return_inverse=True)
+                rows = prefixes // len(rarities)
+                clips = clips[rows]
+                state, said = self.scores.extend(clips, state.select(rows), prefixes % len(rarities))
+                following = self._next_pieces(clips, state)[which, piece] - said[which].float()
+                scores[longer] += weight * following + rarities[piece]
+                before = before.masked_scatter(longer, which)
+            scores, kept = scores.topk(min(left, scores.shape[1]))
+            tokens, before = tokens.gather(1, kept), before.gather(1, kept)
+        return tokens, scores.isfinite()
+
+    def _next_pieces(self, clips: Tensor, state: PrefixState) -> Tensor:
+        """Return (N, C) CTC's log-probabilities of N prefixes and one more piece; those of a clip are side by side."""
+        found, start = [], 0
+        for clip, count in zip(*(part.tolist() for part in clips.unique_consecutive(return_counts=True)), strict=True):
+            found.append(self.scores.next_pieces(clip, state.select(torch.arange(start, start + count))))
+            start += count
+        return torch.cat(found).float()
 
     def _candidate(self, row: int, one: Hypothesis, token: int, log_prob: float) -> list[Candidate]:
         name = self.lexicon.names[token] or ""
