@@ -110,7 +110,8 @@ class Lexicon:
         self.names: list[str | None] = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
         special = {*end_ids, *tokenizer.all_special_ids}
         self._spelled: dict[str, tuple[int, ...]] = {"": ()}
-        self.rarities = torch.tensor([0.0, *(-split.log_probs[piece] for piece in vocabulary.tolist())])  # (C,)
+        self._rarities = [0.0, *(-split.log_probs[piece] for piece in vocabulary.tolist())]
+        self.rarities = torch.tensor(self._rarities)  # (C,) negative log-frequencies, in nats
         spelled = [() if n in special else self.spell(name or "") for n, name in enumerate(self.names)]
         padded = [(*pieces, *[0] * len(TRIED))[: len(TRIED)] for pieces in spelled]
         self.starts = torch.tensor(padded)  # (V, 3), the first classes of each token, then 0; all 0: never written
@@ -124,7 +125,7 @@ class Lexicon:
 
     def rarity(self, word: str) -> float:
         """Return the negative log-frequency of a word's pieces in the transcripts, in nats."""
-        return float(self.rarities[list(self.spell(word))].sum())
+        return sum(self._rarities[piece] for piece in self.spell(word))
 
 
 class _Beam:
