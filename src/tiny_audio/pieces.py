@@ -49,6 +49,11 @@ class WordPieces:
         """Return the pieces of a word or its beginning, as the tokenizer writes it; empty if there are none."""
         return [self._ids[piece] for piece in best_split(name, self._known, self._ids)]
 
+    def longest_at_start(self, name: str) -> int:
+        """Return the longest piece at the start of a word, as a token id; -1 if there is none."""
+        starts = (name[:end] for end in range(min(len(name), MAX_CHARACTERS), 0, -1))
+        return next((self._ids[start] for start in starts if start in self._known), -1)
+
     def _word(self, word: tuple[str, tuple[int, ...]]) -> list[int]:
         name, canonical = word
         if name not in self._split:

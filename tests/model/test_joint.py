@@ -158,39 +158,50 @@ class Words(Letters):
     all_special_ids = (len(NAMES) - 1,)
 
 
+CLIPS = [0, 0, 1, 3, 3, 3]  # of six begun texts; clip 2 has ended
+BEGUN = [(), (2,), (1, 3), (4,), (1,), (2, 2)]  # their pieces
+
+
 def beam_of_words(tried, monkeypatch):
-    """An empty and a begun text of one clip, CTC's classes being blank, the space, a, b, c."""
+    """Texts of several clips, CTC's classes being blank, the space, a, b, c; and the decoder's log-probabilities."""
     monkeypatch.setattr(joint, "TRIED", tried)
     tokenizer = Words()
     split = WordPieces(tokenizer, {0: -1.0, 1: -1.5, 2: -1.7, 3: -2.5})
     lexicon = Lexicon(tokenizer, split, torch.arange(4), {len(Words.NAMES) - 1})
-    heard = torch.randn(1, 9, 5, generator=torch.Generator().manual_seed(3)).mul(3).log_softmax(2)
-    scores, search = PrefixScores(heard, [9]), SearchConfig(4, 0.8, prior_weight=0.6)
-    beam = joint._Beam(scores, lexicon, search, [5])
-    clips = torch.tensor([0, 0])
-    begun, _ = scores.extend(clips[:1], beam.now, torch.tensor([2]))
-    beam.hypotheses = beam.hypotheses * 2
-    beam.now = joint.PrefixState(*(torch.cat(parts) for parts in zip(beam.now, begun, strict=True)))
-    return beam, torch.randn(2, len(Words.NAMES), generator=torch.Generator().manual_seed(4)).log_softmax(1)
+    heard = torch.randn(4, 9, 5, generator=torch.Generator().manual_seed(3)).mul(3).log_softmax(2)
+    scores, search = PrefixScores(heard, [9, 6, 2, 8]), SearchConfig(4, 0.8, prior_weight=0.6)
+    beam = joint._Beam(scores, lexicon, search, [5] * 4)
+    states = []
+    for clip, pieces in zip(CLIPS, BEGUN, strict=True):
+        state = scores.start(torch.tensor([clip]))
+        for piece in pieces:
+            state, _ = scores.extend(torch.tensor([clip]), state, torch.tensor([piece]))
+        states.append(state)
+    beam.hypotheses = [joint.Hypothesis(clip, (), 0.0, "", 0, 0.0, 0.0) for clip in CLIPS]
+    beam.now = joint.PrefixState(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+    return beam, torch.randn(6, len(Words.NAMES), generator=torch.Generator().manual_seed(4)).log_softmax(1)
 
 
 def worth(beam, log_probs, row, token):
     """The score of a text with one more token, from its pieces one by one."""
-    state, said = beam.now.select(torch.tensor([row])), 0.0
+    clips, state, said = torch.tensor(CLIPS[row : row + 1]), beam.now.select(torch.tensor([row])), 0.0
     for piece in beam.lexicon.spell(Words.NAMES[token]):
-        state, value = beam.scores.extend(torch.tensor([0]), state, torch.tensor([piece]))
+        state, value = beam.scores.extend(clips, state, torch.tensor([piece]))
         said = float(value)
     return float(log_probs[row, token]) + 0.8 * said + 0.6 * beam.lexicon.rarity(Words.NAMES[token])
 
 
-@pytest.mark.parametrize("tried", [(25, 25, 5), (20, 12, 5)])
+@pytest.mark.parametrize("tried", [(25, 25, 25), (99, 99, 99), (20, 12, 5)])
 def test_the_tokens_that_are_tried_are_the_best_by_all_their_pieces(tried, monkeypatch):
     beam, log_probs = beam_of_words(tried, monkeypatch)
     tokens, possible = beam._choose(log_probs)
-    for row in (0, 1):
+    for row in range(len(CLIPS)):
         best = sorted(range(len(Words.NAMES) - 1), key=lambda token: -worth(beam, log_probs, row, token))
-        assert tokens[row].tolist() == best[:5]
-    assert possible.all()
+        found = [token for token, can in zip(tokens[row].tolist(), possible[row].tolist(), strict=True) if can]
+        places = [best.index(token) for token in found]
+        assert places == sorted(places)
+        assert places[:3] == [0, 1, 2]
+        assert len(places) == min(tried[-1], len(best))
 
 
 def test_a_token_that_begins_as_others_do_is_told_from_them_by_what_follows(monkeypatch):

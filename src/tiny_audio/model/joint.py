@@ -24,7 +24,7 @@ Dimensions: B clips, R hypotheses of all of them, V tokens of the decoder, C cla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -112,9 +112,13 @@ class Lexicon:
         self._spelled: dict[str, tuple[int, ...]] = {"": ()}
         self._rarities = [0.0, *(-split.log_probs[piece] for piece in vocabulary.tolist())]
         self.rarities = torch.tensor(self._rarities)  # (C,) negative log-frequencies, in nats
-        spelled = [() if n in special else self.spell(name or "") for n, name in enumerate(self.names)]
+        spelled = [() if n in special else self._begin(name or "") for n, name in enumerate(self.names)]
         padded = [(*pieces, *[0] * len(TRIED))[: len(TRIED)] for pieces in spelled]
         self.starts = torch.tensor(padded)  # (V, 3), the first classes of each token, then 0; all 0: never written
+
+    def _begin(self, name: str) -> tuple[int, ...]:
+        # A token may have no pieces of its own, and yet be the end of a word that has some.
+        return self.spell(name) or (self._classes.get(self._split.longest_at_start(name), 0),)
 
     def spell(self, word: str) -> tuple[int, ...]:
         """Return the classes of a word; empty if it has none."""
@@ -198,9 +202,9 @@ class _Beam:
             if len(one.tokens) >= self.limits[one.clip]:
                 continue
             for token, value, can in zip(tokens, own[row], possible[row].tolist(), strict=True):
-                log_prob = one.log_prob + value
-                if can and self._may_win(one.clip, self._score(log_prob, 0.0, one.rarity)):
-                    found += self._candidate(row, one, token, log_prob)
+                new = self._candidate(row, one, token, one.log_prob + value) if can else None
+                if new is not None and self._may_win(one.clip, self._score(new.log_prob, 0.0, new.rarity)):
+                    found.append(new)
         return found
 
     def _choose(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,7 +223,8 @@ class _Beam:
         starts, state = self.lexicon.starts[: log_probs.shape[1]], self.now  # a tokenizer may have more tokens
         clips = torch.tensor([one.clip for one in self.hypotheses])
         first = starts[:, 0]
-        scores = log_probs[:, : len(first)] + (weight * self._next_pieces(clips, state) + rarities)[:, first]
+        heard = torch.cat([found for _, found in self._next_pieces(clips, state)])
+        scores = log_probs[:, : len(first)] + (weight * heard + rarities)[:, first]
         scores[:, first == 0] = -math.inf
         scores, tokens = scores.topk(min(TRIED[0], len(first)))
         before = torch.arange(len(clips))[:, None].expand_as(tokens)  # which prefix of `state` a token continues
@@ -231,33 +236,38 @@ class _Beam:
                 rows = prefixes // len(rarities)
                 clips = clips[rows]
                 state, said = self.scores.extend(clips, state.select(rows), prefixes % len(rarities))
-                following = self._next_pieces(clips, state)[which, piece] - said[which].float()
-                scores[longer] += weight * following + rarities[piece]
+                following = torch.empty(len(which))
+                for start, found in self._next_pieces(clips, state):
+                    own = (which >= start) & (which < start + len(found))
+                    following[own] = found[which[own] - start, piece[own]]
+                scores[longer] += weight * (following - said[which].float()) + rarities[piece]
                 before = before.masked_scatter(longer, which)
             scores, kept = scores.topk(min(left, scores.shape[1]))
             tokens, before = tokens.gather(1, kept), before.gather(1, kept)
         return tokens, scores.isfinite()
 
-    def _next_pieces(self, clips: Tensor, state: PrefixState) -> Tensor:
-        """Return (N, C) CTC's log-probabilities of N prefixes and one more piece; those of a clip are side by side."""
-        found, start = [], 0
-        for clip, count in zip(*(part.tolist() for part in clips.unique_consecutive(return_counts=True)), strict=True):
-            found.append(self.scores.next_pieces(clip, state.select(torch.arange(start, start + count))))
-            start += count
-        return torch.cat(found).float()
+    def _next_pieces(self, clips: Tensor, state: PrefixState) -> Iterator[tuple[int, Tensor]]:
+        """Yield (N_i, C) CTC's log-probabilities of each clip's prefixes and one more piece, and where they begin.
 
-    def _candidate(self, row: int, one: Hypothesis, token: int, log_prob: float) -> list[Candidate]:
+        The prefixes of a clip are side by side. C may be large, so a caller keeps what it needs of one clip at a time.
+        """
+        start = 0
+        for clip, count in zip(*(part.tolist() for part in clips.unique_consecutive(return_counts=True)), strict=True):
+            yield start, self.scores.next_pieces(clip, state.select(torch.arange(start, start + count))).float()
+            start += count
+
+    def _candidate(self, row: int, one: Hypothesis, token: int, log_prob: float) -> Candidate | None:
         name = self.lexicon.names[token] or ""
         begins = bool(one.word) and (WORD_START.match(name) is not None or len(one.word) >= MAX_WORD)
         word = name if begins else one.word + name
         pieces = self.lexicon.spell(word)
         if not pieces:
-            return []
+            return None
         num_pieces, rarity = one.num_pieces + len(pieces), one.rarity + self.lexicon.rarity(word)
         if not begins:
             num_pieces -= len(self.lexicon.spell(one.word))
             rarity -= self.lexicon.rarity(one.word)
-        return [Candidate(row, token, log_prob, word, begins, pieces, num_pieces, rarity)]
+        return Candidate(row, token, log_prob, word, begins, pieces, num_pieces, rarity)
 
     def _score_words(self, before: PrefixState, candidates: list[Candidate]) -> tuple[PrefixState, Tensor]:
         """Return the states after the words of candidates, and the log-probabilities that the speech begins so."""
