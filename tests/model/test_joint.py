@@ -226,6 +226,37 @@ def test_a_clip_is_written_alone_as_beside_another(log_probs, lexicon):
     assert together[1] == by_itself[0]
 
 
+class Spelled(Letters):
+    """A tokenizer of the letters and of one long token."""
+
+    NAMES = ("a", "b", "c", "d", "e", "f", "abcde", "<end>")
+    all_special_ids = (7,)
+
+
+@pytest.mark.parametrize("rarity", [3.0, 5.0, 8.0])
+def test_a_text_that_lags_behind_a_finished_one_by_several_pieces_may_still_win(rarity):
+    heard = torch.full((1, 10, 7), -12.0)
+    heard[0, torch.arange(10), torch.tensor([1, 0, 2, 0, 3, 0, 4, 0, 5, 0])] = 0.0  # a b c d, and then e or f
+    heard[0, 8, 6] = 0.0
+    likely = {(): {0: 0.0, 6: -4.0}, (0,): {1: 0.0}, (0, 1): {2: 0.0}, (0, 1, 2): {3: 0.0}, (0, 1, 2, 3): {5: 0.0}}
+    rows: list[tuple[int, ...]] = [()]
+
+    def log_probs():
+        found = torch.full((len(rows), 8), -20.0)
+        for row, text in enumerate(rows):
+            for token, value in likely.get(text, {7: 0.0}).items():
+                found[row, token] = value
+        return found.log_softmax(1)
+
+    def step(tokens, origins):
+        rows[:] = [(*rows[row], token) for row, token in zip(origins, tokens.tolist(), strict=True)]
+
+    lexicon = Lexicon(Spelled(), WordPieces(Spelled(), dict.fromkeys(range(6), -rarity)), torch.arange(6), {7})
+    scores, search = PrefixScores(heard.log_softmax(2), [10]), SearchConfig(8, 0.9, prior_weight=1.0)
+    written, *_ = search_rows(log_probs, step, scores, lexicon, search, [8])
+    assert written == [[0, 1, 2, 3, 5]]
+
+
 def test_a_clip_without_an_audio_token_says_nothing(lexicon):
     decoder = Bigrams(0)
     scores = PrefixScores(torch.zeros(2, 0, NUM_CLASSES), [0, 0])

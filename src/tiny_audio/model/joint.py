@@ -15,8 +15,9 @@ Which of the decoder's tokens are tried next decides whether the search finds th
 several pieces can begin as CTC hears it, and go on otherwise. So CTC scores all tokens by their first piece, the best
 of them also by their second, and so on (`_Beam._choose`).
 
-The search needs no limit on length: the score of a text falls as the text grows, except for the rarity of a piece. It
-ends when the best finished text has a higher score than every unfinished one, with a margin for a piece.
+The score of a text falls as the text grows, except for the rarity of its pieces. All texts of a clip say about the
+same, so an unfinished one may still gain the rarity that it lacks to the best finished one, and that of a piece more.
+When none can become better in this way, the search ends.
 
 Dimensions: B clips, R hypotheses of all of them, V tokens of the decoder, C classes of CTC (blank, then its pieces).
 """
@@ -62,11 +63,12 @@ class Hypothesis(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A text with its end, its score, and what each of its pieces costs CTC, in nats."""
+    """A text with its end, its score, what each of its pieces costs CTC, in nats, and the rarity of its words."""
 
     score: float
     tokens: tuple[int, ...]
     nats: float
+    rarity: float
 
 
 class Candidate(NamedTuple):
@@ -146,7 +148,7 @@ class _Beam:
         clips = range(len(limits))
         self.hypotheses = [Hypothesis(clip, (), 0.0, "", 0, 0.0, 0.0) for clip in clips]
         self.before = self.now = scores.start(torch.tensor(clips))
-        self.ended = [Ended(-math.inf, (), 0.0) for _ in clips]
+        self.ended = [Ended(-math.inf, (), 0.0, 0.0) for _ in clips]
 
     def end(self, log_probs: Tensor) -> None:
         """Try to end each hypothesis here, given the decoder's log-probabilities (R, V) of the next token."""
@@ -154,7 +156,7 @@ class _Beam:
         for one, end, whole in zip(self.hypotheses, ends, self.now.whole.tolist(), strict=True):
             score = self._score(one.log_prob + end, whole, one.rarity)
             if score > self.ended[one.clip].score:
-                self.ended[one.clip] = Ended(score, one.tokens, -whole / max(one.num_pieces, 1))
+                self.ended[one.clip] = Ended(score, one.tokens, -whole / max(one.num_pieces, 1), one.rarity)
 
     def grow(self, log_probs: Tensor) -> list[int]:
         """Write the best next tokens; return the hypothesis that each new one continues."""
@@ -189,9 +191,10 @@ class _Beam:
     def _score(self, log_prob: float, ctc: float, rarity: float) -> float:
         return log_prob + self.search.ctc_weight * ctc + self.search.prior_weight * rarity
 
-    def _may_win(self, clip: int, score: float) -> bool:
-        """Whether a text with this score may become better than the best one that has ended."""
-        return score + self.search.prior_weight * MARGIN > self.ended[clip].score
+    def _may_win(self, clip: int, score: float, rarity: float) -> bool:
+        """Whether an unfinished text may become better than the best one that has ended."""
+        best = self.ended[clip]
+        return score + self.search.prior_weight * (max(best.rarity - rarity, 0.0) + MARGIN) > best.score
 
     def _propose(self, log_probs: Tensor) -> list[Candidate]:
         """Choose next tokens, and drop those that cannot win."""
@@ -203,7 +206,7 @@ class _Beam:
                 continue
             for token, value, can in zip(tokens, own[row], possible[row].tolist(), strict=True):
                 new = self._candidate(row, one, token, one.log_prob + value) if can else None
-                if new is not None and self._may_win(one.clip, self._score(new.log_prob, 0.0, new.rarity)):
+                if new is not None and self._may_win(one.clip, self._score(new.log_prob, 0.0, new.rarity), new.rarity):
                     found.append(new)
         return found
 
@@ -288,7 +291,7 @@ class _Beam:
         kept = []
         numbers = range(len(candidates))
         for clip, group in groupby(numbers, key=lambda n: self.hypotheses[candidates[n].row].clip):
-            possible = [n for n in group if self._may_win(clip, scores[n])]
+            possible = [n for n in group if self._may_win(clip, scores[n], candidates[n].rarity)]
             kept += sorted(possible, key=lambda n: -scores[n])[: self.search.beams]
         return kept
 
