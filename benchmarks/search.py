@@ -51,8 +51,8 @@ class Judged(JointSearch):
 
     said = ""
 
-    def __init__(self, model: JointSearch) -> None:
-        super().__init__(model.ctc, model.split, model.decoder)
+    def __init__(self, search: JointSearch) -> None:
+        super().__init__(search.ctc, search.split, search.decoder)
         self.found: list[tuple[str, Parts | None, Parts | None]] = []
 
     def write(
@@ -125,7 +125,7 @@ def report(references: list[str], found: list[tuple[str, Parts | None, Parts | N
     ]
     missed = sorted(gain for gain in gains if gain > 0)
     by = f", by {missed[len(missed) // 2]:.1f} nats (median)" if missed else ""
-    print(f"{len(gains)} wrong texts; in {len(missed)} the search missed a better one{by}")
+    print(f"{len(gains)} wrong texts that can be scored; in {len(missed)} the search missed a better one{by}")
 
 
 if __name__ == "__main__":
