@@ -11,7 +11,7 @@ from torch.nn.functional import ctc_loss, log_softmax, normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from tiny_audio.model import ctc
-from tiny_audio.model.ctc import CTCHead, best_path, fits
+from tiny_audio.model.ctc import CTCHead, best_path, fits, pad_clips, padded_places
 
 WIDTH, VOCABULARY = 16, torch.arange(3, 43)
 EMBEDDINGS = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(1))
@@ -89,6 +89,18 @@ def test_a_clip_has_the_loss_that_it_has_alone(head, tokens):
         for start, count, ids in zip(starts, COUNTS, TRANSCRIPTS, strict=True)
     ]
     torch.testing.assert_close(head(tokens, COUNTS, TRANSCRIPTS, embed).loss, sum(alone))
+
+
+def test_clips_are_padded_as_by_pad_sequence_also_those_without_tokens():
+    values = torch.randn(5, 3, requires_grad=True)
+    for counts in ([2, 0, 3], [5], [0, 5]):
+        found = pad_clips(values, padded_places(counts), counts)
+        expected = pad_sequence(list(values.split(counts)), batch_first=True)
+        assert torch.equal(found, expected)
+        weight = torch.randn_like(found)
+        ours, theirs = (torch.autograd.grad((padded * weight).sum(), values)[0] for padded in (found, expected))
+        assert torch.equal(ours, theirs)
+    assert pad_clips(values[:0], padded_places([0, 0]), [0, 0]).shape == (2, 0, 3)
 
 
 def test_a_piece_outside_the_vocabulary_is_scored_all_the_same(head, tokens):

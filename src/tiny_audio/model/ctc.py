@@ -106,13 +106,14 @@ class CTCHead(nn.Module):
         device = tokens.device
         queries = self.queries(tokens)
         rest = PartitionScore.apply(queries, unit(embed, self.vocabulary), self._pairs(counts, own))
-        padded = pad_sequence(list(queries.split(list(counts))), batch_first=True)  # (B, t_max, W)
+        places = upload(padded_places(counts), device)
+        padded = pad_clips(queries, places, counts)  # (B, t_max, W)
         pieces = unit(embed, upload(torch.cat(list(own)), device)).split([len(ids) for ids in own])
         scores = padded @ pad_sequence(list(pieces), batch_first=True).transpose(1, 2)  # (B, t_max, C_max)
         absent = torch.arange(scores.shape[2])[None] >= torch.tensor([[len(ids)] for ids in own])  # (B, C_max)
         scores = scores.masked_fill(upload(absent, device)[:, None], IMPOSSIBLE)
-        ends = [pad_sequence(list(score.split(list(counts)))) for score in (self.blank_scores(queries), rest)]
-        return torch.cat((ends[0][..., None], scores.transpose(0, 1), ends[1][..., None]), dim=2).log_softmax(2)
+        blank, rest = (pad_clips(score[:, None], places, counts) for score in (self.blank_scores(queries), rest))
+        return torch.cat((blank, scores, rest), dim=2).transpose(0, 1).log_softmax(2)
 
     @torch.no_grad()
     def all_log_probs(self, tokens: Tensor, counts: Sequence[int], embed: Embed) -> Tensor:
@@ -123,7 +124,7 @@ class CTCHead(nn.Module):
         """
         with torch.autocast(tokens.device.type, enabled=False):
             log_probs = self._all_log_probs(self.queries(tokens), unit(embed, self.vocabulary)).cpu()
-            return pad_sequence(list(log_probs.split(list(counts))), batch_first=True)
+            return pad_clips(log_probs, padded_places(counts), counts)
 
     def _all_log_probs(self, queries: Tensor, pieces: Tensor) -> Tensor:
         return torch.cat((self.blank_scores(queries)[:, None], queries @ pieces.T), dim=1).log_softmax(1)
@@ -263,6 +264,21 @@ def unit(embed: Embed, ids: Tensor) -> Tensor:
     """Return the embeddings of word pieces (N,) as unit vectors (N, W) in fp32, without a gradient."""
     with torch.no_grad():
         return normalize(embed(ids).float(), dim=-1)
+
+
+def padded_places(counts: Sequence[int]) -> Tensor:
+    """Return (T,) int64 on the CPU: the places of all clips' audio tokens among B x t_max padded ones."""
+    longest = max(counts)
+    return torch.cat([torch.arange(count) + clip * longest for clip, count in enumerate(counts)])
+
+
+def pad_clips(values: Tensor, places: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return values of audio tokens (T, N) as (B, t_max, N), with zeros after the end of each clip.
+
+    The gradient is read from the same places; that of `pad_sequence` copies the whole batch once for each clip.
+    """
+    shape = len(counts), max(counts), values.shape[1]
+    return values.new_zeros(shape[0] * shape[1], shape[2]).index_copy(0, places, values).view(shape)
 
 
 def fits(count: int, ids: Tensor) -> bool:
