@@ -13,6 +13,7 @@ from runs import CTC_STEPS, metrics, settings
 from tiny_audio.cli import main
 from tiny_audio.config import Config, ModelConfig, ProjectorConfig, TrainingConfig
 from tiny_audio.errors import ConfigError
+from tiny_audio.model.ctc import CTCHead
 from tiny_audio.training.checkpoint import load_checkpoint
 from tiny_audio.training.ctc_warmup import CTCWarmup, consistency_weight
 from tiny_audio.training.loop import Trainer
@@ -253,6 +254,24 @@ def test_a_step_whose_gradient_is_not_finite_is_left_out_and_told(run_settings, 
     assert main(settings(run_settings, *SHORT)) == 0
     assert "1 steps of the warm-up were skipped" in capsys.readouterr().err
     assert all(bool(value.isfinite().all()) for value in weights(tmp_path).values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_steps_are_computed_in_the_precision_of_the_run(run_settings, tmp_path, monkeypatch, precision, dtype):
+    monkeypatch.chdir(tmp_path)
+    head, read = CTCHead.forward, []
+
+    def forward(self, tokens, *given):
+        if tokens.requires_grad:
+            read.append(tokens.dtype)
+        return head(self, tokens, *given)
+
+    monkeypatch.setattr(CTCHead, "forward", forward)
+    monkeypatch.setattr(Trainer, "run", lambda self: True)  # what follows is not looked at
+    monkeypatch.setattr("tiny_audio.training.run.finish", lambda *_: None)
+    more = ("model.projector_type=mlp", f"hardware.mixed_precision={precision}")
+    assert main(settings(run_settings, *SHORT, *more)) == 0
+    assert read == CTC_STEPS * [dtype]
 
 
 def test_a_projector_that_was_trained_is_not_warmed_up_again(run_settings, tmp_path, monkeypatch, capsys):

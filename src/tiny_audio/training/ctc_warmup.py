@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -223,7 +224,8 @@ class CTCWarmup:
         for batch in given.batches:
             if not len(batch):
                 continue
-            loss, besides = self.loss(batch)
+            with self._autocast():
+                loss, besides = self.loss(batch)
             ((loss.loss + besides) / max(given.num_tokens, 1)).backward()
             counts = torch.tensor([loss.num_pieces, len(batch), loss.too_short, 0.0])
             self.sums += torch.cat((loss.loss.detach()[None], counts.to(self.sums.device, non_blocking=True)))
@@ -241,6 +243,10 @@ class CTCWarmup:
         self.state.ctc_step += 1
         self.skips.note(given.skipped)
         return norm
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """The run's precision, as in its steps; but fp32 in the place of fp16, which would need a loss scaler."""
+        return nullcontext() if self.accelerator.mixed_precision == "fp16" else self.accelerator.autocast()
 
     def loss(self, batch: Batch) -> tuple[CTCLoss, Tensor]:
         """Compute the CTC loss of B clips, and what is minimized besides; the decoder is not run.
