@@ -4,6 +4,9 @@ python recipes/label.py openai/whisper-base recordings.jsonl labelled.jsonl
 
 Each line of the manifests is a JSON object whose `audio` is a path, absolute or from the manifest's folder; all else in
 it is kept. Recordings of up to 30 s. What is stopped goes on where it was, with the same command.
+
+With --keep-words the recordings have transcripts without capitals and punctuation; their words stay, and get those of
+the recognizer's text.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import logging
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,10 @@ from tiny_audio.judge.pipelines import ModelRecognizer
 from tiny_audio.progress import Progress
 
 Row = dict[str, Any]
+
+MARKS = ".,?!;:"
+PLAIN = str.maketrans({"\u2019": "'"} | dict.fromkeys("-\u2013\u2014", " ") | dict.fromkeys('"\u201c\u201d()[]*'))
+ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st"}  # their full stop ends no sentence
 
 
 def main() -> None:
@@ -45,6 +53,7 @@ def parse() -> Namespace:
     parser.add_argument("--language", help="of a multilingual Whisper, such as en; without: it detects it")
     parser.add_argument("--without", default="[0-9]", metavar="REGEX", help="leave such texts out; default %(default)s")
     parser.add_argument("--replace", action="append", default=[], metavar="OLD=NEW", help="a word by another one")
+    parser.add_argument("--keep-words", action="store_true", help="of `text`; label only its capitals and punctuation")
     parser.add_argument("--batch-size", type=int, default=8, help="default %(default)s")
     options = parser.parse_args()
     for replacement in options.replace:
@@ -75,8 +84,11 @@ def label(options: Namespace) -> None:
     with options.output.open("a", encoding="utf-8") as kept, left_out.open("a", encoding="utf-8") as others:
         for batch in progress.over(batches(rows, options.batch_size), len):
             for row in transcribe(batch, recognizer, config):
-                row["text"] = spelled(row["text"])
-                reason = row.pop("reason", None) or why_not(row["text"], options.without)
+                heard = spelled(row.pop("heard"))
+                reason = row.pop("reason", None) or why_not(heard, None if options.keep_words else options.without)
+                if options.keep_words and not row.get("text"):
+                    reason = "has no words to keep"
+                row["text"] = punctuate(row["text"], heard) if options.keep_words and not reason else heard
                 print(json.dumps(row | ({"reason": reason} if reason else {})), file=others if reason else kept)
                 counts[reason is None] += 1
             kept.flush()
@@ -109,7 +121,7 @@ def batches(rows: list[Row], size: int) -> Iterator[list[Row]]:
 
 
 def transcribe(batch: list[Row], recognizer: ModelRecognizer, config: Config) -> list[Row]:
-    """Return the rows of a batch with `text`, and those that cannot be read with a `reason`."""
+    """Return the rows of a batch with what was `heard`, and those that cannot be read with a `reason`."""
     waveforms, readable, unreadable = [], [], []
     for row in batch:
         try:
@@ -118,9 +130,9 @@ def transcribe(batch: list[Row], recognizer: ModelRecognizer, config: Config) ->
             waveforms.append(waveform)
             readable.append(row)
         except AudioError as error:
-            unreadable.append(row | {"text": "", "reason": str(error)})
+            unreadable.append(row | {"heard": "", "reason": str(error)})
     texts = recognizer.transcribe(waveforms) if waveforms else []
-    return [row | {"text": text} for row, text in zip(readable, texts, strict=True)] + unreadable
+    return [row | {"heard": text} for row, text in zip(readable, texts, strict=True)] + unreadable
 
 
 def spelling(replacements: list[str]) -> Callable[[str], str]:
@@ -129,11 +141,39 @@ def spelling(replacements: list[str]) -> Callable[[str], str]:
     return lambda text: " ".join(words.get(word, word) for word in text.split())
 
 
-def why_not(text: str, without: str) -> str | None:
+def punctuate(transcript: str, heard: str) -> str:
+    """Return the words of a transcript with the capitals and punctuation of another text of the same speech.
+
+    Words that both have are written as in the other text. Where it has as many other words in their place, only
+    capitals and marks are taken from these; all other words are in lower case.
+    """
+    words, others = transcript.lower().split(), [word for word in heard.translate(PLAIN).split() if bare(word)]
+    pairs = SequenceMatcher(a=[bare(word) for word in words], b=[bare(word) for word in others], autojunk=False)
+    for _, start, end, first, last in pairs.get_opcodes():
+        if end - start == last - first:
+            words[start:end] = map(like, words[start:end], others[first:last])
+    text = " ".join(re.sub(r"^i(?=$|['.,?!;:])", "I", word) for word in words)
+    return text[:1].upper() + text[1:]
+
+
+def like(word: str, other: str) -> str:
+    """Return a word with the capital and the mark of another one, or that one if they are the same."""
+    if bare(word) == bare(other):
+        return other
+    mark = other[-1] if other[-1] in MARKS and bare(other) not in ABBREVIATIONS else ""
+    return (word.capitalize() if other[0].isupper() else word) + mark
+
+
+def bare(word: str) -> str:
+    """Return the letters and digits of a word, and its apostrophes, in lower case."""
+    return re.sub(r"[^\w']|_", "", word.lower()).strip("'")
+
+
+def why_not(text: str, without: str | None) -> str | None:
     """Return why nobody should learn from a text, or None."""
     if not text:
         return "no text"
-    if found := re.search(without, text):
+    if without and (found := re.search(without, text)):
         return f"has {found.group()!r}, which may be spoken in several ways"
     return "repeats itself" if loops(text.split()) else None
 

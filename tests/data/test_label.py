@@ -81,6 +81,28 @@ def test_what_was_stopped_goes_on_where_it_was(recordings, heard, monkeypatch):
     assert not heard
 
 
+@pytest.mark.parametrize(
+    ("transcript", "heard_text", "expected"),
+    [
+        ("IT IS LATE I'M GOING", "It's late. I'm going!", "It is late. I'm going!"),
+        ("MISTER LIND CAME AND I WENT", "Mr. Lind came, and I went.", "Mister Lind came, and I went."),
+        ("THEN I SAW MAINHALL", "Then, I saw Maynehall.", "Then, I saw Mainhall."),
+        ("A WELL KNOWN MAN OF NINE", "a well-known man of 9.", "A well known man of nine."),
+        ("THE SEA ROSE", "(music)", "The sea rose"),
+        ("HE SAID GO", 'He said: "Go!"', "He said: Go!"),
+    ],
+)
+def test_words_are_kept_and_get_capitals_and_punctuation(
+    recordings, heard, monkeypatch, transcript, heard_text, expected
+):
+    rows = [{"audio": "0.wav", "text": transcript}, {"audio": "1.wav", "text": None}]
+    write_manifest(recordings / "recordings.jsonl", rows)
+    heard += [heard_text, "Who?"]
+    run(monkeypatch, recordings, "--keep-words")
+    assert [row["text"] for row in read_lines(recordings / "labelled.jsonl")] == [expected]
+    assert [row["reason"] for row in read_lines(recordings / "labelled.left_out.jsonl")] == ["has no words to keep"]
+
+
 def test_a_recognizer_of_transformers_writes_the_labels(recordings, monkeypatch):
     model = asr_models.save_wav2vec2(recordings / "model")
     run(monkeypatch, recordings, "--without", "0", model=str(model))
