@@ -16,7 +16,7 @@ def tokenizer():
     return tiny_models.tokenizer()
 
 
-TEXTS = ["one two three"] * 40 + ["seven"] * 2 + ["one seventh"]
+TEXTS = ["one two three"] * 800 + ["seven"] * 2 + ["one seventh"]
 
 
 def test_common_words_stay_whole_and_rare_ones_are_put_together(tokenizer):
@@ -29,6 +29,11 @@ def test_common_words_stay_whole_and_rare_ones_are_put_together(tokenizer):
 
 def test_with_a_low_limit_the_pieces_are_the_tokenizers(tokenizer):
     split = WordPieces.learn(tokenizer, TEXTS, min_count=1)
+    assert split("seven") == tokenizer("seven")["input_ids"]
+
+
+def test_what_few_texts_say_again_and_again_stays_whole(tokenizer):
+    split = WordPieces.learn(tokenizer, ["seven one"] * 20, min_count=300)
     assert split("seven") == tokenizer("seven")["input_ids"]
 
 

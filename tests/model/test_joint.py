@@ -191,8 +191,10 @@ def worth(beam, log_probs, row, token):
     return float(log_probs[row, token]) + 0.8 * said + 0.6 * beam.lexicon.rarity(Words.NAMES[token])
 
 
+@pytest.mark.parametrize("most", [joint.MAX_SCORES, 11])  # of scores at once
 @pytest.mark.parametrize("tried", [(25, 25, 25), (99, 99, 99), (20, 12, 5)])
-def test_the_tokens_that_are_tried_are_the_best_by_all_their_pieces(tried, monkeypatch):
+def test_the_tokens_that_are_tried_are_the_best_by_all_their_pieces(tried, most, monkeypatch):
+    monkeypatch.setattr(joint, "MAX_SCORES", most)
     beam, log_probs = beam_of_words(tried, monkeypatch)
     tokens, possible = beam._choose(log_probs)
     for row in range(len(CLIPS)):
@@ -268,7 +270,9 @@ def test_a_clip_without_an_audio_token_says_nothing(lexicon):
 def test_a_tokenizer_may_know_more_tokens_than_its_model(log_probs, lexicon):
     decoder = Bigrams(1)
     expected = Bigrams(1)
-    lexicon.starts = torch.cat((lexicon.starts, torch.tensor([[1, 0, 0], [2, 0, 0]])))
+    lexicon.starts = torch.cat(
+        (lexicon.starts, torch.nn.functional.pad(torch.tensor([[1], [2]]), (0, len(joint.TRIED) - 1)))
+    )
     scores, search = PrefixScores(log_probs, COUNTS), SearchConfig(50, 1.0)
     found = search_rows(decoder.log_probs, decoder.step, scores, lexicon, search, [4, 4])
     lexicon.starts = lexicon.starts[:-2]

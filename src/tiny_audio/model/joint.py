@@ -37,7 +37,8 @@ from ..pieces import WORD_START, WordPieces
 from .prefixes import PrefixScores, PrefixState
 
 MARGIN = 10.0  # of rarity, in nats: that of a piece that occurs once in 20,000
-TRIED = (256, 64, 24)  # next tokens that are left for a hypothesis once CTC has scored 1, 2, 3 of their pieces
+TRIED = (2048, 512, 128, 64, 32, 24)  # next tokens that are left for a hypothesis once CTC has scored 1 to 6 pieces
+MAX_SCORES = 1 << 22  # of prefixes and next pieces at once: 32 MB in fp64
 MAX_WORD = 32  # characters after which a word counts as finished: some languages write no spaces
 
 
@@ -116,7 +117,7 @@ class Lexicon:
         self.rarities = torch.tensor(self._rarities)  # (C,) negative log-frequencies, in nats
         spelled = [() if n in special else self._begin(name or "") for n, name in enumerate(self.names)]
         padded = [(*pieces, *[0] * len(TRIED))[: len(TRIED)] for pieces in spelled]
-        self.starts = torch.tensor(padded)  # (V, 3), the first classes of each token, then 0; all 0: never written
+        self.starts = torch.tensor(padded)  # (V, 6), the first classes of each token, then 0; all 0: never written
 
     def _begin(self, name: str) -> tuple[int, ...]:
         # A token may have no pieces of its own, and yet be the end of a word that has some.
@@ -213,7 +214,7 @@ class _Beam:
     def _choose(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
         """Choose next tokens by the decoder and by CTC's scores of their first pieces, one piece after another.
 
-        These scores are exact for a token of up to three pieces that begins a word. A token that continues a word may
+        These scores are exact for a token of up to six pieces that begins a word. A token that continues a word may
         change the pieces of the word.
 
         Args:
@@ -250,13 +251,14 @@ class _Beam:
         return tokens, scores.isfinite()
 
     def _next_pieces(self, clips: Tensor, state: PrefixState) -> Iterator[tuple[int, Tensor]]:
-        """Yield (N_i, C) CTC's log-probabilities of each clip's prefixes and one more piece, and where they begin.
+        """Yield (N_i, C) CTC's log-probabilities of some prefixes and one more piece, and where these prefixes begin.
 
-        The prefixes of a clip are side by side. C may be large, so a caller keeps what it needs of one clip at a time.
+        The prefixes of a clip are side by side. C may be large, so a caller keeps what it needs of each part.
         """
-        start = 0
+        start, size = 0, max(1, MAX_SCORES // len(self.lexicon.rarities))
         for clip, count in zip(*(part.tolist() for part in clips.unique_consecutive(return_counts=True)), strict=True):
-            yield start, self.scores.next_pieces(clip, state.select(torch.arange(start, start + count))).float()
+            for rows in torch.arange(start, start + count).split(size):
+                yield int(rows[0]), self.scores.next_pieces(clip, state.select(rows)).float()
             start += count
 
     def _candidate(self, row: int, one: Hypothesis, token: int, log_prob: float) -> Candidate | None:
