@@ -92,4 +92,4 @@ def test_times_are_those_of_the_clip_though_audio_tokens_hold_silence_around_it(
     assert times[0] == (0.0, pytest.approx(0.1)), "before the clip: its first 0.1 s"
     assert times[1] == (pytest.approx(start), pytest.approx(min(between, 0.3)))
     assert times[2] == (pytest.approx(min(between, 0.2)), pytest.approx(0.3))
-    assert times[3] == (pytest.approx(0.2), pytest.approx(0.3)), "after the clip: its last 0.1 s"
+    assert times[3] == (pytest.approx(0.3), pytest.approx(0.3)), "after the clip, where no room is left"

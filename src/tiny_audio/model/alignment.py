@@ -77,14 +77,13 @@ def _join(
     seconds: float,
 ) -> list[AlignedWord]:
     """Join word pieces to words, at `each` seconds an audio token from `start` on, within a clip of `seconds`."""
-
-    length = min(each, seconds)  # of a word, at least, though it was found in the silence before or after the clip
-    left = iter(places)
+    length = min(each, seconds)  # of a word, where there is room, though it was found in silence around the clip
+    left, end = iter(places), 0.0
     joined = []
     for text, word in zip(texts, words, strict=True):
         own = [next(left) for _ in word]
         weakest = min(piece.probability for piece in own)
-        begin = min(max(start + own[0].start * each, 0.0), seconds - length)
+        begin = max(min(start + own[0].start * each, seconds - length), end)
         end = min(max(start + own[-1].end * each, begin + length), seconds)
         joined.append(AlignedWord(text, begin, end, weakest))
     return joined
