@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import string
+import unicodedata
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
@@ -30,7 +32,10 @@ from tiny_audio.progress import Progress
 Row = dict[str, Any]
 
 MARKS = ".,?!;:"
-PLAIN = str.maketrans({"\u2019": "'"} | dict.fromkeys("-\u2013\u2014", " ") | dict.fromkeys('"\u201c\u201d()[]*'))
+EDGES = string.punctuation + "\u2026\u00bf\u00a1"
+PLAIN = str.maketrans(  # apostrophes; hyphens and dashes; quotation marks and brackets, which are left out
+    {"\u2019": "'"} | dict.fromkeys("-\u2013\u2014", " ") | dict.fromkeys('"\u201c\u201d\u201e\u2018\u00ab\u00bb()[]*')
+)
 ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st"}  # their full stop ends no sentence
 
 
@@ -51,9 +56,11 @@ def parse() -> Namespace:
     parser.add_argument("recordings", type=Path, help="manifest of recordings (JSON lines)")
     parser.add_argument("output", type=Path, help="manifest to write; what is left out goes beside it")
     parser.add_argument("--language", help="of a multilingual Whisper, such as en; without: it detects it")
-    parser.add_argument("--without", default="[0-9]", metavar="REGEX", help="leave such texts out; default %(default)s")
+    parser.add_argument(
+        "--without", default="[0-9]", metavar="REGEX", help="leave such texts out, unless words are kept"
+    )
     parser.add_argument("--replace", action="append", default=[], metavar="OLD=NEW", help="a word by another one")
-    parser.add_argument("--keep-words", action="store_true", help="of `text`; label only its capitals and punctuation")
+    parser.add_argument("--keep-words", action="store_true", help="of `text`: label only capitals and marks")
     parser.add_argument("--batch-size", type=int, default=8, help="default %(default)s")
     options = parser.parse_args()
     for replacement in options.replace:
@@ -86,9 +93,11 @@ def label(options: Namespace) -> None:
             for row in transcribe(batch, recognizer, config):
                 heard = spelled(row.pop("heard"))
                 reason = row.pop("reason", None) or why_not(heard, None if options.keep_words else options.without)
-                if options.keep_words and not row.get("text"):
-                    reason = "has no words to keep"
-                row["text"] = punctuate(row["text"], heard) if options.keep_words and not reason else heard
+                if options.keep_words:
+                    own = str(row.get("text") or "").strip()
+                    reason = reason if own else "has no words to keep"
+                    heard = own if reason else punctuate(own, heard)
+                row["text"] = heard
                 print(json.dumps(row | ({"reason": reason} if reason else {})), file=others if reason else kept)
                 counts[reason is None] += 1
             kept.flush()
@@ -145,28 +154,34 @@ def punctuate(transcript: str, heard: str) -> str:
     """Return the words of a transcript with the capitals and punctuation of another text of the same speech.
 
     Words that both have are written as in the other text. Where it has as many other words in their place, only
-    capitals and marks are taken from these; all other words are in lower case.
+    capitals and marks are taken from these; all other words are in lower case. A sentence begins with a capital.
     """
-    words, others = transcript.lower().split(), [word for word in heard.translate(PLAIN).split() if bare(word)]
+    heard = unicodedata.normalize("NFC", heard).translate(PLAIN)
+    words = unicodedata.normalize("NFC", transcript).lower().split()
+    others = [word for word in heard.split() if bare(word)]
     pairs = SequenceMatcher(a=[bare(word) for word in words], b=[bare(word) for word in others], autojunk=False)
     for _, start, end, first, last in pairs.get_opcodes():
         if end - start == last - first:
             words[start:end] = map(like, words[start:end], others[first:last])
-    text = " ".join(re.sub(r"^i(?=$|['.,?!;:])", "I", word) for word in words)
-    return text[:1].upper() + text[1:]
+    if not re.search(r"\bi\b", heard):  # as in other languages than English
+        words = [re.sub(r"^i(?=$|['.,?!;:])", "I", word) for word in words]
+    for i, word in enumerate(words):
+        if i == 0 or (words[i - 1][-1] in ".?!" and bare(words[i - 1]) not in ABBREVIATIONS):
+            words[i] = word[:1].upper() + word[1:]
+    return " ".join(words)
 
 
 def like(word: str, other: str) -> str:
     """Return a word with the capital and the mark of another one, or that one if they are the same."""
     if bare(word) == bare(other):
-        return other
+        return other if "'" in (word[0], word[-1]) else other.strip("'")
     mark = other[-1] if other[-1] in MARKS and bare(other) not in ABBREVIATIONS else ""
-    return (word.capitalize() if other[0].isupper() else word) + mark
+    return (word.capitalize() if bare(other)[0] != other.lstrip(EDGES)[0] else word) + mark
 
 
 def bare(word: str) -> str:
-    """Return the letters and digits of a word, and its apostrophes, in lower case."""
-    return re.sub(r"[^\w']|_", "", word.lower()).strip("'")
+    """Return a word in lower case, without the marks around it."""
+    return word.lower().strip(EDGES)
 
 
 def why_not(text: str, without: str | None) -> str | None:

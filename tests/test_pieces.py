@@ -32,6 +32,13 @@ def test_with_a_low_limit_the_pieces_are_the_tokenizers(tokenizer):
     assert split("seven") == tokenizer("seven")["input_ids"]
 
 
+@pytest.mark.parametrize(("others", "whole"), [(22, True), (26, False)])
+def test_a_piece_is_common_if_it_occurs_once_in_400_characters(tokenizer, others, whole):
+    rare = ["seven"] * 3  # 5 characters each, and as many of the others make up 400 for each
+    split = WordPieces.learn(tokenizer, rare + ["onetwothree four"] * 3 * others, min_count=300)
+    assert (split("seven") == tokenizer("seven")["input_ids"]) is whole
+
+
 def test_what_few_texts_say_again_and_again_stays_whole(tokenizer):
     split = WordPieces.learn(tokenizer, ["seven one"] * 20, min_count=300)
     assert split("seven") == tokenizer("seven")["input_ids"]

@@ -2,9 +2,9 @@
 
 A language model's own tokenizer writes most words as one token, and in a few hours of speech most of its tokens occur
 once or never: their sound cannot be learned. So rare words are built from smaller tokens of the same vocabulary, by a
-unigram model (Kudo, arXiv 1804.10959) over the tokens that occur at least `MIN_COUNT` times, or once in `COMMON` words:
-the ten words of ten minutes of digits stay whole. With much speech hardly any word is rare, and the pieces are those of
-the tokenizer.
+unigram model (Kudo, arXiv 1804.10959) over the tokens that occur at least `MIN_COUNT` times, or once in `COMMON`
+characters: the ten words of ten minutes of digits stay whole. With much speech hardly any word is rare, and the pieces
+are those of the tokenizer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 MIN_COUNT = 30  # occurrences that are enough to learn the sound of a piece
-COMMON = 80  # a piece that occurs once in so many words is common, however few they are
+COMMON = 400  # a piece that occurs once in so many characters (80 English words) is common, however few there are
 MAX_CHARACTERS = 16  # of a piece
 ROUNDS = 8  # of estimation
 WORD_START = re.compile(r"(?=[\u0120\u2581])")  # the space before a word, in byte-level and sentencepiece tokenizers
@@ -77,7 +77,7 @@ class WordPieces:
                 for end in range(start + 1, min(len(word), start + MAX_CHARACTERS) + 1):
                     if word[start:end] in ids:
                         counts[word[start:end]] += count
-        enough = min(min_count, sum(words.values()) / COMMON)
+        enough = min(min_count, sum(len(word) * count for word, count in words.items()) / COMMON)
         for _ in range(ROUNDS):
             kept = {piece: count for piece, count in counts.items() if count >= enough or len(piece) == 1}
             total = sum(kept.values())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tiny_audio.config import SearchConfig
-from tiny_audio.model import joint
+from tiny_audio.model import joint, prefixes
 from tiny_audio.model.joint import Lexicon, search_rows
 from tiny_audio.model.prefixes import PrefixScores
 from tiny_audio.pieces import WordPieces
@@ -164,7 +164,7 @@ BEGUN = [(), (2,), (1, 3), (4,), (1,), (2, 2)]  # their pieces
 
 def beam_of_words(tried, monkeypatch):
     """Texts of several clips, CTC's classes being blank, the space, a, b, c; and the decoder's log-probabilities."""
-    monkeypatch.setattr(joint, "TRIED", tried)
+    monkeypatch.setattr(joint, "TRIED_BY_LETTERS", tried)
     tokenizer = Words()
     split = WordPieces(tokenizer, {0: -1.0, 1: -1.5, 2: -1.7, 3: -2.5})
     lexicon = Lexicon(tokenizer, split, torch.arange(4), {len(Words.NAMES) - 1})
@@ -194,7 +194,8 @@ def worth(beam, log_probs, row, token):
 @pytest.mark.parametrize("most", [joint.MAX_SCORES, 11])  # of scores at once
 @pytest.mark.parametrize("tried", [(25, 25, 25), (99, 99, 99), (20, 12, 5)])
 def test_the_tokens_that_are_tried_are_the_best_by_all_their_pieces(tried, most, monkeypatch):
-    monkeypatch.setattr(joint, "MAX_SCORES", most)
+    for module in (joint, prefixes):
+        monkeypatch.setattr(module, "MAX_SCORES", most)
     beam, log_probs = beam_of_words(tried, monkeypatch)
     tokens, possible = beam._choose(log_probs)
     for row in range(len(CLIPS)):
@@ -271,7 +272,7 @@ def test_a_tokenizer_may_know_more_tokens_than_its_model(log_probs, lexicon):
     decoder = Bigrams(1)
     expected = Bigrams(1)
     lexicon.starts = torch.cat(
-        (lexicon.starts, torch.nn.functional.pad(torch.tensor([[1], [2]]), (0, len(joint.TRIED) - 1)))
+        (lexicon.starts, torch.nn.functional.pad(torch.tensor([[1], [2]]), (0, len(lexicon.tried) - 1)))
     )
     scores, search = PrefixScores(log_probs, COUNTS), SearchConfig(50, 1.0)
     found = search_rows(decoder.log_probs, decoder.step, scores, lexicon, search, [4, 4])

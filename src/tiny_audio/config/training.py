@@ -29,7 +29,7 @@ class TrainingConfig:
     ctc_warmup_steps: int | None = None  # CTC steps on the projector alone, at the start; None: 500 or less
     ctc_learning_rate: float = 1e-3  # the peak of the warm-up
     ctc_consistency_weight: float = 0.0  # of the agreement between two masked versions of each clip, in the warm-up
-    ctc_min_count: int = 30  # occurrences of a word piece; one that is rarer, also than once in 80 words, is split
+    ctc_min_count: int = 30  # of a word piece; one that is rarer, also than once in 400 characters, is split
     ctc_loss_weight: float = 0.3  # of the CTC loss that is added to the decoder's, after the CTC warm-up
     optimizer: str = "adamw"  # muon: for the projector's matrices, and AdamW for all other weights
     weight_decay: float = 0.01  # of all weights but biases and norms

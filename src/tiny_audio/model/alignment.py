@@ -61,7 +61,7 @@ def align_words(
     return [
         None
         if places is None or len(clip) != len(text.split())
-        else _join(text.split(), clip, places, span[0], (span[1] - span[0]) / count, length)
+        else _join(text.split(), clip, places, span[0], (span[1] - span[0]) / max(count, 1), length)
         for text, clip, places, count, span, length in zip(
             transcripts, words, found, counts, spans, seconds, strict=True
         )
@@ -76,14 +76,18 @@ def _join(
     each: float,
     seconds: float,
 ) -> list[AlignedWord]:
-    """Join word pieces to words, at `each` seconds an audio token from `start` on, within a clip of `seconds`."""
-    length = min(each, seconds)  # of a word, where there is room, though it was found in silence around the clip
-    left, end = iter(places), 0.0
-    joined = []
-    for text, word in zip(texts, words, strict=True):
-        own = [next(left) for _ in word]
-        weakest = min(piece.probability for piece in own)
-        begin = max(min(start + own[0].start * each, seconds - length), end)
-        end = min(max(start + own[-1].end * each, begin + length), seconds)
-        joined.append(AlignedWord(text, begin, end, weakest))
-    return joined
+    """Join word pieces to words, at `each` seconds an audio token from `start` on, within a clip of `seconds`.
+
+    A word that was found in the silence around the clip gets the length of an audio token where other words leave room.
+    """
+    left = iter(places)
+    own = [[next(left) for _ in word] for word in words]
+    begins, ends = (
+        [min(max(start + place * each, 0.0), seconds) for place in some]
+        for some in ([pieces[0].start for pieces in own], [pieces[-1].end for pieces in own])
+    )
+    for i, later in enumerate([*begins[1:], seconds][: len(own)]):
+        ends[i] = max(ends[i], min(begins[i] + each, later))
+        begins[i] = min(begins[i], max(ends[i] - each, ends[i - 1] if i else 0.0))
+    weakest = [min(piece.probability for piece in pieces) for pieces in own]
+    return [AlignedWord(*word) for word in zip(texts, begins, ends, weakest, strict=True)]

@@ -209,7 +209,7 @@ class CTCHead(nn.Module):
             distinct = [ids.unique(return_inverse=True) for ids in transcripts]
             log_probs = self.log_probs(tokens, counts, [own for own, _ in distinct], embed).cpu()
         return [
-            best_path(log_probs[:count, i], place + 1) if fits(count, transcripts[i]) else None
+            (best_path(log_probs[:count, i], place + 1) if len(place) else []) if fits(count, transcripts[i]) else None
             for i, (count, (_, place)) in enumerate(zip(counts, distinct, strict=True))
         ]
 

@@ -34,11 +34,12 @@ from torch import Tensor
 
 from ..config import SearchConfig
 from ..pieces import WORD_START, WordPieces
-from .prefixes import PrefixScores, PrefixState
+from .prefixes import MAX_SCORES, PrefixScores, PrefixState
 
 MARGIN = 10.0  # of rarity, in nats: that of a piece that occurs once in 20,000
-TRIED = (2048, 512, 128, 64, 32, 24)  # next tokens that are left for a hypothesis once CTC has scored 1 to 6 pieces
-MAX_SCORES = 1 << 22  # of prefixes and next pieces at once: 32 MB in fp64
+FEW = 160  # word pieces: below it most are letters
+TRIED = (256, 64, 24)  # next tokens that are left for a hypothesis once CTC has scored 1, 2, 3 of their pieces
+TRIED_BY_LETTERS = (2048, 512, 128, 64, 32, 24)  # the same with few pieces, of which three do not tell tokens apart
 MAX_WORD = 32  # characters after which a word counts as finished: some languages write no spaces
 
 
@@ -116,8 +117,9 @@ class Lexicon:
         self._rarities = [0.0, *(-split.log_probs[piece] for piece in vocabulary.tolist())]
         self.rarities = torch.tensor(self._rarities)  # (C,) negative log-frequencies, in nats
         spelled = [() if n in special else self._begin(name or "") for n, name in enumerate(self.names)]
-        padded = [(*pieces, *[0] * len(TRIED))[: len(TRIED)] for pieces in spelled]
-        self.starts = torch.tensor(padded)  # (V, 6), the first classes of each token, then 0; all 0: never written
+        self.tried = TRIED_BY_LETTERS if len(vocabulary) < FEW else TRIED
+        padded = [(*pieces, *[0] * len(self.tried))[: len(self.tried)] for pieces in spelled]
+        self.starts = torch.tensor(padded)  # (V, 3 or 6), the first classes of each token, then 0; all 0: never written
 
     def _begin(self, name: str) -> tuple[int, ...]:
         # A token may have no pieces of its own, and yet be the end of a word that has some.
@@ -214,8 +216,8 @@ class _Beam:
     def _choose(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
         """Choose next tokens by the decoder and by CTC's scores of their first pieces, one piece after another.
 
-        These scores are exact for a token of up to six pieces that begins a word. A token that continues a word may
-        change the pieces of the word.
+        These scores are exact for a token that begins a word and has at most as many pieces as `Lexicon.tried` has
+        stages. A token that continues a word may change the pieces of the word.
 
         Args:
             log_probs: (R, V), of the decoder.
@@ -230,9 +232,9 @@ class _Beam:
         heard = torch.cat([found for _, found in self._next_pieces(clips, state)])
         scores = log_probs[:, : len(first)] + (weight * heard + rarities)[:, first]
         scores[:, first == 0] = -math.inf
-        scores, tokens = scores.topk(min(TRIED[0], len(first)))
+        scores, tokens = scores.topk(min(self.lexicon.tried[0], len(first)))
         before = torch.arange(len(clips))[:, None].expand_as(tokens)  # which prefix of `state` a token continues
-        for place, left in enumerate(TRIED[1:], 1):
+        for place, left in enumerate(self.lexicon.tried[1:], 1):
             longer = (starts[tokens, place] > 0) & scores.isfinite()
             if longer.any():
                 last, piece = starts[tokens[longer], place - 1], starts[tokens[longer], place]

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 NEVER = -1e5  # a log-probability; the difference of two infinities would be NaN
+MAX_SCORES = 1 << 22  # of prefixes and audio tokens, or next pieces, at once: 32 MB in fp64
 BEYOND = -1e3  # of a piece at an audio token that the clip does not have
 
 
@@ -77,6 +78,13 @@ class PrefixScores:
         Returns:
             The longer prefixes, and (N,) the log-probabilities that the speech begins with them.
         """
+        size = max(1, MAX_SCORES // (1 + self._log_probs.shape[1]))
+        rows = torch.arange(len(clips)).split(size)
+        found = [self._extend(clips[some], state.select(some), pieces[some]) for some in rows]
+        states, said = zip(*found, strict=True)
+        return PrefixState(*map(torch.cat, zip(*states, strict=True))), torch.cat(said)
+
+    def _extend(self, clips: Tensor, state: PrefixState, pieces: Tensor) -> tuple[PrefixState, Tensor]:
         log_probs = self._log_probs[clips, :, pieces]  # (N, t)
         before = _can_precede(state, pieces)
         piece = _recur(before, _sums(log_probs))
