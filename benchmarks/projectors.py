@@ -48,7 +48,7 @@ def train(kind: str, seed: int, steps: int, folder: Path) -> None:
         f"paths.cache_dir={folder.parents[1]}/cache",
     ]
     print(f"\n{kind}, seed {seed}: {folder}", flush=True)
-    if subprocess.run(command, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}).returncode:
+    if subprocess.run(command).returncode:
         raise SystemExit(f"{kind}, seed {seed} failed; its folder is {folder}.")
 
 

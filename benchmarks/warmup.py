@@ -44,7 +44,7 @@ def train(settings: list[str], folder: Path, warmup: int, steps: int, second: bo
     command += [f"training.ctc_loss_weight={WEIGHT if second else 0}", "training.eval_at_start=false"]
     command += [f"training.eval_steps={steps}", "logging.log_transcripts=1000000", f"paths.output_dir={folder}", *more]
     print(f"\n{folder.name}: {warmup} steps of warm-up, {steps} steps", flush=True)
-    if subprocess.run(command, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}).returncode:
+    if subprocess.run(command).returncode:
         raise SystemExit(f"{folder.name} failed; its folder is {folder}.")
     (written,) = folder.glob("*/metrics.jsonl")
     return [json.loads(line) for line in written.read_text().splitlines()]
