@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from seeds import Curves, draw, rates_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -114,72 +115,23 @@ def measure_cost(rounds: int = 30) -> dict[str, dict[str, float]]:
     return cost
 
 
-def summarize(runs: dict[str, dict[str, Any]], cost: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """Return one row a projector: error rate over its seeds, interval, and the difference to mlp."""
-    from tiny_audio.evaluation.wer import bootstrap_interval
-
-    rows: dict[str, dict[str, Any]] = {}
-    errors = {kind: np.array([run["errors"] for run in seeds.values()]) for kind, seeds in runs.items()}
-    for kind, seeds in runs.items():
-        one = next(iter(seeds.values()))
-        words = np.array(one["words"])
-        rates = errors[kind].sum(1) / words.sum()
-        difference = errors[kind].mean(0) - errors["mlp"].mean(0)
-        rows[kind] = {
-            "parameters": one["parameters"],
-            "wer": float(rates.mean()),
-            "interval": bootstrap_interval(errors[kind], words),
-            "seeds": rates.tolist(),
-            "difference": bootstrap_interval(difference, words),
-            **cost[kind],
-        }
-    return rows
-
-
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table."""
+def table(runs: dict[str, dict[str, Any]], cost: dict[str, dict[str, float]]) -> str:
+    """Return one row a projector as a Markdown table."""
     lines = ["| projector | trains | WER (95 % interval) | each seed | against mlp, 95 % | step | its memory |"]
     lines += ["|---|---|---|---|---|---|---|"]
-    for kind, row in rows.items():
-        low, high = (100 * value for value in row["interval"])
-        less, more = (100 * value for value in row["difference"])
-        each = ", ".join(f"{100 * rate:.1f}" for rate in row["seeds"])
-        against = "" if kind == "mlp" else f"{less:+.1f} to {more:+.1f} points"
-        lines.append(
-            f"| {kind} | {row['parameters'] / 1e6:.2f} M | {100 * row['wer']:.1f} % ({low:.1f} to {high:.1f}) | {each} "
-            f"| {against} | {row['step_ms']:.0f} ms | {row['peak_mib']:.0f} MiB |"
-        )
+    for kind, rates in rates_of(runs, "mlp").items():
+        size = next(iter(runs[kind].values()))["parameters"] / 1e6
+        each, mean, against = rates.cells()
+        against = "" if kind == "mlp" else against
+        step, memory = cost[kind]["step_ms"], cost[kind]["peak_mib"]
+        lines.append(f"| {kind} | {size:.2f} M | {mean} | {each} | {against} | {step:.0f} ms | {memory:.0f} MiB |")
     return "\n".join(lines)
 
 
-def draw(runs: dict[str, dict[str, Any]], rows: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draw error rate over steps, mean and range of the seeds, and the final rates with their intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), width_ratios=(3, 2), layout="constrained")
-    for place, (kind, seeds) in enumerate(runs.items()):
-        curves = np.array([run["curve"] for run in seeds.values()])  # (seeds, looks, 2)
-        steps, rates = curves[0, :, 0], 100 * curves[:, :, 1]
-        left.plot(steps, rates.mean(0), color=COLORS[kind], marker="o", markersize=3, label=kind)
-        left.fill_between(steps, rates.min(0), rates.max(0), color=COLORS[kind], alpha=0.15, linewidth=0)
-        low, high = (100 * value for value in rows[kind]["interval"])
-        right.plot([low, high], [place, place], color=COLORS[kind], linewidth=2)
-        right.plot(100 * rows[kind]["wer"], place, "o", color=COLORS[kind])
-        right.plot(100 * np.array(rows[kind]["seeds"]), [place + 0.2] * len(seeds), "|", color=COLORS[kind])
-    left.set(yscale="log", xlabel="step", ylabel="dev WER, %", title="Mean and range of the seeds")
-    left.set_yticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
-    left.minorticks_off()
-    left.legend(frameon=False)
-    right.set(xlabel="dev WER, %", title="95 % interval, seeds below", ylim=(len(runs) - 0.5, -0.5))
-    right.set_yticks(range(len(runs)), list(runs))
-    right.set_xlim(left=0)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    figure.savefig(path, dpi=150)
+def curves_of(runs: dict[str, dict[str, Any]]) -> dict[str, Curves]:
+    """Return the error rate over the steps, in percent."""
+    looks = {kind: np.array([run["curve"] for run in seeds.values()]) for kind, seeds in runs.items()}
+    return {kind: Curves(look[0, :, 0], 100 * look[:, :, 1]) for kind, look in looks.items()}
 
 
 def main() -> None:
@@ -208,9 +160,10 @@ def main() -> None:
         cost = measure_cost()
         machine = f"{platform.machine()}, {os.cpu_count()} cores"
         record.write_text(json.dumps({"steps": args.steps, "machine": machine, "cost": cost, "runs": runs}) + "\n")
-    rows = summarize(runs, cost)
-    print("\n" + table(rows))
-    draw(runs, rows, args.output.with_suffix(".png"))
+    print("\n" + table(runs, cost))
+    labels = {"xlabel": "step", "ylabel": "dev WER, %", "yscale": "log"}
+    ticks = {"yticks": [5, 10, 20, 50, 100], "yticklabels": ["5", "10", "20", "50", "100"]}
+    draw(args.output.with_suffix(".png"), curves_of(runs), rates_of(runs, "mlp"), COLORS, **labels, **ticks)
 
 
 if __name__ == "__main__":

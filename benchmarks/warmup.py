@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from seeds import Curves, draw, rates_of
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHT = 0.3  # of the CTC loss beside the decoder's, the default of training.ctc_loss_weight
@@ -111,61 +112,27 @@ def read_run(folder: Path, rows: list[dict[str, Any]], warmup: int, steps: int) 
 
 def table(record: dict[str, Any]) -> str:
     """Return the comparison as a Markdown table."""
-    from tiny_audio.evaluation.wer import bootstrap_interval
-
     lines = ["| | steps: warm-up, run | time | loss, each seed | WER, each seed | mean WER (95 %) | against nothing |"]
     lines += ["|---|---|---|---|---|---|---|"]
-    runs = record["runs"]
-    plain = np.array([run["errors"] for run in runs["nothing"].values()])
-    for name, seeds in runs.items():
-        words = np.array(next(iter(seeds.values()))["words"])
-        errors = np.array([run["errors"] for run in seeds.values()])
-        rates = 100 * errors.sum(1) / words.sum()
-        low, high = (100 * value for value in bootstrap_interval(errors, words))
-        less, more = (100 * value for value in bootstrap_interval(errors.mean(0) - plain.mean(0), words))
-        against = "" if name == "nothing" else f"{less:+.1f} to {more:+.1f} points"
-        seconds = statistics.mean(sum(run["seconds"]) for run in seeds.values())
-        losses = ", ".join(f"{run['loss']:.3f}" for run in seeds.values())
+    for name, rates in rates_of(record["runs"], "nothing").items():
+        runs = record["runs"][name].values()
+        seconds = statistics.mean(sum(run["seconds"]) for run in runs)
+        losses = ", ".join(f"{run['loss']:.3f}" for run in runs)
         warmup, steps = record["steps"][name]
-        lines.append(
-            f"| {name} | {warmup}, {steps} | {seconds:.0f} s | {losses} | {', '.join(f'{rate:.1f}' for rate in rates)} "
-            f"| {rates.mean():.1f} % ({low:.1f} to {high:.1f}) | {against} |"
-        )
+        each, mean, against = rates.cells()
+        against = "" if name == "nothing" else against
+        lines.append(f"| {name} | {warmup}, {steps} | {seconds:.0f} s | {losses} | {each} | {mean} | {against} |")
     return "\n".join(lines)
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
-    """Draw the training loss of the decoder over the seconds of training, and the final rates with their intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from tiny_audio.evaluation.wer import bootstrap_interval
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), width_ratios=(3, 2), layout="constrained")
-    for place, (name, seeds) in enumerate(record["runs"].items()):
-        curves = np.array([run["curve"] for run in seeds.values()])  # (seeds, logged, 2)
+def curves_of(record: dict[str, Any]) -> dict[str, Curves]:
+    """Return the training loss of the decoder over the seconds of training."""
+    curves = {}
+    for name, seeds in record["runs"].items():
+        logged = np.array([run["curve"] for run in seeds.values()])  # (seeds, logged, 2)
         before, during = np.array([run["seconds"] for run in seeds.values()]).mean(0)
-        seconds, losses = before + during * curves[0, :, 0] / curves[0, -1, 0], curves[:, :, 1]
-        left.plot(seconds, losses.mean(0), color=COLORS[name], label=name)
-        left.fill_between(seconds, losses.min(0), losses.max(0), color=COLORS[name], alpha=0.15, linewidth=0)
-        words = np.array(next(iter(seeds.values()))["words"])
-        errors = np.array([run["errors"] for run in seeds.values()])
-        rates = 100 * errors.sum(1) / words.sum()
-        right.plot([100 * value for value in bootstrap_interval(errors, words)], [place, place], color=COLORS[name])
-        right.plot(rates.mean(), place, "o", color=COLORS[name])
-        right.plot(rates, [place + 0.2] * len(rates), "|", color=COLORS[name])
-    left.set(xlabel="seconds of training, the warm-up included", ylabel="training loss of the decoder")
-    left.set(title="Mean and range of the seeds", ylim=(0, None))
-    left.legend(frameon=False)
-    right.set(xlabel="WER, %", title="95 % interval, seeds below", ylim=(len(VARIANTS) - 0.5, -0.5))
-    right.set_yticks(range(len(record["runs"])), list(record["runs"]))
-    right.set_xlim(left=0)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    figure.savefig(path, dpi=150)
+        curves[name] = Curves(before + during * logged[0, :, 0] / logged[0, -1, 0], logged[:, :, 1])
+    return curves
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -206,7 +173,9 @@ def main() -> None:
     if not args.report:
         path.write_text(json.dumps(record) + "\n")
     print("\n" + table(record))
-    draw(record, path.with_suffix(".png"))
+    labels = {"xlabel": "seconds of training, the warm-up included", "ylabel": "training loss of the decoder"}
+    picture = path.with_suffix(".png")
+    draw(picture, curves_of(record), rates_of(record["runs"], "nothing"), COLORS, **labels, ylim=(0, None))
 
 
 if __name__ == "__main__":
