@@ -73,16 +73,16 @@ class Judged(JointSearch):
         words = [name for name, _ in words_of(self.decoder.prompt.tokenizer, self.decoder.prompt.tokenizer.decode(ids))]
         if "".join(words) != "".join(names) or not all(map(lexicon.spell, words)):
             return None
-        clips = torch.tensor([0])
+        clips = torch.tensor([0])  # and the one prefix
         state = scores.start(clips)
         for piece in (piece for word in words for piece in lexicon.spell(word)):
-            state, _ = scores.extend(clips, state, torch.tensor([piece]))
+            state, _ = scores.extend(clips, state, clips, torch.tensor([piece]))
         rows, total = self.decoder._rows([clip], 1, len(ids) + 1), 0.0
         for token in ids:
             total += float(rows.logits.float().log_softmax(1)[0, token])
             rows.step(torch.tensor([token], device=clip.device), [0])
         total += float(rows.logits.float().log_softmax(1)[0, lexicon.end_ids].logsumexp(0))
-        return Parts(total, float(state.whole), sum(map(lexicon.rarity, words)))
+        return Parts(total, float(scores.whole(clips, state)), sum(map(lexicon.rarity, words)))
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from tiny_audio.pieces import WordPieces
 
 COUNTS = [5, 3]
 NUM_CLASSES = 4
+ONE = torch.tensor([0])  # the first prefix of a state
 
 
 @pytest.fixture
@@ -48,11 +49,11 @@ def test_a_prefix_is_as_likely_as_all_paths_that_begin_with_it(log_probs, clip, 
     scores, clips = PrefixScores(log_probs, COUNTS), torch.tensor([clip])
     state = scores.start(clips)
     for piece in text:
-        state, said = scores.extend(clips, state, torch.tensor([piece]))
+        state, said = scores.extend(clips, state, ONE, torch.tensor([piece]))
     every = probabilities(log_probs[clip], COUNTS[clip])
     begins = sum(value for other, value in every.items() if other[: len(text)] == text)
     assert float(said.exp()) == pytest.approx(begins, rel=1e-9)
-    assert float(state.whole.exp()) == pytest.approx(every.get(text, 0.0), abs=1e-9)
+    assert float(scores.whole(clips, state).exp()) == pytest.approx(every.get(text, 0.0), abs=1e-9)
 
 
 @pytest.mark.parametrize("clip", [0, 1])
@@ -63,14 +64,54 @@ def test_what_comes_next_is_what_a_longer_prefix_says(log_probs, clip):
         heard = scores.next_pieces(clip, state)
         for other in range(1, NUM_CLASSES):
             assert float(heard[0, other]) == pytest.approx(
-                float(scores.extend(clips, state, torch.tensor([other]))[1]), abs=1e-6
+                float(scores.extend(clips, state, ONE, torch.tensor([other]))[1]), abs=1e-6
             )
-        state, _ = scores.extend(clips, state, torch.tensor([piece]))
+        state, _ = scores.extend(clips, state, ONE, torch.tensor([piece]))
+
+
+def added(one, other):
+    """The logarithm of a sum."""
+    small, large = sorted((one, other))
+    return large if small == -math.inf else large + math.log1p(math.exp(small - large))
+
+
+def in_logarithms(log_probs, text):
+    """The recursion as it is written in papers, for one clip: log-probabilities that speech begins so, and is this."""
+    rows, before = log_probs.tolist(), 0
+    piece = [-math.inf] * (len(rows) + 1)
+    blank = [0.0, *itertools.accumulate(row[0] for row in rows)]
+    for number in text:
+        enters = [b if number == before else added(p, b) for p, b in zip(piece, blank, strict=True)]
+        piece, blank, said, before = [-math.inf], [-math.inf], -math.inf, number
+        for t, row in enumerate(rows):
+            said = added(said, enters[t] + row[number])
+            blank.append(added(blank[-1], piece[-1]) + row[0])
+            piece.append(added(piece[-1], enters[t]) + row[number])
+    return said, added(piece[-1], blank[-1])
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 12.0])
+@pytest.mark.parametrize("hidden", [1.0, 1e-9])
+def test_long_clips_have_the_scores_of_the_recursion_in_logarithms(sharpness, hidden):
+    # Of the flat ones even the likeliest path is improbable, of the sharp ones a wrong text.
+    log_probs = torch.randn(1, 240, 6, generator=torch.Generator().manual_seed(1)).double().mul(sharpness)
+    log_probs = log_probs.log_softmax(2)
+    log_probs[:, 60:120] += math.log(hidden)  # as if much of the speech were unheard of
+    heard = read_off(log_probs[0].argmax(1).tolist())
+    scores, clips = PrefixScores(log_probs, [240]), ONE
+    for text in (heard, heard[::2], (*heard[:40], *heard[80:]), heard[:3]):
+        state = scores.start(clips)
+        for piece in text:
+            state, said = scores.extend(clips, state, ONE, torch.tensor([piece]))
+        begins, whole = in_logarithms(log_probs[0], text)
+        assert float(said) == pytest.approx(begins, rel=1e-9)
+        assert float(scores.whole(clips, state)) == pytest.approx(whole, rel=1e-9) or whole < begins - 700
 
 
 def test_nothing_said_is_all_blank(log_probs):
     scores = PrefixScores(log_probs, COUNTS)
-    whole = scores.start(torch.tensor([0, 1])).whole
+    clips = torch.tensor([0, 1])
+    whole = scores.whole(clips, scores.start(clips))
     expected = [float(log_probs[i, :count, 0].sum()) for i, count in enumerate(COUNTS)]
     assert whole.tolist() == pytest.approx(expected)
 
@@ -175,10 +216,10 @@ def beam_of_words(tried, monkeypatch):
     for clip, pieces in zip(CLIPS, BEGUN, strict=True):
         state = scores.start(torch.tensor([clip]))
         for piece in pieces:
-            state, _ = scores.extend(torch.tensor([clip]), state, torch.tensor([piece]))
+            state, _ = scores.extend(torch.tensor([clip]), state, ONE, torch.tensor([piece]))
         states.append(state)
     beam.hypotheses = [joint.Hypothesis(clip, (), 0.0, "", 0, 0.0, 0.0) for clip in CLIPS]
-    beam.now = joint.PrefixState(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+    beam.now = joint.PrefixState(*(torch.cat(parts, -1) for parts in zip(*states, strict=True)))
     return beam, torch.randn(6, len(Words.NAMES), generator=torch.Generator().manual_seed(4)).log_softmax(1)
 
 
@@ -186,7 +227,7 @@ def worth(beam, log_probs, row, token):
     """The score of a text with one more token, from its pieces one by one."""
     clips, state, said = torch.tensor(CLIPS[row : row + 1]), beam.now.select(torch.tensor([row])), 0.0
     for piece in beam.lexicon.spell(Words.NAMES[token]):
-        state, value = beam.scores.extend(clips, state, torch.tensor([piece]))
+        state, value = beam.scores.extend(clips, state, ONE, torch.tensor([piece]))
         said = float(value)
     return float(log_probs[row, token]) + 0.8 * said + 0.6 * beam.lexicon.rarity(Words.NAMES[token])
 
@@ -263,7 +304,7 @@ def test_a_text_that_lags_behind_a_finished_one_by_several_pieces_may_still_win(
 def test_a_clip_without_an_audio_token_says_nothing(lexicon):
     decoder = Bigrams(0)
     scores = PrefixScores(torch.zeros(2, 0, NUM_CLASSES), [0, 0])
-    assert scores.start(torch.tensor([0])).whole.tolist() == [0.0]
+    assert scores.whole(ONE, scores.start(ONE)).tolist() == [0.0]
     written, cut, _ = search_rows(decoder.log_probs, decoder.step, scores, lexicon, SearchConfig(4, 1.0), [5, 5])
     assert (written, cut) == ([[], []], [False, False])
 

@@ -156,7 +156,8 @@ class _Beam:
     def end(self, log_probs: Tensor) -> None:
         """Try to end each hypothesis here, given the decoder's log-probabilities (R, V) of the next token."""
         ends = log_probs[:, self.lexicon.end_ids].logsumexp(1).tolist()
-        for one, end, whole in zip(self.hypotheses, ends, self.now.whole.tolist(), strict=True):
+        clips = torch.tensor([one.clip for one in self.hypotheses])
+        for one, end, whole in zip(self.hypotheses, ends, self.scores.whole(clips, self.now).tolist(), strict=True):
             score = self._score(one.log_prob + end, whole, one.rarity)
             if score > self.ended[one.clip].score:
                 self.ended[one.clip] = Ended(score, one.tokens, -whole / max(one.num_pieces, 1), one.rarity)
@@ -170,7 +171,7 @@ class _Beam:
         begins = torch.tensor([one.begins for one in candidates])
         before = PrefixState(
             *(
-                torch.where(begins.view(-1, *[1] * (now.ndim - 1)), now, old)
+                torch.where(begins, now, old)
                 for now, old in zip(self.now.select(rows), self.before.select(rows), strict=True)
             )
         )
@@ -229,9 +230,9 @@ class _Beam:
         starts, state = self.lexicon.starts[: log_probs.shape[1]], self.now  # a tokenizer may have more tokens
         clips = torch.tensor([one.clip for one in self.hypotheses])
         first = starts[:, 0]
-        heard = torch.cat([found for _, found in self._next_pieces(clips, state)])
-        scores = log_probs[:, : len(first)] + (weight * heard + rarities)[:, first]
-        scores[:, first == 0] = -math.inf
+        heard = weight * torch.cat([found for _, found in self._next_pieces(clips, state)]) + rarities
+        heard[:, 0] = -math.inf
+        scores = log_probs[:, : len(first)] + heard.index_select(1, first)
         scores, tokens = scores.topk(min(self.lexicon.tried[0], len(first)))
         before = torch.arange(len(clips))[:, None].expand_as(tokens)  # which prefix of `state` a token continues
         for place, left in enumerate(self.lexicon.tried[1:], 1):
@@ -241,7 +242,7 @@ class _Beam:
                 prefixes, which = torch.unique(before[longer] * len(rarities) + last, return_inverse=True)
                 rows = prefixes // len(rarities)
                 clips = clips[rows]
-                state, said = self.scores.extend(clips, state.select(rows), prefixes % len(rarities))
+                state, said = self.scores.extend(clips, state, rows, prefixes % len(rarities))
                 following = torch.empty(len(which))
                 for start, found in self._next_pieces(clips, state):
                     own = (which >= start) & (which < start + len(found))
@@ -257,11 +258,12 @@ class _Beam:
 
         The prefixes of a clip are side by side. C may be large, so a caller keeps what it needs of each part.
         """
-        start, size = 0, max(1, MAX_SCORES // len(self.lexicon.rarities))
+        end, size = 0, max(1, MAX_SCORES // len(self.lexicon.rarities))
         for clip, count in zip(*(part.tolist() for part in clips.unique_consecutive(return_counts=True)), strict=True):
-            for rows in torch.arange(start, start + count).split(size):
-                yield int(rows[0]), self.scores.next_pieces(clip, state.select(rows)).float()
-            start += count
+            start, end = end, end + count
+            for first in range(start, end, size):
+                some = state.select(slice(first, min(first + size, end)))
+                yield first, self.scores.next_pieces(clip, some).float()
 
     def _candidate(self, row: int, one: Hypothesis, token: int, log_prob: float) -> Candidate | None:
         name = self.lexicon.names[token] or ""
@@ -284,9 +286,9 @@ class _Beam:
             some = [n for n, one in enumerate(candidates) if len(one.pieces) > place]
             rows = torch.tensor(some)
             pieces = torch.tensor([candidates[n].pieces[place] for n in some])
-            longer, value = self.scores.extend(clips[rows], state.select(rows), pieces)
+            longer, value = self.scores.extend(clips[rows], state, rows, pieces)
             for part, new in zip(state, longer, strict=True):
-                part[rows] = new
+                part[..., rows] = new
             found[rows] = value
         return state, found
 
