@@ -65,7 +65,7 @@ class PrefixScores:
         since = torch.cat(
             [self._likeliest[:, some.start, None].expand(-1, some.stop - some.start) for some in self._stretches], 1
         )
-        self._ratios = (log_probs - best[..., None]).exp()  # (B, t, C)
+        self._ratios = (log_probs - best[..., None]).exp_()  # (B, t, C)
         self._weights = (self._likeliest[:, 1:] - since).exp()  # (B, t), to add up what is said at different times
         self._by_time = self._ratios.transpose(0, 1).flatten(1).numpy(), self._weights.T.contiguous().numpy()
 
