@@ -5,7 +5,7 @@ as Watanabe et al. (arXiv 1609.06773) and Hori et al. (arXiv 1706.02737) use it 
 together. The probabilities of a whole clip are too small for a float, and logarithms of sums are slow. So everything is
 divided by the probabilities of the likeliest classes up to the same audio token, as in the scaled forward algorithm of
 hidden Markov models (Rabiner 1989, section V.A), and each prefix by the largest of its own. What is then below 1e-308
-counts as 0: a prefix that is e^700 times less likely than the best at one audio token than at another.
+counts as 0: e^-700 of where the prefix fits best.
 
 Dimensions: B clips, t audio tokens of the longest, C classes (blank, then word pieces), N prefixes.
 """
@@ -62,9 +62,7 @@ class PrefixScores:
         best = log_probs.amax(2)
         self._likeliest = pad(best.cumsum(1), (1, 0))  # (B, t + 1)
         self._stretches = _stretches(self._likeliest)
-        since = torch.cat(
-            [self._likeliest[:, some.start, None].expand(-1, some.stop - some.start) for some in self._stretches], 1
-        )
+        since = self._likeliest[:, [some.start for some in self._stretches for _ in range(some.start, some.stop)]]
         self._ratios = (log_probs - best[..., None]).exp_()  # (B, t, C)
         self._weights = (self._likeliest[:, 1:] - since).exp()  # (B, t), to add up what is said at different times
         self._by_time = self._ratios.transpose(0, 1).flatten(1).numpy(), self._weights.T.contiguous().numpy()
@@ -122,7 +120,10 @@ class PrefixScores:
         return PrefixState(new_piece, new_blank, scale + divide.log(), pieces), total.clamp(min=NEVER) + scale
 
     def next_pieces(self, clip: int, state: PrefixState) -> Tensor:
-        """Return (N, C) log-probabilities that the speech in one clip begins with a prefix and each of the pieces."""
+        """Return (N, C) log-probabilities that the speech in one clip begins with a prefix and each of the pieces.
+
+        The first column, which would be of a blank, means nothing.
+        """
         rows, before = torch.arange(len(state.last)), (state.piece + state.blank)[:-1]
         total = torch.full((len(rows), self._ratios.shape[2]), -torch.inf).double()
         for some in self._stretches:
