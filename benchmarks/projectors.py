@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seeds import Curves, draw, rates_of
+from seeds import Curves, Rates, draw, rates_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -115,14 +115,13 @@ def measure_cost(rounds: int = 30) -> dict[str, dict[str, float]]:
     return cost
 
 
-def table(runs: dict[str, dict[str, Any]], cost: dict[str, dict[str, float]]) -> str:
+def table(runs: dict[str, dict[str, Any]], cost: dict[str, dict[str, float]], found: dict[str, Rates]) -> str:
     """Return one row a projector as a Markdown table."""
     lines = ["| projector | trains | WER (95 % interval) | each seed | against mlp, 95 % | step | its memory |"]
     lines += ["|---|---|---|---|---|---|---|"]
-    for kind, rates in rates_of(runs, "mlp").items():
+    for kind, rates in found.items():
         size = next(iter(runs[kind].values()))["parameters"] / 1e6
         each, mean, against = rates.cells()
-        against = "" if kind == "mlp" else against
         step, memory = cost[kind]["step_ms"], cost[kind]["peak_mib"]
         lines.append(f"| {kind} | {size:.2f} M | {mean} | {each} | {against} | {step:.0f} ms | {memory:.0f} MiB |")
     return "\n".join(lines)
@@ -160,10 +159,11 @@ def main() -> None:
         cost = measure_cost()
         machine = f"{platform.machine()}, {os.cpu_count()} cores"
         record.write_text(json.dumps({"steps": args.steps, "machine": machine, "cost": cost, "runs": runs}) + "\n")
-    print("\n" + table(runs, cost))
+    rates = rates_of(runs, "mlp")
+    print("\n" + table(runs, cost, rates))
     labels = {"xlabel": "step", "ylabel": "dev WER, %", "yscale": "log"}
     ticks = {"yticks": [5, 10, 20, 50, 100], "yticklabels": ["5", "10", "20", "50", "100"]}
-    draw(args.output.with_suffix(".png"), curves_of(runs), rates_of(runs, "mlp"), COLORS, **labels, **ticks)
+    draw(args.output.with_suffix(".png"), curves_of(runs), rates, COLORS, **labels, **ticks)
 
 
 if __name__ == "__main__":

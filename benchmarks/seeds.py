@@ -17,12 +17,12 @@ class Rates(NamedTuple):
     Attributes:
         seeds: of each seed.
         interval: 95 % interval of their mean.
-        difference: 95 % interval of the difference to the baseline, paired by clip.
+        difference: 95 % interval of the difference to the baseline, paired by clip; None for the baseline itself.
     """
 
     seeds: list[float]
     interval: tuple[float, float]
-    difference: tuple[float, float]
+    difference: tuple[float, float] | None
 
     @property
     def mean(self) -> float:
@@ -33,7 +33,7 @@ class Rates(NamedTuple):
         """Return each seed, the mean with its interval, and the difference, for a table."""
         each = ", ".join(f"{rate:.1f}" for rate in self.seeds)
         mean = f"{self.mean:.1f} % ({self.interval[0]:.1f} to {self.interval[1]:.1f})"
-        return each, mean, f"{self.difference[0]:+.1f} to {self.difference[1]:+.1f} points"
+        return each, mean, "{:+.1f} to {:+.1f} points".format(*self.difference) if self.difference else ""
 
 
 def rates_of(runs: Mapping[str, Mapping[str, Any]], baseline: str) -> dict[str, Rates]:
@@ -49,7 +49,7 @@ def rates_of(runs: Mapping[str, Mapping[str, Any]], baseline: str) -> dict[str, 
         name: Rates(
             (100 * wrong.sum(1) / words.sum()).tolist(),
             interval(wrong),
-            interval(wrong.mean(0) - errors[baseline].mean(0)),
+            None if name == baseline else interval(wrong.mean(0) - errors[baseline].mean(0)),
         )
         for name, wrong in errors.items()
     }

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seeds import Curves, draw, rates_of
+from seeds import Curves, Rates, draw, rates_of
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHT = 0.3  # of the CTC loss beside the decoder's, the default of training.ctc_loss_weight
@@ -110,17 +110,16 @@ def read_run(folder: Path, rows: list[dict[str, Any]], warmup: int, steps: int) 
     }
 
 
-def table(record: dict[str, Any]) -> str:
+def table(record: dict[str, Any], found: dict[str, Rates]) -> str:
     """Return the comparison as a Markdown table."""
     lines = ["| | steps: warm-up, run | time | loss, each seed | WER, each seed | mean WER (95 %) | against nothing |"]
     lines += ["|---|---|---|---|---|---|---|"]
-    for name, rates in rates_of(record["runs"], "nothing").items():
+    for name, rates in found.items():
         runs = record["runs"][name].values()
         seconds = statistics.mean(sum(run["seconds"]) for run in runs)
         losses = ", ".join(f"{run['loss']:.3f}" for run in runs)
         warmup, steps = record["steps"][name]
         each, mean, against = rates.cells()
-        against = "" if name == "nothing" else against
         lines.append(f"| {name} | {warmup}, {steps} | {seconds:.0f} s | {losses} | {each} | {mean} | {against} |")
     return "\n".join(lines)
 
@@ -172,10 +171,10 @@ def main() -> None:
     record = json.loads(path.read_text()) if args.report else compare(args)
     if not args.report:
         path.write_text(json.dumps(record) + "\n")
-    print("\n" + table(record))
+    rates = rates_of(record["runs"], "nothing")
+    print("\n" + table(record, rates))
     labels = {"xlabel": "seconds of training, the warm-up included", "ylabel": "training loss of the decoder"}
-    picture = path.with_suffix(".png")
-    draw(picture, curves_of(record), rates_of(record["runs"], "nothing"), COLORS, **labels, ylim=(0, None))
+    draw(path.with_suffix(".png"), curves_of(record), rates, COLORS, **labels, ylim=(0, None))
 
 
 if __name__ == "__main__":

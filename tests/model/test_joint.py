@@ -99,12 +99,16 @@ def test_long_clips_have_the_scores_of_the_recursion_in_logarithms(sharpness, hi
     log_probs[:, 60:120] += math.log(hidden)  # as if much of the speech were unheard of
     heard = read_off(log_probs[0].argmax(1).tolist())
     scores, clips = PrefixScores(log_probs, [240]), ONE
+    assert len(scores._stretches) > 1 or hidden == 1.0
     for text in (heard, heard[::2], (*heard[:40], *heard[80:]), heard[:3]):
         state = scores.start(clips)
         for piece in text:
             state, said = scores.extend(clips, state, ONE, torch.tensor([piece]))
         begins, whole = in_logarithms(log_probs[0], text)
         assert float(said) == pytest.approx(begins, rel=1e-9)
+        for following in (text[-1], text[-1] % 5 + 1):
+            longer, _ = in_logarithms(log_probs[0], (*text, following))
+            assert float(scores.next_pieces(0, state)[0, following]) == pytest.approx(longer, rel=1e-9)
         assert float(scores.whole(clips, state)) == pytest.approx(whole, rel=1e-9) or whole < begins - 700
 
 

@@ -97,17 +97,17 @@ class PrefixScores:
     def _extend(self, clips: Tensor, state: PrefixState, rows: Tensor, pieces: Tensor) -> tuple[PrefixState, Tensor]:
         num_classes, new = self._ratios.shape[2], (state.last[rows] != pieces).double().numpy()
         classes, blanks = (clips * num_classes + pieces).numpy(), (clips * num_classes).numpy()
-        old_piece, old_blank, some, of_clips = (part.numpy() for part in (state.piece, state.blank, rows, clips))
+        old_piece, old_blank, of_rows, of_clips = (part.numpy() for part in (state.piece, state.blank, rows, clips))
         all_ratios, all_weights = self._by_time
-        piece, blank = np.zeros((2, len(old_piece), len(some)))
-        both, top = np.zeros((2, len(some)))
-        total = torch.full((len(some),), -torch.inf).double()
+        piece, blank = np.zeros((2, len(old_piece), len(of_rows)))
+        both, top = np.zeros((2, len(of_rows)))
+        total = torch.full((len(of_rows),), -torch.inf).double()
         for stretch in self._stretches:
-            said = np.zeros(len(some))
-            for t in range(stretch.start, stretch.stop):
+            said = np.zeros(len(of_rows))
+            for t in range(stretch.start, stretch.stop):  # arrays are (M,) from here on
                 ratio = all_ratios[t].take(classes)
-                enters = old_piece[t].take(some) * new + old_blank[t].take(some)  # a blank is between equal pieces
-                enters *= ratio
+                enters = old_piece[t].take(of_rows) * new  # unless the pieces are equal: a blank is between them
+                enters = (enters + old_blank[t].take(of_rows)) * ratio
                 said += enters * all_weights[t].take(of_clips)
                 np.multiply(piece[t], ratio, out=piece[t + 1])
                 piece[t + 1] += enters
